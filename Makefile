@@ -1,0 +1,61 @@
+# Every target makes .venv from the lock file first, quietly and once. Needed beforehand: python3 (3.10-3.12), make, git.
+PYTHON ?= python3
+VENV := .venv
+HOST3 := .venv-open_clip3
+BIN := $(VENV)/bin
+DEMO_DIR ?= demo
+# Waiting threads that spin starve each other on few cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench clean distclean
+
+help:
+	@echo "make demo    make, train, evaluate, index and search a small world; ends with $(DEMO_DIR)/report.html"
+	@echo "make test    lint and all tests, also with the second supported open_clip"
+	@echo "make lint | format | bench | clean | distclean"
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "setting up $(VENV) (once; about 6 GB with torch)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+# The second host: open_clip 3 cannot be installed beside clip-retrieval, which caps it below 3.
+$(HOST3)/.installed: requirements-open_clip3.lock $(VENV)/.installed
+	@echo "setting up $(HOST3) (once; shares its files with $(VENV))"
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(HOST3)
+	@$(BIN)/uv pip install --quiet --python $(HOST3)/bin/python -r requirements-open_clip3.lock
+	@$(BIN)/uv pip install --quiet --python $(HOST3)/bin/python --no-deps -e .
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/idclip demo --output $(DEMO_DIR)
+
+lint: $(VENV)/.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: lint $(HOST3)/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(HOST3)/bin/python -m pytest -n 2 --dist loadfile -m "host and not slow"
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.installed
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(DEMO_DIR) logs build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) $(HOST3)

@@ -1,0 +1,137 @@
+"""The console script `idclip`: one table of verbs, each a typed function that Python Fire turns into a command.
+
+Role: words on the command line -> one function call. Only the chosen verb's module is imported, so that `idclip --help`
+answers at once although open_clip takes seconds to import. Verbs are named as strings for that reason, and because some
+live in `webdataset_tools`, which this package must not import.
+"""
+
+import importlib
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+
+from open_clip_idplugin.errors import IdClipError
+
+
+class Verb(typing.NamedTuple):
+    """One command: where its function is (`module:function`) and the line that `--help` shows."""
+
+    target: str
+    summary: str
+
+
+VERBS: Mapping[str, Verb] = {
+    "demo": Verb("webdataset_tools.miniature.demo:demo", "make, train, evaluate, index and search a small world"),
+    "miniature": Verb("webdataset_tools.miniature.command:miniature", "draw a small COCO-PFS release (no downloads)"),
+    "shards": Verb("webdataset_tools.shards:shards", "pack a COCO-PFS release into webdataset shards"),
+    "inspect": Verb("webdataset_tools.inspection:inspect", "print what is in a shard"),
+    "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
+    "index": Verb("open_clip_idplugin.retrieval.index:index", "embed images and build a clip-retrieval index"),
+    "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
+    "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
+    "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
+    "forget": Verb("open_clip_idplugin.gallery_verbs:forget", "erase an enrolled person completely"),
+    "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context"),
+    "serve": Verb("open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query"),
+}
+
+# A module that a verb cannot import -> the extra that brings it.
+EXTRAS: Mapping[str, str] = {
+    "webdataset": "train",
+    "open_clip_train": "train",
+    "insightface": "faces",
+    "onnxruntime": "faces",
+    "cv2": "faces",
+    "clip_retrieval": "serve",
+    "all_clip": "serve",
+    "autofaiss": "serve",
+    "faiss": "serve",
+    "flask": "serve",
+}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(VERBS, sys.argv[1:], "idclip"))
+
+
+def run(verbs: Mapping[str, Verb], arguments: Sequence[str], program: str) -> int:
+    """Call the verb that `arguments` name and return the exit code: 0, 1 interrupted, 2 bad input.
+
+    Bad input (`IdClipError`) and a missing extra end in one sentence on stderr; a defect keeps its traceback.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage(verbs, program))
+        return 0
+    name, *rest = arguments
+    if name not in verbs:
+        return _fail(program, f"'{name}' is not a verb; choose one of {', '.join(verbs)}")
+    try:
+        _call(verbs[name], rest, f"{program} {name}")
+    except IdClipError as error:
+        return _fail(f"{program} {name}", str(error))
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        remedy = f"pip install 'open-clip-idplugin[{extra}]'"
+        return _fail(f"{program} {name}", f"this verb needs the package '{error.name}': {remedy}")
+    except KeyboardInterrupt:
+        print(f"\n{program} {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _usage(verbs: Mapping[str, Verb], program: str) -> str:
+    width = max(map(len, verbs))
+    lines = [f"usage: {program} VERB [FLAGS]          ({program} VERB --help shows a verb's flags)", ""]
+    lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items()]
+    if program == "idclip":
+        lines += ["", "Training is open_clip's own command: python -m training_patches --help"]
+    return "\n".join(lines)
+
+
+def _fail(prefix: str, message: str) -> int:
+    print(f"{prefix}: {message}", file=sys.stderr)
+    return 2
+
+
+def _call(verb: Verb, arguments: list[str], name: str) -> None:
+    import fire
+
+    module, _, attribute = verb.target.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    fire.Fire(_keep_text_as_text(function), command=arguments, name=name)
+
+
+def _keep_text_as_text(function: Callable[..., object]) -> Callable[..., object]:
+    """Make Fire hand over text parameters as typed: it would turn `a,b` into a tuple and a name like `007` into 7."""
+    from fire.decorators import SetParseFn, SetParseFns
+
+    hints = typing.get_type_hints(function)
+    hints.pop("return", None)
+    text = {name: str for name, hint in hints.items() if _is_text(hint)}
+    variadic = _variadic_name(function)
+    if variadic in text:  # Fire parses *arguments with the default parser only
+        others = [name for name in hints if name not in text]
+        function = SetParseFn(str)(function)
+        from fire.parser import DefaultParseValue
+
+        function = SetParseFns(**dict.fromkeys(others, DefaultParseValue))(function)
+    return SetParseFns(**text)(function)
+
+
+def _is_text(hint: object) -> bool:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return {str, type(None)} >= set(typing.get_args(hint))
+    return hint is str
+
+
+def _variadic_name(function: Callable[..., object]) -> str | None:
+    import inspect
+
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            return parameter.name
+    return None

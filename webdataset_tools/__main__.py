@@ -1,0 +1,16 @@
+"""`python -m webdataset_tools VERB`: the data verbs of `idclip`, for machines that only prepare data."""
+
+import sys
+
+from open_clip_idplugin.cli import VERBS, run
+
+DATA_VERBS = ("miniature", "shards", "inspect")
+
+
+def main() -> None:
+    """Run the verb named on the command line and exit with its code."""
+    sys.exit(run({name: VERBS[name] for name in DATA_VERBS}, sys.argv[1:], "python -m webdataset_tools"))
+
+
+if __name__ == "__main__":
+    main()

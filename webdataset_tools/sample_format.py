@@ -1,0 +1,215 @@
+"""What one sample of a shard is: the only file that spells member names.
+
+Role: Sample <-> tar members, and sequential reading of shards. Input: shards (paths, brace notation or a folder);
+output: `Sample` objects. A sample's key is `<image id>_<identity id>`; it holds no dot, because readers split a
+member's name at its first dot and silently drop what does not fit.
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open_clip_idplugin.errors import IdClipError
+
+IMAGE = "jpg"
+CAPTION = "txt"
+FACE = "face.npy"
+FACE_CROP = "face.jpg"
+RECORD = "json"
+MEMBERS = (FACE_CROP, FACE, IMAGE, RECORD, CAPTION)  # the order inside a tar
+REQUIRED = (IMAGE, CAPTION, FACE, RECORD)
+
+CROP_FROM_PHOTO = "identity_photo"
+CROP_FROM_IMAGE = "swapped_image"
+
+SIZES_FILE = "sizes.json"  # open_clip looks for it beside the shards
+INDEX_FILE = "index.json"  # wids-shard-index-v1
+REPORT_FILE = "report.json"
+
+_KEY = re.compile(r"(?P<image>\d{1,12})_(?P<identity>[\w-]{1,64})")
+
+
+class SampleFormatError(IdClipError):
+    """A sample of a shard does not have the form that this project writes."""
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """The JSON member: who and what is in the image, and where it comes from."""
+
+    image_id: int
+    identity_id: str
+    identity_name: str  # with spaces, not underscores; the id where no name is known
+    captions: tuple[str, ...]  # the first five at most, stripped
+    split: str  # train, val or test
+    file_name: str  # of the image in the release
+    source: str  # name of the release's folder
+    synthetic: bool = True  # the face was put there by a machine
+    face_crop_source: str | None = None  # CROP_FROM_PHOTO, CROP_FROM_IMAGE, or None without a crop
+    face_photo: str | None = None  # <identity id>/<file> of the crop, where it comes from a photo
+    face_model: str | None = None  # model id of the face embedding, where known
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # the release's own notes, such as the stratum
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON; the same record gives the same text."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "SampleRecord":
+        """Read what `to_json` wrote; unknown fields (of a later version) are left out.
+
+        Raises SampleFormatError when the text is no JSON object or a required field is missing.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise SampleFormatError(f"the record of a sample is not JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise SampleFormatError(f"the record of a sample is a JSON {type(values).__name__}, not an object")
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        try:
+            record = cls(**known)
+        except TypeError as error:
+            raise SampleFormatError(f"the record of a sample is incomplete ({error}); pack it again") from None
+        return _with_tuple_captions(record)
+
+    @property
+    def key(self) -> str:
+        """The sample's key, `<image id>_<identity id>`."""
+        return sample_key(self.image_id, self.identity_id)
+
+
+def _with_tuple_captions(record: SampleRecord) -> SampleRecord:
+    object.__setattr__(record, "captions", tuple(record.captions))
+    return record
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with one person.
+
+    key            `<image id>_<identity id>`, safe as a file name
+    image_bytes    the release's file, untouched
+    caption        one plain caption (the first)
+    face           [D] float32, the release's face embedding as it is (not normalised)
+    face_crop_bytes  JPEG of the aligned 112x112 face, or None
+    """
+
+    key: str
+    image_bytes: bytes
+    caption: str
+    face: np.ndarray
+    face_crop_bytes: bytes | None
+    record: SampleRecord
+
+
+def sample_key(image_id: int, identity_id: str) -> str:
+    """Return `<image id>_<identity id>`."""
+    return f"{image_id}_{identity_id}"
+
+
+def parse_key(key: str) -> tuple[int, str] | None:
+    """Return (image id, identity id), or None when `key` is not `<digits>_<letters, digits, _ or ->`."""
+    match = _KEY.fullmatch(key)
+    return (int(match["image"]), match["identity"]) if match else None
+
+
+def sample_to_members(sample: Sample) -> dict[str, bytes]:
+    """Return member name -> content, in the order in which they are written."""
+    contents = {
+        FACE_CROP: sample.face_crop_bytes,
+        FACE: _array_to_bytes(sample.face),
+        IMAGE: sample.image_bytes,
+        RECORD: sample.record.to_json().encode(),
+        CAPTION: sample.caption.encode(),
+    }
+    return {name: content for name in MEMBERS if (content := contents[name]) is not None}
+
+
+def members_to_sample(members: Mapping[str, Any]) -> Sample:
+    """Build a Sample from webdataset's dict of undecoded members (`__key__` beside the contents as bytes).
+
+    Raises SampleFormatError, naming the key, when the key has another form or a member is missing or unreadable.
+    """
+    key = members["__key__"]
+    if parse_key(key) is None:
+        raise SampleFormatError(f"'{key}' is not a sample of this project: keys are <image id>_<identity id>")
+    missing = [name for name in REQUIRED if name not in members]
+    if missing:
+        raise SampleFormatError(f"sample {key} lacks .{', .'.join(missing)}; pack the shard with `idclip shards`")
+    try:
+        return Sample(
+            key=key,
+            image_bytes=members[IMAGE],
+            caption=members[CAPTION].decode(),
+            face=_bytes_to_array(members[FACE]),
+            face_crop_bytes=members.get(FACE_CROP),
+            record=SampleRecord.from_json(members[RECORD]),
+        )
+    except ValueError as error:
+        raise SampleFormatError(f"sample {key} is damaged: {error}") from None
+
+
+def read_samples(shards: str | Path | Sequence[str | Path]) -> Iterator[Sample]:
+    """Yield every sample of the shards in order; see `shard_paths` for what `shards` may be.
+
+    Raises SampleFormatError at the first sample of another form, and IdClipError when a shard is missing.
+    """
+    import webdataset
+
+    paths = shard_paths(shards)
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(paths),
+        webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
+    )
+    return map(members_to_sample, pipeline)
+
+
+def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return the shards that are meant: a tar, brace notation (`d/{00000..00007}.tar`), `::` between several, a folder
+    (all its tars by name), or a list of these. URLs pass unchecked.
+
+    Raises IdClipError when nothing is there.
+    """
+    if isinstance(shards, (str, Path)):
+        shards = str(shards).split("::")
+    paths = [path for entry in shards for path in _expand(str(entry))]
+    if not paths:
+        raise IdClipError("no shards given; name tar files, a folder of them, or 'folder/{00000..00007}.tar'")
+    return paths
+
+
+def _expand(entry: str) -> list[str]:
+    from braceexpand import braceexpand
+
+    if "://" in entry or entry.startswith("pipe:"):
+        return list(braceexpand(entry))
+    if Path(entry).is_dir():
+        tars = sorted(str(path) for path in Path(entry).glob("*.tar"))
+        if not tars:
+            raise IdClipError(f"the folder {entry} holds no .tar shards; make some with `idclip shards`")
+        return tars
+    paths = [entry] if Path(entry).exists() else list(braceexpand(entry))
+    for path in paths:
+        if not Path(path).is_file():
+            raise IdClipError(f"there is no shard {path}; make shards with `idclip shards`")
+    return paths
+
+
+def _array_to_bytes(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _bytes_to_array(content: bytes) -> np.ndarray:
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    if array.ndim != 1 or array.dtype.kind != "f":
+        raise SampleFormatError(f"its face embedding is {array.dtype}{list(array.shape)}, not a vector of floats")
+    return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,0 +1,211 @@
+"""A COCO-PFS release on disk -> the list of samples of one split.
+
+Role: the layout (which file lies where) and the join of embeddings, captions and names. Input: the release's folder;
+output: `ReleaseSplit` with every usable sample, sorted by key, and every unusable one with its reason. Images are not
+opened here.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from webdataset_tools import release_files, report
+from webdataset_tools.release_files import ReleaseError
+from webdataset_tools.report import Skip
+from webdataset_tools.sample_format import parse_key, sample_key
+
+EMBEDDING_SIZE = 512
+CAPTIONS_PER_IMAGE = 5
+COCO_FOLDER = "coco_dataset"
+IDENTITY_FOLDER = "vggface_test_kaggle"
+PHOTO_FOLDER = f"{IDENTITY_FOLDER}/photos"  # our own releases; the published one has no photos
+IDENTITY_FILE = "identity_meta.csv"
+ATTRIBUTES_FILE = "attributes.json"
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Names of a split's files inside `coco_dataset`."""
+
+    images: str  # folder
+    captions: str  # below annotations/
+    features: str  # face embeddings; the keys are the split; anywhere below coco_dataset
+
+
+SPLITS: Mapping[str, SplitFiles] = {
+    "train": SplitFiles(
+        "coco_train_swapped", "annotations/captions_train2017.json", "features_train_small_faceswap.json"
+    ),
+    "val": SplitFiles("coco_val_swap_new", "annotations/captions_val2017.json", "features_new_val_small_faceswap.json"),
+    "test": SplitFiles(
+        "coco_val_swap_new", "annotations/captions_val2017.json", "features_new_entities_test_small_faceswap.json"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ReleaseSample:
+    """One swapped image of a release.
+
+    face  [D] float32, the release's embedding as it is.
+    """
+
+    image_id: int
+    identity_id: str
+    identity_name: str
+    captions: tuple[str, ...]
+    file_name: str
+    face: np.ndarray
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The sample's key, `<image id>_<identity id>`."""
+        return sample_key(self.image_id, self.identity_id)
+
+
+@dataclass(frozen=True)
+class ReleaseSplit:
+    """One split, read."""
+
+    source: str  # name of the release's folder
+    split: str
+    images: Path  # folder of the swapped images
+    samples: list[ReleaseSample]  # sorted by key
+    skipped: list[Skip]
+
+
+def swapped_file_name(image_id: int, identity_id: str) -> str:
+    """Return the file name of a swapped image, such as `000000302882.jpg_n000129.jpg`."""
+    return f"{image_id:012d}.jpg_{identity_id}.jpg"
+
+
+def load_release(
+    release: str | os.PathLike[str], split: str, embedding_size: int = EMBEDDING_SIZE, names_required: bool = True
+) -> ReleaseSplit:
+    """Read one split of a release.
+
+    With `names_required` an identity without a name is skipped, and a release without `identity_meta.csv` refused; else
+    the identity id stands in for the name. Raises ReleaseError when a file of the layout is missing or broken.
+    """
+    if split not in SPLITS:
+        raise ReleaseError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
+    root = Path(release).resolve()
+    coco, files = root / COCO_FOLDER, SPLITS[split]
+    if not coco.is_dir():
+        raise ReleaseError(f"{release} holds no folder {COCO_FOLDER}; give the release's top folder")
+    features = _find_features(coco, files.features)
+    captions_path, images = coco / files.captions, coco / files.images
+    if not captions_path.is_file():
+        raise ReleaseError(f"the release lacks {captions_path}; it is COCO's own captions file")
+    if not images.is_dir():
+        raise ReleaseError(f"the release lacks the image folder {images}")
+
+    skipped: list[Skip] = []
+    faces = dict(_read_faces(features, embedding_size, skipped))
+    captions = release_files.read_captions(captions_path, {image_id for image_id, _ in faces})
+    files_there = {entry.name for entry in os.scandir(images)}
+    name_of = _load_names(root, names_required)
+    samples = list(_join(faces, captions, name_of, _load_attributes(root), files_there, skipped))
+    skipped.sort(key=lambda skip: (skip.reason, skip.key, skip.detail))
+    return ReleaseSplit(source=root.name, split=split, images=images, samples=samples, skipped=skipped)
+
+
+def _read_faces(path: Path, size: int, skipped: list[Skip]) -> Iterator[tuple[tuple[int, str], np.ndarray]]:
+    """Yield ((image id, identity id), [size] float32) of the usable entries; the others go to `skipped`."""
+    seen = set()
+    for text, value in release_files.stream_object(path):
+        key = parse_key(text)
+        if key is None:
+            skipped.append(Skip(text, report.BAD_KEY, "not <image id>_<identity id>"))
+        elif key in seen:
+            skipped.append(Skip(sample_key(*key), report.DUPLICATE_KEY, f"{text} again; the first one is kept"))
+        else:
+            seen.add(key)
+            face, skip = _check_face(sample_key(*key), value, size)
+            if skip:
+                skipped.append(skip)
+            else:
+                yield key, face
+
+
+def _check_face(key: str, value: Any, size: int) -> tuple[np.ndarray, Skip | None]:
+    try:
+        with np.errstate(over="ignore"):  # becomes infinite and is refused below
+            face = np.asarray(value, dtype=np.float32)
+    except (ValueError, TypeError):
+        return np.empty(0), Skip(key, report.WRONG_EMBEDDING_SIZE, "not a list of numbers")
+    if face.shape not in ((1, size), (size,)):
+        return face, Skip(key, report.WRONG_EMBEDDING_SIZE, f"shape {list(face.shape)}, not [1, {size}]")
+    if not np.isfinite(face).all() or not face.any():
+        return face, Skip(key, report.BAD_EMBEDDING)
+    return face.reshape(size), None
+
+
+def _join(
+    faces: Mapping[tuple[int, str], np.ndarray],
+    captions: Mapping[int, list[str]],
+    name_of: Callable[[str], str | None],
+    attributes: Mapping[tuple[int, str], dict[str, Any]],
+    files: set[str],
+    skipped: list[Skip],
+) -> Iterator[ReleaseSample]:
+    """Yield the complete samples, sorted by key; the others go to `skipped` with the first reason that applies."""
+    for (image_id, identity_id), face in sorted(faces.items()):
+        key, file_name = sample_key(image_id, identity_id), swapped_file_name(image_id, identity_id)
+        name = name_of(identity_id)
+        if name is None:
+            skipped.append(Skip(key, report.UNKNOWN_IDENTITY, f"{identity_id} is not in {IDENTITY_FILE}"))
+        elif image_id not in captions:
+            skipped.append(Skip(key, report.MISSING_CAPTIONS, f"image {image_id} has no caption"))
+        elif file_name not in files:
+            skipped.append(Skip(key, report.MISSING_IMAGE, file_name))
+        else:
+            yield ReleaseSample(
+                image_id=image_id,
+                identity_id=identity_id,
+                identity_name=name,
+                captions=tuple(captions[image_id][:CAPTIONS_PER_IMAGE]),
+                file_name=file_name,
+                face=face,
+                attributes=attributes.get((image_id, identity_id), {}),
+            )
+
+
+def _find_features(coco: Path, name: str) -> Path:
+    """Find the file below `coco` without walking through the folders of images."""
+    image_folders = {files.images for files in SPLITS.values()}
+    for folder, folders, files in os.walk(coco):
+        if name in files:
+            return Path(folder, name)
+        folders[:] = sorted(set(folders) - image_folders)
+    raise ReleaseError(f"the release lacks {name} in {coco} or below; it holds the face embeddings and is the split")
+
+
+def _load_names(root: Path, required: bool) -> Callable[[str], str | None]:
+    """Return the look-up of names: without `required` an unknown identity is called by its id."""
+    candidates = [
+        root / IDENTITY_FOLDER / IDENTITY_FILE,
+        root / IDENTITY_FILE,
+        *sorted(root.glob(f"*/{IDENTITY_FILE}")),
+    ]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None and required:
+        raise ReleaseError(
+            f"the release lacks {IDENTITY_FOLDER}/{IDENTITY_FILE} with the people's names; "
+            "add it, or pack without names with --names optional"
+        )
+    names = release_files.read_identity_names(path) if path else {}
+    return names.get if required else lambda identity_id: names.get(identity_id, identity_id)
+
+
+def _load_attributes(root: Path) -> dict[tuple[int, str], dict[str, Any]]:
+    path = root / ATTRIBUTES_FILE
+    if not path.is_file():
+        return {}
+    parsed = ((parse_key(key), value) for key, value in release_files.read_attributes(path).items())
+    return {key: value for key, value in parsed if key is not None}

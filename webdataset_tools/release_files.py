@@ -1,0 +1,112 @@
+"""The files of a COCO-PFS release, one reader each.
+
+Role: file -> plain Python values, without any joining or judging. Input: paths inside a release; output: captions per
+image, names per identity, face embeddings per key. Large files are streamed.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.errors import IdClipError
+
+_CHUNK = 1 << 22  # characters read at a time
+_LARGEST_VALUE = 1 << 26  # characters; more without an end means that the file is broken
+_ENTRY = re.compile(r'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
+_CLOSE = re.compile(r"\s*(\{\s*)?\}\s*")
+
+
+class ReleaseError(IdClipError):
+    """A release lacks a file or a file has another form than the published one."""
+
+
+def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of a file that is one JSON object, in file order and with repeated keys.
+
+    Memory stays at a few MB however large the file is (the embeddings of a release are hundreds of MB of text).
+    Raises ReleaseError when the file is no JSON object or ends early.
+    """
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8-sig") as stream:
+        window, at = "", 0
+        while True:
+            match = _ENTRY.match(window, at)
+            if match:
+                value, end = _decode(decoder, window, match.end())
+                if end < len(window):  # otherwise the value might go on in the next chunk
+                    yield json.loads(match[1]), value
+                    at = end
+                    continue
+            more = stream.read(_CHUNK)
+            if not more or len(window) - at > _LARGEST_VALUE:
+                if not more and _CLOSE.fullmatch(window, at):
+                    return
+                near = window[at : at + 40]
+                raise ReleaseError(f"{path} is not one complete JSON object (broken near {near!r}); copy it again")
+            window, at = window[at:] + more, 0
+
+
+def _decode(decoder: json.JSONDecoder, window: str, start: int) -> tuple[Any, int]:
+    try:
+        return decoder.raw_decode(window, start)
+    except ValueError:  # cut off at the window's end, or broken: the caller finds out
+        return None, len(window)
+
+
+def read_captions(path: Path, wanted: Container[int]) -> dict[int, list[str]]:
+    """Return image id -> captions (stripped, in file order, empty ones dropped) of a COCO captions file.
+
+    Only images in `wanted` are kept. Raises ReleaseError when the file is not a COCO captions file.
+    """
+    captions: dict[int, list[str]] = {}
+    try:
+        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
+        for annotation in annotations:
+            image_id, caption = int(annotation["image_id"]), str(annotation["caption"]).strip()
+            if caption and image_id in wanted:
+                captions.setdefault(image_id, []).append(caption)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ReleaseError(f"{path} is not a COCO captions file with image_id and caption ({reason})") from None
+    return captions
+
+
+def read_identity_names(path: Path) -> dict[str, str]:
+    """Return identity id -> name of an `identity_meta.csv`: `Class_ID, Name, ...`.
+
+    Spaces after commas, quoted names, names with commas and any script are understood; underscores become spaces. The
+    first row of an id counts. Raises ReleaseError when the columns are missing or the file is not UTF-8.
+    """
+    names: dict[str, str] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = csv.reader(stream, skipinitialspace=True)
+            header = [column.strip().lower() for column in next(rows, [])]
+            if header[:2] != ["class_id", "name"]:
+                raise ReleaseError(f"{path} must start with the columns Class_ID, Name; it starts with {header[:2]}")
+            for row in rows:
+                surplus = max(len(row) - len(header), 0)  # an unquoted name with commas
+                name = clean_name(", ".join(row[1 : 2 + surplus]))
+                if name:
+                    names.setdefault(row[0].strip(), name)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ReleaseError(f"{path} is not a CSV file in UTF-8 ({error}); convert it") from None
+    return names
+
+
+def clean_name(name: str) -> str:
+    """Return a name as people write it: `"14th_Dalai_Lama" ` -> `14th Dalai Lama`."""
+    return " ".join(name.replace("_", " ").split()).strip('"').strip()
+
+
+def read_attributes(path: Path) -> dict[str, dict[str, Any]]:
+    """Return `<image id>_<identity id>` -> notes; values that are not objects are refused with ReleaseError."""
+    attributes: dict[str, dict[str, Any]] = {}
+    for key, value in stream_object(path):
+        if not isinstance(value, dict):
+            raise ReleaseError(f"{path}: the value of {key!r} must be an object, it is {type(value).__name__}")
+        attributes[key] = value
+    return attributes

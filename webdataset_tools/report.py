@@ -1,0 +1,88 @@
+"""What was packed, what was left out and why.
+
+Role: reasons -> counts and lists. Input: `Skip` entries of the release reader and of the packing workers; output: the
+JSON report beside the shards and the lines that the verb prints. Nothing here depends on time or on the number of
+workers, so that a resumed build writes the same report as an undisturbed one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# Why a sample is not in the shards.
+BAD_KEY = "bad key"
+DUPLICATE_KEY = "duplicate key"
+WRONG_EMBEDDING_SIZE = "wrong embedding size"
+BAD_EMBEDDING = "non-finite or zero embedding"
+UNKNOWN_IDENTITY = "unknown identity"
+MISSING_CAPTIONS = "missing captions"
+MISSING_IMAGE = "missing image"
+UNREADABLE_IMAGE = "unreadable image"
+CORRUPT_IMAGE = "corrupt image"
+
+# Why a sample that is in the shards has no face crop.
+NO_PHOTO = "no photo of the identity"
+NO_FACE_IN_PHOTOS = "no face found in the identity's photos"
+NO_FACE_IN_IMAGE = "no face found in the swapped image"
+NO_CROPS_WANTED = "crops were not asked for"
+
+SHOWN_PER_REASON = 3
+
+
+@dataclass(frozen=True)
+class Skip:
+    """One sample (or, for crops, a part of it) that was left out."""
+
+    key: str  # of the sample; as it stands in the release when it is not even a key
+    reason: str  # one of the constants above
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Totals of one build, and every skipped sample."""
+
+    source: str
+    split: str
+    samples: int
+    shards: int
+    images: int  # distinct COCO images
+    identities: int
+    crops: Mapping[str, int]  # source of the crop -> samples
+    skipped: list[Skip] = field(default_factory=list)
+    without_crop: list[Skip] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values: totals first, then counts per reason, then every entry."""
+        values = asdict(self)
+        for name in ("skipped", "without_crop"):
+            entries = values.pop(name)
+            values[name] = {"counts": count_reasons(getattr(self, name)), "samples": entries}
+        return values
+
+    def lines(self) -> list[str]:
+        """Return the report for a reader: totals, then each reason with its first examples."""
+        lines = [
+            f"{self.samples:,} samples of {self.identities:,} people in {self.images:,} scenes, {self.shards:,} shards"
+        ]
+        if self.crops:
+            lines.append("face crops: " + ", ".join(f"{count:,} {name}" for name, count in self.crops.items()))
+        lines += _reason_lines("left out", self.skipped)
+        lines += _reason_lines("without face crop", self.without_crop)
+        return lines
+
+
+def count_reasons(entries: Iterable[Skip]) -> dict[str, int]:
+    """Return reason -> number of entries, most frequent first."""
+    counts = Counter(entry.reason for entry in entries)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _reason_lines(title: str, entries: list[Skip]) -> list[str]:
+    lines = []
+    for reason, count in count_reasons(entries).items():
+        examples = [entry.key for entry in entries if entry.reason == reason][:SHOWN_PER_REASON]
+        dots = ", ..." if count > len(examples) else ""
+        lines.append(f"{title}: {count:,} x {reason} ({', '.join(examples)}{dots})")
+    return lines

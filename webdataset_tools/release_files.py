@@ -80,26 +80,30 @@ def read_identity_names(path: Path) -> dict[str, str]:
     Spaces after commas, quoted names, names with commas and any script are understood; underscores become spaces. The
     first row of an id counts. Raises ReleaseError when the columns are missing or the file is not UTF-8.
     """
-    names: dict[str, str] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.reader(stream, skipinitialspace=True)
-            header = [column.strip().lower() for column in next(rows, [])]
-            if header[:2] != ["class_id", "name"]:
-                raise ReleaseError(f"{path} must start with the columns Class_ID, Name; it starts with {header[:2]}")
-            for row in rows:
-                surplus = max(len(row) - len(header), 0)  # an unquoted name with commas
-                name = clean_name(", ".join(row[1 : 2 + surplus]))
-                if name:
-                    names.setdefault(row[0].strip(), name)
-    except (UnicodeDecodeError, csv.Error) as error:
+        header, *rows = map(_csv_fields, path.read_text(encoding="utf-8-sig").splitlines() or [""])
+    except UnicodeDecodeError as error:
         raise ReleaseError(f"{path} is not a CSV file in UTF-8 ({error}); convert it") from None
+    if [column.lower() for column in header[:2]] != ["class_id", "name"]:
+        raise ReleaseError(f"{path} must start with the columns Class_ID, Name; it starts with {header[:2]}")
+    names: dict[str, str] = {}
+    for row in rows:
+        surplus = max(len(row) - len(header), 0)  # an unquoted name with commas
+        name = clean_name(", ".join(row[1 : 2 + surplus]))
+        if name:
+            names.setdefault(row[0], name)
     return names
 
 
+def _csv_fields(line: str) -> list[str]:
+    """Split one line; an unclosed quote must not swallow the lines after it."""
+    line = line if line.count('"') % 2 == 0 else line.replace('"', "")
+    return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
+
+
 def clean_name(name: str) -> str:
-    """Return a name as people write it: `"14th_Dalai_Lama" ` -> `14th Dalai Lama`."""
-    return " ".join(name.replace("_", " ").split()).strip('"').strip()
+    """Return a name as people write it: `14th_Dalai_Lama ` -> `14th Dalai Lama`."""
+    return " ".join(name.replace("_", " ").split())
 
 
 def read_attributes(path: Path) -> dict[str, dict[str, Any]]:

@@ -81,7 +81,7 @@ def training_caption(caption: str, setting: str, rng: random.Random) -> str:
     beside or instead of the one keyword of the caption, and does as "multi" where `split_at_keyword` finds none.
     """
     if setting not in TRAINING_SETTINGS:
-        raise IdClipError(f"Unknown caption setting {setting!r}; choose one of {', '.join(TRAINING_SETTINGS)}.")
+        raise IdClipError(f"unknown caption setting {setting!r}; choose one of {', '.join(TRAINING_SETTINGS)}")
     caption = _one_line(caption)
     parts = split_at_keyword(caption) if setting == "in_place" else None
     if parts:
@@ -98,7 +98,7 @@ def general_text(caption: str, template: int) -> str:
     A template around the keyword (6 to 10) falls back to template 0 where the caption has not exactly one keyword.
     """
     if not 0 <= template < len(GENERAL_TEMPLATES):
-        raise IdClipError(f"There is no template {template}; choose one from 0 to {len(GENERAL_TEMPLATES) - 1}.")
+        raise IdClipError(f"there is no template {template}; choose one from 0 to {len(GENERAL_TEMPLATES) - 1}")
     caption = _one_line(caption)
     if template >= len(CAPTION_TEMPLATES):
         parts = split_at_keyword(caption)
@@ -141,11 +141,11 @@ def expand(text: str, configuration: str, name: str = "") -> str:
     """
     prefix, person = _expansion(configuration)
     if ENTITY not in text:
-        raise IdClipError(f"The text {text!r} holds no {ENTITY}; make it with general_texts or entity_texts.")
+        raise IdClipError(f"the text {text!r} holds no {ENTITY}; make it with general_texts or entity_texts")
     if "NAME" in person:
         name = display_name(name)
         if not name:
-            raise IdClipError(f"Configuration {configuration!r} spells the name, and the name is empty; give one.")
+            raise IdClipError(f"configuration {configuration!r} spells the name, and the name is empty; give one")
         person = person.replace("NAME", name)
     if person.endswith("."):  # "Martin King Jr." ends its sentence with the dot it has
         text = text.replace(f"{ENTITY}.", ENTITY)
@@ -154,7 +154,7 @@ def expand(text: str, configuration: str, name: str = "") -> str:
 
 def _expansion(configuration: str) -> tuple[str, str]:
     if configuration not in _EXPANSIONS:
-        raise IdClipError(f"Configuration {configuration!r} has no expansion; choose one of {', '.join(_EXPANSIONS)}.")
+        raise IdClipError(f"configuration {configuration!r} has no expansion; choose one of {', '.join(_EXPANSIONS)}")
     return _EXPANSIONS[configuration]
 
 

@@ -171,7 +171,6 @@ def test_no_text_has_odd_spaces_or_punctuation():
         lambda: prompts.needs_face("conf0"),
     ],
 )
-def test_bad_input_is_one_sentence(call):
-    with pytest.raises(IdClipError) as error:
+def test_bad_input_is_an_error_of_this_project(call):
+    with pytest.raises(IdClipError):
         call()
-    assert str(error.value).endswith(".")

@@ -1,0 +1,85 @@
+"""Sub-pixel anti-aliased primitives on an RGB uint8 canvas [H, W, 3], drawn in place by OpenCV.
+
+Points are float pixels [n, 2] (x, y); the middle of the top left pixel is (0, 0).
+"""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from webdataset_tools.miniature.palette import Colour
+
+_BITS = 4
+_ONE = 1 << _BITS
+_FAR = 1 << 14  # OpenCV's fixed-point coordinates overflow far outside the canvas
+
+# Drawings are tiny: OpenCV's thread pool costs more than it brings, and worker processes already fill the cores.
+cv2.setNumThreads(1)
+
+
+def _fixed(points: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(points, -_FAR, _FAR) * _ONE).astype(np.int32)
+
+
+def polygon(canvas: np.ndarray, points: np.ndarray, colour: Colour) -> None:
+    """Fill the closed polygon."""
+    cv2.fillPoly(canvas, [_fixed(points)], colour, cv2.LINE_AA, _BITS)
+
+
+def line(canvas: np.ndarray, points: np.ndarray, colour: Colour, width: float, closed: bool = False) -> None:
+    """Draw a polyline with round joints; `width` in pixels, at least one."""
+    cv2.polylines(canvas, [_fixed(points)], closed, colour, max(1, round(width)), cv2.LINE_AA, _BITS)
+
+
+def oval(
+    canvas: np.ndarray, centre: np.ndarray | tuple[float, float], radii: tuple[float, float], colour: Colour, angle: float = 0.0
+) -> None:
+    """Fill an ellipse; `radii` are its half axes in pixels, `angle` turns it clockwise, in degrees."""
+    middle, axes = _fixed(np.asarray(centre, np.float64)), _fixed(np.asarray(radii, np.float64))
+    cv2.ellipse(
+        canvas, (int(middle[0]), int(middle[1])), (int(axes[0]), int(axes[1])), angle, 0, 360, colour, -1, cv2.LINE_AA, _BITS
+    )
+
+
+def disc(canvas: np.ndarray, centre: np.ndarray | tuple[float, float], radius: float, colour: Colour) -> None:
+    """Fill a circle."""
+    oval(canvas, centre, (radius, radius), colour)
+
+
+def box(canvas: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: Colour) -> None:
+    """Fill an upright rectangle."""
+    polygon(canvas, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), colour)
+
+
+def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Return the outline [2n, 2] of a stroke along `points` [n, 2] whose width at each point is `widths` [n]."""
+    along = np.gradient(points, axis=0)
+    along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)[:, None]
+    side = np.stack([-along[:, 1], along[:, 0]], 1) * (widths / 2)[:, None]
+    return np.concatenate([points + side, (points - side)[::-1]])
+
+
+@lru_cache(maxsize=64)
+def _spline_matrix(count: int, steps: int, closed: bool) -> np.ndarray:
+    """Return the matrix that turns `count` control points into a Catmull-Rom curve (a constant of the two numbers)."""
+    rows = []
+    segments = count if closed else count - 1
+    for segment in range(segments):
+        for t in np.arange(steps) / steps:
+            weights = np.array(
+                [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], np.float64
+            )
+            row = np.zeros(count)
+            for offset, weight in zip((-1, 0, 1, 2), weights / 2):
+                index = (segment + offset) % count if closed else min(max(segment + offset, 0), count - 1)
+                row[index] += weight
+            rows.append(row)
+    if not closed:
+        rows.append(np.eye(count)[-1])
+    return np.stack(rows)
+
+
+def spline(points: np.ndarray, steps: int = 4, closed: bool = False) -> np.ndarray:
+    """Return a smooth curve through `points` [n, d] with `steps` points a segment."""
+    return _spline_matrix(len(points), steps, closed) @ points

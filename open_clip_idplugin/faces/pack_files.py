@@ -1,0 +1,130 @@
+"""Which files make up a face pack: name -> folder -> model files by task, without the network and without sessions.
+
+insightface would start a download (without a timeout) for a folder that is missing, and answers a broken folder with
+bare assertions; here every such case ends in `PackNotFound` or `PackInvalid`.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_clip_idplugin.faces.errors import PackInvalid, PackNotFound
+
+SHIPPED_PACK = "miniature"
+_MODEL_ROOT = Path("~/.insightface/models")
+_WHERE_TO_FETCH = "https://github.com/deepinsight/insightface/tree/master/python-package"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack's folder and its model files by insightface's task names ("detection", "recognition", "genderage").
+
+    `manifest` tells that a version 2 manifest names the files (and how their input is scaled).
+    """
+
+    name: str
+    folder: Path
+    files: dict[str, Path]
+    manifest: bool = False
+
+    @property
+    def model_id(self) -> str:
+        """`insightface:<pack>/<recogniser>-<12 hex digits of its SHA-256>`: other weights, other id."""
+        recogniser = self.files["recognition"]
+        digest = hashlib.sha256(recogniser.read_bytes()).hexdigest()[:12]
+        return f"insightface:{self.name}/{recogniser.stem}-{digest}"
+
+
+def find_pack(name: str) -> Pack:
+    """Resolve `name` ("miniature", a pack's name, or a folder written with a slash) and route its files.
+
+    Raises:
+        PackNotFound: no such folder.
+        PackInvalid: the folder lacks a detector or a recogniser, or holds an unreadable model.
+    """
+    folder = _folder_of(name)
+    label = name if _is_bare(name) else folder.name
+    if not folder.is_dir():
+        raise PackNotFound(_missing(name, folder))
+    from insightface.model_zoo.package_manifest import has_model_package_manifest
+
+    manifest = has_model_package_manifest(folder)
+    files = _manifest_files(folder) if manifest else _routed_files(folder)
+    for task, word in (("detection", "detector"), ("recognition", "recogniser")):
+        if task not in files:
+            raise PackInvalid(
+                f"The face pack {folder} holds no {word}; it needs an SCRFD detector and an ArcFace recogniser (.onnx)."
+            )
+    return Pack(label, folder, files, manifest)
+
+
+def _is_bare(name: str) -> bool:
+    """A name, not a path: looked up under insightface's root, so that no folder beside us shadows a pack."""
+    return "/" not in name and os.sep not in name and name not in (".", "..", "~")
+
+
+def _folder_of(name: str) -> Path:
+    if name == SHIPPED_PACK:
+        from open_clip_idplugin.weights import shipped
+
+        return Path(shipped("miniature_faces"))
+    return (_MODEL_ROOT / name if _is_bare(name) else Path(name)).expanduser()
+
+
+def _missing(name: str, folder: Path) -> str:
+    if not _is_bare(name):
+        return f"The face pack's folder {folder} does not exist; give the folder that holds its .onnx files."
+    hint = f" (for the folder here write ./{name})" if Path(name).is_dir() else ""
+    return (
+        f"The face pack {name!r} is not in {folder}{hint}; fetch {name}.zip as {_WHERE_TO_FETCH} tells "
+        "and unpack its .onnx files into that folder, nothing is downloaded by itself."
+    )
+
+
+def _manifest_files(folder: Path) -> dict[str, Path]:
+    """Files of a version 2 manifest, their SHA-256 checked."""
+    from insightface.model_zoo.package_manifest import load_model_package, verify_model_artifact
+
+    try:
+        tasks = load_model_package(folder).tasks
+        return {task: verify_model_artifact(descriptor) for task, descriptor in tasks.items()}
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
+        raise PackInvalid(f"The manifest of the face pack {folder} does not hold: {error}.") from error
+
+
+def _routed_files(folder: Path) -> dict[str, Path]:
+    """The first file of each task in order of names, as insightface chooses."""
+    paths = sorted(folder.glob("*.onnx"))
+    if not paths:
+        nested = sorted(path.parent for path in folder.glob("*/*.onnx"))
+        hint = f"the files lie in {nested[0]}, move them up or name that folder" if nested else "unpack them there"
+        raise PackInvalid(f"The face pack {folder} holds no .onnx file; {hint}.")
+    files: dict[str, Path] = {}
+    for path in paths:
+        task = _task_of(path)
+        if task is not None:
+            files.setdefault(task, path)
+    return files
+
+
+def _task_of(path: Path) -> str | None:
+    """What insightface takes a model for, by its inputs and outputs; None for models we do not run.
+
+    Landmark models and swappers are told apart without a session: they are large, and not needed.
+    """
+    import onnx
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+        sides = [dimension.dim_value for dimension in graph.input[0].type.tensor_type.shape.dim[2:4]]
+    except Exception as error:  # protobuf's DecodeError, IndexError and more: whatever a damaged file leads to
+        raise PackInvalid(f"The model file {path} cannot be read as ONNX ({type(error).__name__}).") from error
+    initialised = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initialised]  # old exporters list weights as inputs
+    if len(graph.output) >= 5:
+        return "detection"
+    if sides == [96, 96]:
+        return "genderage"
+    square = len(sides) == 2 and sides[0] == sides[1] and sides[0] >= 112 and sides[0] % 16 == 0
+    return "recognition" if square and sides[0] != 192 and len(inputs) == 1 else None

@@ -6,8 +6,13 @@ milliseconds. Engines are importable functions because the packing workers are s
 
 import io
 import json
+import os
+import tempfile
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -86,3 +91,41 @@ def features_path(folder: Path, split: str = "train") -> Path:
 
 def images_path(folder: Path, split: str = "train") -> Path:
     return folder / "coco_dataset" / SPLIT_FILES[split][0]
+
+
+FACELESS_WIDTH = 50  # the fake engine finds no face in a picture of this width
+
+
+class FakeFaceEngine:
+    """Takes the picture's top left corner for the face; may wait, so that a build can be killed in its middle."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+
+    def the_face(self, picture: np.ndarray, policy: str = "largest") -> SimpleNamespace:
+        from open_clip_idplugin.faces import NoFace
+
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3 and policy == "largest"
+        time.sleep(self.seconds)
+        if picture.shape[1] == FACELESS_WIDTH:
+            raise NoFace("no face was found in the picture")
+        crop = Image.fromarray(picture).crop((0, 0, 32, 32)).resize((112, 112))
+        return SimpleNamespace(crop=np.asarray(crop))
+
+
+def load_fake_engine(log_folder: str | None = None, seconds: float = 0.0) -> FakeFaceEngine:
+    if log_folder:  # one file a load
+        os.close(tempfile.mkstemp(prefix=f"{os.getpid()}-", dir=log_folder)[0])
+    return FakeFaceEngine(seconds)
+
+
+def fake_engine(**options) -> partial:
+    return partial(load_fake_engine, **options)
+
+
+def corner_crop(content: bytes) -> bytes:
+    """What the fake engine makes of an encoded picture."""
+    stream = io.BytesIO()
+    picture = Image.open(io.BytesIO(content)).convert("RGB").crop((0, 0, 32, 32)).resize((112, 112))
+    picture.save(stream, "JPEG", quality=95, subsampling=0)
+    return stream.getvalue()

@@ -25,7 +25,6 @@ CORRUPT_IMAGE = "corrupt image"
 NO_PHOTO = "no photo of the identity"
 NO_FACE_IN_PHOTOS = "no face found in the identity's photos"
 NO_FACE_IN_IMAGE = "no face found in the swapped image"
-NO_CROPS_WANTED = "crops were not asked for"
 
 SHOWN_PER_REASON = 3
 
@@ -64,10 +63,10 @@ class BuildReport:
     def lines(self) -> list[str]:
         """Return the report for a reader: totals, then each reason with its first examples."""
         lines = [
-            f"{self.samples:,} samples of {self.identities:,} people in {self.images:,} scenes, {self.shards:,} shards"
+            f"samples {self.samples:,}; people {self.identities:,}; scenes {self.images:,}; shards {self.shards:,}"
         ]
         if self.crops:
-            lines.append("face crops: " + ", ".join(f"{count:,} {name}" for name, count in self.crops.items()))
+            lines.append("face crops: " + ", ".join(f"{name} {count:,}" for name, count in self.crops.items()))
         lines += _reason_lines("left out", self.skipped)
         lines += _reason_lines("without face crop", self.without_crop)
         return lines

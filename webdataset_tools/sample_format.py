@@ -32,7 +32,7 @@ SIZES_FILE = "sizes.json"  # open_clip looks for it beside the shards
 INDEX_FILE = "index.json"  # wids-shard-index-v1
 REPORT_FILE = "report.json"
 
-_KEY = re.compile(r"(?P<image>\d{1,12})_(?P<identity>[\w-]{1,64})")
+_KEY = re.compile(r"(?P<image>\d{1,12})_(?P<identity>[\w-]{1,64})", re.ASCII)
 
 
 class SampleFormatError(IdClipError):

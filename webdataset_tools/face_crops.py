@@ -1,0 +1,130 @@
+"""The aligned face crop of a sample, from the person's own photo or from the swapped image.
+
+Role: sample + image bytes -> JPEG of the 112x112 face, or the reason why there is none. Input: a face engine (see
+`open_clip_idplugin.faces`) and, for photos, a folder in VGGFace2's layout: `<folder>/<identity id>/*.jpg`.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools import report
+from webdataset_tools.sample_format import CROP_FROM_IMAGE, CROP_FROM_PHOTO
+
+PHOTOS_TRIED = 5  # by name, until a face is found
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+CROP_QUALITY = 95
+
+
+class FaceFinder(Protocol):
+    """The one method of a face engine that is used here; the result has `.crop`, [112, 112, 3] uint8 RGB."""
+
+    def the_face(self, picture: np.ndarray, policy: str = "largest") -> Any:
+        """Return the person's face in `picture`, [H, W, 3] uint8 RGB, or raise an IdClipError."""
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """A crop, or the reason (of `webdataset_tools.report`) and detail why there is none."""
+
+    content: bytes | None = None  # JPEG
+    source: str | None = None
+    photo: str | None = None  # <identity id>/<file>
+    reason: str | None = None
+    detail: str = ""
+
+
+Cropper = Callable[[str, bytes], FaceCrop]  # (identity id, bytes of the swapped image) -> crop
+
+
+def load_engine(spec: str, threads: int | None = None) -> FaceFinder:
+    """Load the face engine `spec`, such as `insightface:buffalo_l`."""
+    from open_clip_idplugin.faces import load_face_engine
+
+    return load_face_engine(spec, threads=threads)
+
+
+def no_crop(identity_id: str, image: bytes) -> FaceCrop:
+    """Leave every crop out."""
+    return FaceCrop()
+
+
+def find_photos(folder: Path, identity_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return identity id -> its first photos, as `<identity id>/<file>`, sorted by name.
+
+    Raises IdClipError when the folder holds photos of none of them.
+    """
+    photos = {}
+    for identity_id in sorted(set(identity_ids)):
+        person = folder / identity_id
+        files = person.iterdir() if person.is_dir() else ()
+        names = sorted(path.name for path in files if path.suffix.lower() in PHOTO_SUFFIXES)
+        if names:
+            photos[identity_id] = tuple(f"{identity_id}/{name}" for name in names[:PHOTOS_TRIED])
+    if not photos:
+        raise IdClipError(f"{folder} holds no photo of the split's people; it must be laid out as <identity id>/*.jpg")
+    return photos
+
+
+class ImageCropper:
+    """Crops the largest face of the swapped image."""
+
+    def __init__(self, engine: FaceFinder) -> None:
+        self.engine = engine
+
+    def __call__(self, identity_id: str, image: bytes) -> FaceCrop:
+        """Return the crop of `image`."""
+        content, problem = _crop(self.engine, image)
+        if content is None:
+            return FaceCrop(reason=report.NO_FACE_IN_IMAGE, detail=problem)
+        return FaceCrop(content, CROP_FROM_IMAGE)
+
+
+class PhotoCropper:
+    """Crops the largest face of the person's first photo in which one is found; each person once."""
+
+    def __init__(self, engine: FaceFinder, folder: Path, photos: Mapping[str, Sequence[str]]) -> None:
+        self.engine, self.folder, self.photos = engine, folder, photos
+        self.known: dict[str, FaceCrop] = {}
+
+    def __call__(self, identity_id: str, image: bytes) -> FaceCrop:
+        """Return the crop of `identity_id`; the swapped image is not looked at."""
+        if identity_id not in self.known:
+            self.known[identity_id] = self._find(self.photos.get(identity_id, ()))
+        return self.known[identity_id]
+
+    def _find(self, photos: Sequence[str]) -> FaceCrop:
+        found = FaceCrop(reason=report.NO_PHOTO)
+        for photo in photos:
+            content, problem = self._crop_photo(photo)
+            if content is not None:
+                return FaceCrop(content, CROP_FROM_PHOTO, photo)
+            found = FaceCrop(reason=report.NO_FACE_IN_PHOTOS, detail=f"{photo}: {problem}")
+        return found
+
+    def _crop_photo(self, photo: str) -> tuple[bytes | None, str]:
+        try:
+            content = (self.folder / photo).read_bytes()
+        except OSError as error:
+            return None, f"cannot be read ({error.strerror})"
+        return _crop(self.engine, content)
+
+
+def _crop(engine: FaceFinder, content: bytes) -> tuple[bytes | None, str]:
+    """Return (JPEG of the face, "") or (None, what went wrong). Bytes, not paths: messages then hold no path."""
+    from PIL import Image
+
+    from open_clip_idplugin.faces import ImageRejected, NoFace, SeveralFaces, load_picture
+
+    try:
+        crop = engine.the_face(load_picture(content), policy="largest").crop
+    except (ImageRejected, NoFace, SeveralFaces) as error:
+        return None, str(error)
+    stream = io.BytesIO()
+    Image.fromarray(crop).save(stream, "JPEG", quality=CROP_QUALITY, subsampling=0)
+    return stream.getvalue(), ""

@@ -1,0 +1,119 @@
+"""The folder of shards: who may write there, what is finished, and the lists beside the tars.
+
+Role: state on disk <-> a build. A build claims its folder with its parameters (`build.json`); a finished shard has a
+tar and a `<name>_stats.json`; at the end the sizes (for open_clip), the index (for wids) and the report are written.
+A killed build can therefore be run again: what is finished stays, everything else is made again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.release import ReleaseSample
+from webdataset_tools.report import BuildReport
+from webdataset_tools.sample_format import INDEX_FILE, REPORT_FILE, SIZES_FILE
+from webdataset_tools.shard_writer import ShardStats, ShardTask
+
+BUILD_FILE = "build.json"
+CONTENT = "content"  # the parameter that stands for the release itself
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it alone; the lock ends with the process, however that ends.
+
+    Raises IdClipError when another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise IdClipError(
+            f"another process is writing shards to {folder}; wait for it or choose another --output"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Note the build's parameters in the folder, and remove what a killed build left unfinished.
+
+    Raises IdClipError when the folder holds shards that were made with other parameters.
+    """
+    path = folder / BUILD_FILE
+    if path.is_file():
+        differences = _differences(json.loads(path.read_text()), parameters)
+        if differences:
+            raise IdClipError(
+                f"{folder} holds shards that were made otherwise ({'; '.join(differences)}); "
+                "choose another --output or delete that folder"
+            )
+    elif any(folder.glob("*.tar")):
+        raise IdClipError(f"{folder} holds tars but no {BUILD_FILE}; choose an empty folder for --output")
+    else:
+        atomic_write(path, _dump(parameters))
+    for leftover in folder.glob(".*.part"):
+        leftover.unlink()
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names == [CONTENT]:
+        return ["the release or the photos have changed"]
+    return [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name != CONTENT]
+
+
+def fingerprint(samples: Iterable[ReleaseSample], photos: Mapping[str, Sequence[str]]) -> str:
+    """Return a hash of everything that shapes the shards, except the images' bytes."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        record = [sample.key, sample.identity_name, sample.captions, sample.file_name, sample.attributes]
+        digest.update(json.dumps(record, sort_keys=True).encode())
+        digest.update(sample.face.tobytes())
+    digest.update(json.dumps(photos, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def write_stats(folder: Path, stats: ShardStats) -> None:
+    """Mark a shard as finished."""
+    atomic_write(_stats_path(folder, stats.name), _dump(stats.to_json()))
+
+
+def read_stats(folder: Path, task: ShardTask) -> ShardStats | None:
+    """Return what is known about a finished shard, or None when it must be made."""
+    path, tar = _stats_path(folder, task.name), folder / task.file_name
+    if not path.is_file() or not tar.is_file():
+        return None
+    stats = ShardStats.from_json(json.loads(path.read_text()))
+    return stats if tar.stat().st_size == stats.bytes else None
+
+
+def write_lists(folder: Path, name: str, stats: Sequence[ShardStats], report: BuildReport) -> None:
+    """Write `sizes.json` (tar -> samples), `index.json` (wids) and `report.json`; `name` is the data set's."""
+    shards = [(f"{shard.name}.tar", shard) for shard in stats]
+    index = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": name,
+        "shardlist": [{"url": tar, "nsamples": shard.samples, "filesize": shard.bytes} for tar, shard in shards],
+    }
+    atomic_write(folder / SIZES_FILE, _dump({tar: shard.samples for tar, shard in shards}))
+    atomic_write(folder / INDEX_FILE, _dump(index))
+    atomic_write(folder / REPORT_FILE, _dump(report.to_json()))
+
+
+def _stats_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}_stats.json"
+
+
+def _dump(values: Any) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,227 @@
+"""`idclip shards`: one split of a COCO-PFS release becomes webdataset shards.
+
+Role: plan (which sample goes into which shard), run the packing workers, write the lists and the report. Input: a
+release's folder; output: `00000.tar` ..., `sizes.json`, `index.json`, `report.json`. The plan depends on the release,
+the seed and the shard size alone, so any number of workers, and any number of interruptions, give the same bytes.
+"""
+
+import math
+import random
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools import face_crops, shard_folder
+from webdataset_tools.release import EMBEDDING_SIZE, ReleaseSample, ReleaseSplit, load_release
+from webdataset_tools.report import BuildReport, count_reasons
+from webdataset_tools.shard_writer import PackSettings, ShardStats, ShardTask, start_packing
+from webdataset_tools.worker_pool import run_tasks
+
+CROPS = ("photo", "image", "none")
+NAMES = ("required", "optional")
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """What to pack and how; the flags of `idclip shards`.
+
+    Raises IdClipError when a value is not allowed.
+    """
+
+    release: str | Path
+    split: str
+    output: str | Path
+    photos: str | Path | None = None
+    crops: str | None = None
+    faces: str = "insightface:buffalo_l"
+    names: str = "required"
+    face_model: str | None = None
+    embedding_size: int = EMBEDDING_SIZE
+    samples_per_shard: int = 1000
+    workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_size", "samples_per_shard", "workers"):
+            if not _is_integer(getattr(self, name), least=1):
+                raise IdClipError(f"--{name} must be a whole number from 1 on, not {getattr(self, name)!r}")
+        if not _is_integer(self.seed):
+            raise IdClipError(f"--seed must be a whole number, not {self.seed!r}")
+        if self.names not in NAMES:
+            raise IdClipError(f"--names must be {' or '.join(NAMES)}, not '{self.names}'")
+        if self.crops not in (None, *CROPS):
+            raise IdClipError(f"--crops must be one of {', '.join(CROPS)}, not '{self.crops}'")
+        if self.crops == "photo" and not self.photos:
+            raise IdClipError("--crops photo needs --photos FOLDER, laid out as <identity id>/*.jpg")
+        if self.photos and not Path(self.photos).is_dir():
+            raise IdClipError(
+                f"there is no photo folder {self.photos}; --photos must name one with <identity id>/*.jpg"
+            )
+
+    @property
+    def crop_source(self) -> str:
+        """Where crops come from: photo, image or none."""
+        return self.crops or ("photo" if self.photos else "image")
+
+
+def _is_integer(value: object, least: int | None = None) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def shards(
+    release: str,
+    split: str,
+    output: str,
+    photos: str | None = None,
+    crops: str | None = None,
+    faces: str = "insightface:buffalo_l",
+    names: str = "required",
+    face_model: str | None = None,
+    embedding_size: int = EMBEDDING_SIZE,
+    samples_per_shard: int = 1000,
+    workers: int = 2,
+    seed: int = 0,
+) -> None:
+    """Pack one split of a COCO-PFS release into webdataset shards; run it again to go on after an interruption.
+
+    Args:
+        release: top folder of the release (the one with coco_dataset).
+        split: train, val or test.
+        output: folder for the shards.
+        photos: folder of identity photos, <identity id>/*.jpg; face crops are then taken from these.
+        crops: photo, image (the face in the swapped image) or none; photo where photos are given, else image.
+        faces: face engine that finds the crops, such as insightface:buffalo_l or insightface:FOLDER.
+        names: required (people without a name are left out) or optional (their id stands in).
+        face_model: name of the model that made the release's embeddings, noted in every sample.
+        embedding_size: length of the release's face embeddings.
+        samples_per_shard: most samples a shard; they are spread evenly.
+        workers: packing processes.
+        seed: of the order of the samples.
+    """
+    options = ShardOptions(
+        release,
+        split,
+        output,
+        photos,
+        crops,
+        faces,
+        names,
+        face_model,
+        embedding_size,
+        samples_per_shard,
+        workers,
+        seed,
+    )
+    report = build_shards(options)
+    print("\n".join(report.lines()))
+    print(f"wrote {output}: the shards, sizes.json, index.json and report.json")
+    print(f"next: idclip inspect {output}/00000.tar, or train on --train-data '{shard_pattern(output, report.shards)}'")
+
+
+def shard_pattern(folder: str | Path, count: int) -> str:
+    """Return the brace notation of `count` shards, as open_clip's --train-data takes it."""
+    names = "00000" if count == 1 else f"{{00000..{count - 1:05d}}}"
+    return f"{folder}/{names}.tar"
+
+
+def build_shards(options: ShardOptions, load_engine: "partial[Any] | None" = None) -> BuildReport:
+    """Pack as `options` say and return the report, which also lies beside the shards.
+
+    `load_engine` () -> FaceFinder replaces the engine that `options.faces` names; it must be picklable.
+    Raises IdClipError on bad input, when the output folder holds other shards, and when no sample is left.
+    """
+    split = load_release(options.release, options.split, options.embedding_size, options.names == "required")
+    if not split.samples:
+        raise IdClipError(f"no sample of {options.split} can be packed: {count_reasons(split.skipped)}")
+    tasks = plan_shards(split.samples, options.samples_per_shard, options.seed)
+    settings = _settings(options, split, load_engine)
+    with shard_folder.locked(settings.output):
+        shard_folder.claim(settings.output, _parameters(options, split, settings.photos))
+        stats = _pack(settings, tasks, options.workers)
+        report = _summarise(split, tasks, stats)
+        shard_folder.write_lists(settings.output, f"{split.source}-{split.split}", stats, report)
+    return report
+
+
+def plan_shards(samples: list[ReleaseSample], samples_per_shard: int, seed: int) -> list[ShardTask]:
+    """Shuffle the samples and deal them into as few shards as possible, which differ by one sample at most."""
+    shuffled = list(samples)
+    random.Random(seed).shuffle(shuffled)
+    count = math.ceil(len(shuffled) / samples_per_shard)
+    borders = [len(shuffled) * number // count for number in range(count + 1)]
+    return [ShardTask(f"{number:05d}", shuffled[borders[number] : borders[number + 1]]) for number in range(count)]
+
+
+def _settings(options: ShardOptions, split: ReleaseSplit, load_engine: "partial[Any] | None") -> PackSettings:
+    folder, photos = None, {}
+    if options.crop_source == "photo" and options.photos:
+        folder = Path(options.photos).resolve()
+        photos = face_crops.find_photos(folder, (sample.identity_id for sample in split.samples))
+    return PackSettings(
+        output=Path(options.output).resolve(),
+        images=split.images,
+        source=split.source,
+        split=split.split,
+        face_model=options.face_model,
+        crops=options.crop_source,
+        load_engine=load_engine or partial(face_crops.load_engine, options.faces, threads=_threads(options.workers)),
+        photo_folder=folder,
+        photos=photos,
+    )
+
+
+def _threads(workers: int) -> int | None:
+    """One thread a worker: more would fight over the cores."""
+    return 1 if workers > 1 else None
+
+
+def _parameters(options: ShardOptions, split: ReleaseSplit, photos: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    return {
+        "release": split.source,
+        "split": split.split,
+        "samples_per_shard": options.samples_per_shard,
+        "seed": options.seed,
+        "crops": options.crop_source,
+        "faces": None if options.crop_source == "none" else options.faces,
+        "face_model": options.face_model,
+        shard_folder.CONTENT: shard_folder.fingerprint(split.samples, photos),
+    }
+
+
+def _pack(settings: PackSettings, tasks: list[ShardTask], workers: int) -> list[ShardStats]:
+    """Make the shards that are not finished yet and return the stats of all, in order."""
+    output = settings.output
+    known = [shard_folder.read_stats(output, task) for task in tasks]
+    finished = {stats.name: stats for stats in known if stats is not None}
+    todo = [task for task in tasks if task.name not in finished]
+    total, left = (sum(len(task.samples) for task in some) for some in (tasks, todo))
+    with tqdm(total=total, initial=total - left, unit="images", desc=f"packing {settings.split}", smoothing=0.1) as bar:
+        for stats in run_tasks(partial(start_packing, settings), todo, workers, bar):
+            shard_folder.write_stats(output, stats)
+            finished[stats.name] = stats
+    return [finished[task.name] for task in tasks]
+
+
+def _summarise(split: ReleaseSplit, tasks: list[ShardTask], stats: list[ShardStats]) -> BuildReport:
+    skipped = [*split.skipped, *(skip for shard in stats for skip in shard.skipped)]
+    left_out = {skip.key for shard in stats for skip in shard.skipped}
+    packed = [sample for task in tasks for sample in task.samples if sample.key not in left_out]
+    crops: Counter[str] = Counter()
+    for shard in stats:
+        crops.update(shard.crops)
+    return BuildReport(
+        source=split.source,
+        split=split.split,
+        samples=sum(shard.samples for shard in stats),
+        shards=len(stats),
+        images=len({sample.image_id for sample in packed}),
+        identities=len({sample.identity_id for sample in packed}),
+        crops=dict(sorted(crops.items())),
+        skipped=skipped,
+        without_crop=[skip for shard in stats for skip in shard.without_crop],
+    )

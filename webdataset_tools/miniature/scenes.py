@@ -1,0 +1,211 @@
+"""Scenes: a seed -> what happens where (Scene) -> a picture with one person in it (DrawnScene).
+
+Role: the context half of the miniature. Each property of a scene comes from a stream of its own. The body person gives
+hair, build and hands, the face person the face; drawing the same scene with another face changes the face region alone.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from webdataset_tools.miniature import hair
+from webdataset_tools.miniature.body import Clothes, Figure, draw_arm, draw_body
+from webdataset_tools.miniature.drawing import FacePose, HeadFrame, paint_head
+from webdataset_tools.miniature.lighting import apply_camera
+from webdataset_tools.miniature.objects import OBJECTS, draw_object
+from webdataset_tools.miniature.occluders import OCCLUDERS, draw_occluder
+from webdataset_tools.miniature.palette import CLOTHES
+from webdataset_tools.miniature.people import Person, swap_face
+from webdataset_tools.miniature.photos import sample_pose
+from webdataset_tools.miniature.places import PLACES, draw_place
+from webdataset_tools.miniature.streams import stream
+
+SIZE = 192
+# Shares of the strata in per cent: some two fifths of the scenes are hard, as archives are.
+STRATA = {"plain": 58, "small": 12, "turned": 10, "occluded": 8, "dark": 6, "blurred": 6}
+# What each activity holds; the hands' places are below, offsets from the middle of the shoulders in frame units.
+ACTIVITIES: dict[str, tuple[str, ...]] = {
+    "holding": ("cup", "soccer ball", "basketball", "flowers", "pizza", "cake", "teddy bear", "cat", "guitar", "camera", "gift", "laptop", "pumpkin"),
+    "raising": ("umbrella", "kite", "frisbee", "tennis racket", "balloon", "flag", "baseball bat", "trophy"),
+    "carrying": ("suitcase", "handbag", "surfboard", "skateboard"),
+    "reading": ("book", "newspaper"),
+    "phoning": ("phone",),
+    "waving": (),
+    "pointing": (),
+    "standing": (),
+}
+_ACTIVITY_WEIGHTS = {"holding": 34, "raising": 22, "carrying": 9, "reading": 8, "phoning": 5, "waving": 7, "pointing": 6, "standing": 9}
+_HANDS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "holding": ((-46, 122), (46, 122)),
+    "raising": ((-118, 210), (142, -34)),
+    "carrying": ((-118, 210), (136, 96)),
+    "reading": ((-56, 116), (56, 116)),
+    "phoning": ((-118, 210), (60, -62)),
+    "waving": ((-118, 210), (156, -50)),
+    "pointing": ((-118, 210), (212, 4)),
+    "standing": ((-116, 210), (116, 210)),
+}
+GARMENTS = ("shirt", "jacket", "sweater", "striped shirt", "coat")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows, all but the person. `face_share` is the face height over the picture's height."""
+
+    seed: int
+    place: str
+    activity: str  # a key of ACTIVITIES
+    held: str | None  # a key of objects.OBJECTS
+    held_colour: str  # a key of palette.CLOTHES
+    garment: str
+    top_colour: str
+    bottom_colour: str
+    stratum: str  # a key of STRATA
+    occluder: str | None  # a key of occluders.OCCLUDERS
+    face_share: float
+    place_x: float  # of the face's middle, 0 ... 1
+    place_y: float
+    mirrored: bool  # activities of the right hand move to the left
+    pose: FacePose
+
+
+@dataclass(frozen=True)
+class DrawnScene:
+    """A picture and what is known about it; boxes are x0, y0, x1, y1 in pixels.
+
+    picture uint8 [S, S, 3] RGB; landmarks float32 [5, 2]; face_box, person_box float32 [4]; probes: pixels (x, y) at which
+    the colours that captions name ("top", "held") can be read off before camera effects.
+    """
+
+    picture: np.ndarray
+    landmarks: np.ndarray
+    face_box: np.ndarray
+    person_box: np.ndarray
+    stratum: str
+    probes: dict[str, tuple[int, int]]
+
+
+def sample_scene(seed: int, stratum: str | None = None) -> Scene:
+    """Return scene number `seed` (>= 0); `stratum` forces one without changing anything that does not depend on it."""
+    drawn = _weighted(seed, "stratum", STRATA)
+    stratum = stratum or drawn
+    activity = _weighted(seed, "activity", _ACTIVITY_WEIGHTS)
+    things = ACTIVITIES[activity]
+    colours = tuple(CLOTHES)
+    place_rng, frame_rng = stream(seed, "place"), stream(seed, "framing")
+    top = colours[int(stream(seed, "top").integers(len(colours)))]
+    share = _face_share(stratum, activity, frame_rng.random())
+    return Scene(
+        seed=seed,
+        place=tuple(PLACES)[int(place_rng.integers(len(PLACES)))],
+        activity=activity,
+        held=things[int(stream(seed, "held").integers(len(things)))] if things else None,
+        held_colour=colours[int(stream(seed, "held colour").integers(len(colours)))],
+        garment=GARMENTS[int(stream(seed, "garment").integers(len(GARMENTS)))],
+        top_colour=top,
+        bottom_colour=("black", "blue", "brown", "gray")[int(stream(seed, "bottom").integers(4))],
+        stratum=stratum,
+        occluder=tuple(OCCLUDERS)[int(stream(seed, "occluder").integers(len(OCCLUDERS)))] if stratum == "occluded" else None,
+        face_share=share,
+        place_x=float(frame_rng.uniform(0.42, 0.58)) if share > 0.2 else float(frame_rng.uniform(0.25, 0.75)),
+        place_y=_height(stratum, activity, share, frame_rng.random()),
+        mirrored=bool(stream(seed, "mirror").random() < 0.5),
+        pose=_pose(seed, stratum),
+    )
+
+
+def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int = SIZE) -> DrawnScene:
+    """Draw `scene` with `body` in it, wearing the face of `face` (None: their own). Equal inputs give equal pixels."""
+    person = body if face is None else swap_face(body, face)
+    canvas = np.empty((size, size, 3), np.uint8)
+    draw_place(canvas, scene.place, stream(scene.seed, "background"))
+    scale = scene.face_share * size / 105
+    frame = HeadFrame(scene.pose, scale, (scene.place_x * size, scene.place_y * size))
+    figure = Figure((frame.centre[0], frame.centre[1] + 80 * scale), scale)
+    clothes = Clothes(scene.garment, CLOTHES[scene.top_colour], CLOTHES[scene.bottom_colour])
+    hair.draw_back_hair(canvas, person.head, scene.pose, frame)
+    draw_body(canvas, person, clothes, figure)
+    landmarks, face_box = paint_head(canvas, person, scene.pose, frame, figure.shoulders)
+    if scene.occluder is not None:
+        draw_occluder(canvas, scene.occluder, frame, CLOTHES[scene.held_colour])
+    held_at = _draw_arms(canvas, scene, person, clothes, figure)
+    return DrawnScene(
+        picture=apply_camera(canvas, scene.pose, stream(scene.seed, "noise")),
+        landmarks=landmarks,
+        face_box=face_box,
+        person_box=_person_box(figure, frame, size),
+        stratum=scene.stratum,
+        probes=_probes(figure, held_at, size),
+    )
+
+
+def _draw_arms(canvas: np.ndarray, scene: Scene, person: Person, clothes: Clothes, figure: Figure) -> np.ndarray | None:
+    """Paint arms and the held object; return where the object is held, in pixels."""
+    turn = -1.0 if scene.mirrored else 1.0
+    left, right = _HANDS[scene.activity]
+    both = scene.activity in ("holding", "reading")
+    grip = ((left[0] + right[0]) / 2, left[1] - 8) if both else right
+    place = figure.at((turn * grip[0], grip[1]))
+    draw_arm(canvas, person, clothes, figure, -turn, (turn * left[0], left[1]))
+    if not both:
+        draw_arm(canvas, person, clothes, figure, turn, (turn * right[0], right[1]))
+    if scene.held is not None:
+        draw_object(canvas, scene.held, place, figure.scale, CLOTHES[scene.held_colour])
+    if both:
+        draw_arm(canvas, person, clothes, figure, turn, (turn * right[0], right[1]))
+    return place if scene.held is not None else None
+
+
+def _probes(figure: Figure, held_at: np.ndarray | None, size: int) -> dict[str, tuple[int, int]]:
+    top = figure.at((-62.0, 44.0))
+    places = {"top": (round(float(top[0])), round(float(top[1])))}
+    return {name: (x, y) for name, (x, y) in places.items() if 0 <= x < size and 0 <= y < size}
+
+
+def _person_box(figure: Figure, frame: HeadFrame, size: int) -> np.ndarray:
+    top = frame.project(np.array([[56.0, -16.0, 0.0]]))[0, 1]
+    corners = np.concatenate([figure.at((-130, 0)), figure.at((130, 630))])
+    corners[1] = top
+    return np.clip(corners, 0, size - 1).astype(np.float32)
+
+
+def _face_share(stratum: str, activity: str, place: float) -> float:
+    """Return the face height as a share of the picture; scenes with a held thing need room for it."""
+    if stratum == "small":
+        return 0.075 + 0.055 * place
+    if activity in ("holding", "reading"):
+        return 0.23 + 0.09 * place
+    if activity in ("raising", "carrying"):
+        return 0.22 + 0.08 * place
+    return 0.24 + 0.18 * place
+
+
+def _height(stratum: str, activity: str, share: float, place: float) -> float:
+    """Return the height of the face's middle."""
+    if stratum == "small":
+        return 0.36 + 0.16 * place
+    base = 0.46 if activity == "raising" else 0.34
+    return base + 0.08 * place + (share - 0.22) * 0.25
+
+
+def _pose(seed: int, stratum: str) -> FacePose:
+    """Return the pose of the scene's head and its light; hard strata turn, darken or blur it."""
+    pose = replace(sample_pose(stream(seed, "pose"), turn=14.0), blur=0.0, noise=2.0)
+    rng = stream(seed, "hardship")
+    if stratum == "turned":
+        side = -1.0 if rng.random() < 0.5 else 1.0
+        return replace(pose, yaw=side * float(rng.uniform(48, 86)), pitch=float(rng.uniform(-8, 26)))
+    if stratum == "dark":
+        return replace(pose, exposure=float(rng.uniform(0.16, 0.34)), noise=float(rng.uniform(6, 11)), warmth=-0.6)
+    if stratum == "blurred":
+        return replace(pose, blur=float(rng.uniform(2.0, 3.4)))
+    return replace(pose, exposure=float(np.clip(pose.exposure, 0.8, 1.15)))
+
+
+def _weighted(seed: int, label: str, weights: dict[str, int]) -> str:
+    place = stream(seed, label).random() * sum(weights.values())
+    for name, weight in weights.items():
+        place -= weight
+        if place < 0:
+            return name
+    return name

@@ -51,6 +51,10 @@ class CosineScores:
         """See `Scores`."""
         return self._texts[start:stop] @ self._images.T
 
+    def rows(self, indices: Tensor) -> Tensor:
+        """Similarities [len(indices), n_images] of these rows."""
+        return self._texts[indices] @ self._images.T
+
 
 @dataclass(frozen=True)
 class Ranks:

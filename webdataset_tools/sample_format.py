@@ -8,6 +8,7 @@ member's name at its first dot and silently drop what does not fit.
 import io
 import json
 import re
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -159,16 +160,23 @@ def members_to_sample(members: Mapping[str, Any]) -> Sample:
 def read_samples(shards: str | Path | Sequence[str | Path]) -> Iterator[Sample]:
     """Yield every sample of the shards in order; see `shard_paths` for what `shards` may be.
 
-    Raises SampleFormatError at the first sample of another form, and IdClipError when a shard is missing.
+    Raises SampleFormatError at the first sample of another form, and IdClipError when a shard is missing or damaged.
     """
+    return _read(shard_paths(shards))
+
+
+def _read(paths: list[str]) -> Iterator[Sample]:
     import webdataset
 
-    paths = shard_paths(shards)
     pipeline = webdataset.DataPipeline(
         webdataset.SimpleShardList(paths),
         webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
     )
-    return map(members_to_sample, pipeline)
+    try:
+        for members in pipeline:
+            yield members_to_sample(members)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise IdClipError(f"a shard cannot be read ({error}); pack it or copy it again") from error
 
 
 def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:

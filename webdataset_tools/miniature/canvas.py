@@ -12,34 +12,39 @@ from webdataset_tools.miniature.palette import Colour
 
 _BITS = 4
 _ONE = 1 << _BITS
-_FAR = 1 << 14  # OpenCV's fixed-point coordinates overflow far outside the canvas
 
 # Drawings are tiny: OpenCV's thread pool costs more than it brings, and worker processes already fill the cores.
 cv2.setNumThreads(1)
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(points, -_FAR, _FAR) * _ONE).astype(np.int32)
+def fixed_point(points: np.ndarray) -> np.ndarray:
+    """Return pixels [..., 2] as OpenCV's fixed-point int32."""
+    return (points * _ONE + 0.5).astype(np.int32)
 
 
 def polygon(canvas: np.ndarray, points: np.ndarray, colour: Colour) -> None:
     """Fill the closed polygon."""
-    cv2.fillPoly(canvas, [_fixed(points)], colour, cv2.LINE_AA, _BITS)
+    fill_fixed(canvas, [fixed_point(points)], colour)
+
+
+def fill_fixed(canvas: np.ndarray, contours: list[np.ndarray], colour: Colour) -> None:
+    """Fill closed polygons given by `fixed_point`; where they overlap the canvas shows through."""
+    cv2.fillPoly(canvas, contours, colour, cv2.LINE_AA, _BITS)
 
 
 def line(canvas: np.ndarray, points: np.ndarray, colour: Colour, width: float, closed: bool = False) -> None:
     """Draw a polyline with round joints; `width` in pixels, at least one."""
-    cv2.polylines(canvas, [_fixed(points)], closed, colour, max(1, round(width)), cv2.LINE_AA, _BITS)
+    cv2.polylines(canvas, [fixed_point(points)], closed, colour, max(1, round(width)), cv2.LINE_AA, _BITS)
 
 
 def oval(
     canvas: np.ndarray, centre: np.ndarray | tuple[float, float], radii: tuple[float, float], colour: Colour, angle: float = 0.0
 ) -> None:
     """Fill an ellipse; `radii` are its half axes in pixels, `angle` turns it clockwise, in degrees."""
-    middle, axes = _fixed(np.asarray(centre, np.float64)), _fixed(np.asarray(radii, np.float64))
-    cv2.ellipse(
-        canvas, (int(middle[0]), int(middle[1])), (int(axes[0]), int(axes[1])), angle, 0, 360, colour, -1, cv2.LINE_AA, _BITS
-    )
+    x, y = float(centre[0]), float(centre[1])
+    middle = (int(x * _ONE + 0.5), int(y * _ONE + 0.5))
+    axes = (int(radii[0] * _ONE + 0.5), int(radii[1] * _ONE + 0.5))
+    cv2.ellipse(canvas, middle, axes, angle, 0, 360, colour, -1, cv2.LINE_AA, _BITS)
 
 
 def disc(canvas: np.ndarray, centre: np.ndarray | tuple[float, float], radius: float, colour: Colour) -> None:
@@ -52,12 +57,24 @@ def box(canvas: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: 
     polygon(canvas, np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), colour)
 
 
+def xy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the points [n, 2] of coordinates x [n] and y [n] (or a number)."""
+    points = np.empty((len(x), 2))
+    points[:, 0], points[:, 1] = x, y
+    return points
+
+
 def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """Return the outline [2n, 2] of a stroke along `points` [n, 2] whose width at each point is `widths` [n]."""
-    along = np.gradient(points, axis=0)
-    along /= np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)[:, None]
-    side = np.stack([-along[:, 1], along[:, 0]], 1) * (widths / 2)[:, None]
-    return np.concatenate([points + side, (points - side)[::-1]])
+    along = np.empty_like(points)
+    along[1:-1] = points[2:] - points[:-2]
+    along[0], along[-1] = points[1] - points[0], points[-1] - points[-2]
+    factor = widths / (2 * np.hypot(along[:, 0], along[:, 1]) + 1e-6)
+    outline = np.empty((2 * len(points), 2))
+    outline[: len(points), 0] = points[:, 0] - along[:, 1] * factor
+    outline[: len(points), 1] = points[:, 1] + along[:, 0] * factor
+    outline[len(points) :] = (2 * points - outline[: len(points)])[::-1]
+    return outline
 
 
 @lru_cache(maxsize=64)

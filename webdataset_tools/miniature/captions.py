@@ -38,15 +38,15 @@ _PLACE_WORDS = {
     "stadium": ("in the stadium", "in a stadium", "at the stadium"),
 }
 _IDLE_WORDS = {
-    "waving": ("waving", "waving a hand", "who is waving"),
-    "pointing": ("pointing to the side", "pointing at something", "who is pointing"),
-    "standing": ("standing", "posing", "who is standing still"),
+    "waving": ("waving", "waving a hand", "waving with one hand"),
+    "pointing": ("pointing to the side", "pointing at something", "pointing with one hand"),
+    "standing": ("standing", "posing", "standing still"),
 }
 _HELD_WORDS = {
-    "holding": ("holding", "who is holding", "with"),
+    "holding": ("holding", "holding", "with"),
     "raising": ("holding up", "holding", "with"),
     "carrying": ("carrying", "holding", "with"),
-    "reading": ("reading", "who is reading", "holding"),
+    "reading": ("reading", "reading", "holding"),
     "phoning": ("talking on", "speaking on", "with"),
 }
 _HARD_WORDS = {
@@ -78,7 +78,7 @@ _HAIR_WORDS = {
     "fringe": "{} hair with bangs",
 }
 _BEARD_WORDS = {"stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee", "full": "a full beard"}
-_GLASSES_WORDS = {"round": "round glasses", "square": "square glasses", "thick": "thick glasses", "rimless": "rimless glasses", "sun": "sunglasses"}
+_GLASSES_WORDS = {"round": "round glasses", "square": "square glasses", "thick": "thick glasses", "rimless": "rimless glasses"}
 # Finer traits: name, words when clearly below the mean, words when clearly above.
 _FINE_WORDS = (
     ("brow_thick", "thin eyebrows", "thick eyebrows"),

@@ -1,22 +1,28 @@
 """Facial features: a person's face traits in a posed frame -> strokes on the canvas, in painter's order.
 
-Role: `Geometry` holds where things are (in frame units, the pose's expression included); each `draw_*` paints one feature.
+Role: `Geometry` holds where things are (in frame units, the pose's expression included); each `draw_*` adds the shapes of one
+feature to a `Brush`, which projects all of them at once and paints them in order.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from webdataset_tools.miniature.canvas import disc, line, polygon, ribbon, spline
+from webdataset_tools.miniature.canvas import fill_fixed, fixed_point, ribbon, spline, xy
 from webdataset_tools.miniature.head_frame import FacePose, HeadFrame
 from webdataset_tools.miniature.palette import EYES, HAIR, Colour, mix, shade, skin_colour
-from webdataset_tools.miniature.people import FaceTraits, Person, skin_share
+from webdataset_tools.miniature.people import FaceTraits, skin_share
 
 _HIDDEN = 0.10  # surfaces seen more edge-on than this are not drawn
 _ARC = np.linspace(0.0, np.pi, 9)
-_RING = np.linspace(0.0, 2 * np.pi, 20, endpoint=False)
+_LEFT_TO_RIGHT, _BULGE = -np.cos(_ARC), np.sin(_ARC)
+_ANGLES = np.linspace(0.0, 2 * np.pi, 16, endpoint=False)
+_CIRCLE = xy(np.cos(_ANGLES), np.sin(_ANGLES))
+_SQUIRCLE = np.sign(_CIRCLE) * np.abs(_CIRCLE) ** 0.5
+_HEXAGON = _CIRCLE[::3]
 _TAPER = np.array([0.35, 0.9, 1.0, 0.85, 0.3])
+_FLIP = np.array([-1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,9 @@ class Geometry:
         return cls(
             eye_x=17.6 + 1.25 * face.eye_spacing,
             eye_y=eye_y,
-            eye_w=7.8 + 0.85 * face.eye_size,
-            eye_h=max(0.25, (4.0 + 0.75 * face.eye_open) * pose.eyes_open - 0.6 * max(0.0, pose.smile)),
-            brow_y=eye_y - 12.0 - 1.6 * face.brow_height - 2.4 * pose.brow_raise,
+            eye_w=8.9 + 0.9 * face.eye_size,
+            eye_h=max(0.25, (4.9 + 0.8 * face.eye_open) * pose.eyes_open - 0.7 * max(0.0, pose.smile)),
+            brow_y=eye_y - 12.6 - 1.6 * face.brow_height - 2.4 * pose.brow_raise,
             nose_y=71.7 + 2.1 * face.nose_length,
             nose_w=7.6 + 1.35 * face.nose_width,
             mouth_y=mouth_y,
@@ -69,24 +75,63 @@ class Geometry:
         return np.array(points), np.array([0.0, 0.0, 11.0, 0.0, 0.0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Brush:
-    """What every feature needs: canvas, frame, traits, geometry, and the skin colour in the light of the scene."""
+    """Shapes of one posed face waiting to be painted; `skin` is the colour of the face.
 
-    canvas: np.ndarray
+    A queued shape is points [n, 2] (or [k, n, 2] for k patches of one colour) in frame units, lift, colour.
+    """
+
     frame: HeadFrame
     pose: FacePose
     face: FaceTraits
     geometry: Geometry
     skin: Colour
+    _queue: list[tuple[np.ndarray, float | np.ndarray, Colour]] = field(default_factory=list)
 
     def fill(self, points: np.ndarray, colour: Colour, lift: float | np.ndarray = 0.0) -> None:
-        """Fill a polygon given in frame units on the face's surface."""
-        polygon(self.canvas, self.frame.on_face(points, lift), colour)
+        """Queue a filled polygon on the face's surface, `lift` units above it."""
+        self._queue.append((points, lift, colour))
+
+    def both(self, points: np.ndarray, colour: Colour, lift: float = 0.0, sides: tuple[float, ...] = (-1.0, 1.0)) -> None:
+        """Queue a polygon given as (distance from the middle line, y) on each of `sides`."""
+        for side in sides:
+            self._queue.append((mirrored(points, side), lift, colour))
 
     def trace(self, points: np.ndarray, width: float, colour: Colour, lift: float = 0.0) -> None:
-        """Draw a tapering stroke of 5 frame points, `width` units at its thickest."""
-        self.fill(ribbon(points, width * _TAPER), colour, lift)
+        """Queue a tapering stroke of 5 points, `width` units at its thickest."""
+        self._queue.append((ribbon(points, width * _TAPER), lift, colour))
+
+    def visible_sides(self, x: float, y: float) -> tuple[float, ...]:
+        """Return the sides (-1, 1) on which the point at distance `x` from the middle line can be seen."""
+        return tuple(side for side in (-1.0, 1.0) if self.frame.facing(56 + side * x, y) > _HIDDEN)
+
+    def paint(self, canvas: np.ndarray) -> None:
+        """Project and paint everything queued, in order."""
+        sizes = [points.size // 2 for points, _, _ in self._queue]
+        lifts = np.empty(sum(sizes))
+        start = 0
+        for size, (_, lift, _) in zip(sizes, self._queue):
+            lifts[start : start + size] = lift
+            start += size
+        flat = np.concatenate([points.reshape(-1, 2) for points, _, _ in self._queue])
+        pixels = fixed_point(self.frame.on_face(flat, lifts))
+        start = 0
+        for size, (points, _, colour) in zip(sizes, self._queue):
+            shape = pixels[start : start + size]
+            fill_fixed(canvas, [shape] if points.ndim == 2 else list(shape.reshape(points.shape)), colour)
+            start += size
+        self._queue.clear()
+
+
+def mirrored(points: np.ndarray, side: float) -> np.ndarray:
+    """Turn points given as (distance from the middle line, y) into frame points of one side (-1 or 1)."""
+    return xy(56 + side * points[:, 0], points[:, 1])
+
+
+def _symmetric(half: np.ndarray) -> np.ndarray:
+    """Return the closed outline whose right half is `half`, given as (distance from the middle line, y) from top to bottom."""
+    return np.concatenate([half, half[::-1] * _FLIP]) + [56, 0]
 
 
 def skin_of(face: FaceTraits) -> Colour:
@@ -94,118 +139,116 @@ def skin_of(face: FaceTraits) -> Colour:
     return skin_colour(skin_share(face.skin_tone), face.skin_warmth, face.skin_red)
 
 
-def _mirror(points: np.ndarray, side: float) -> np.ndarray:
-    """Turn points given as (distance from the middle line, y) into frame points of one side (-1 or 1)."""
-    return np.stack([56 + side * points[:, 0], points[:, 1]], 1)
-
-
 def draw_eyes(brush: Brush) -> None:
-    """Paint sockets, eyeballs, irises and lids."""
-    for side in (-1.0, 1.0):
-        if brush.frame.facing(56 + side * brush.geometry.eye_x, brush.geometry.eye_y) > _HIDDEN:
-            _draw_eye(brush, side)
-
-
-def _draw_eye(brush: Brush, side: float) -> None:
+    """Add sockets, eyeballs, irises and lids."""
     g, face = brush.geometry, brush.face
-    tilt = np.radians(3.5 * face.eye_tilt)
-    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])  # outer corner up for tilt > 0
-
-    def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        local = np.stack([x, y], 1) @ turn
-        return _mirror(local + [g.eye_x, g.eye_y], side)
-
-    across = -np.cos(_ARC) * g.eye_w
-    upper, lower = -np.sin(_ARC) ** 0.8 * g.eye_h, np.sin(_ARC) * 0.72 * g.eye_h
+    sides = brush.visible_sides(g.eye_x, g.eye_y)
+    if not sides:
+        return
+    tilt = 0.061 * face.eye_tilt
+    turn = np.array([[1.0, -tilt], [tilt, 1.0]])  # a small angle; outer corner up for tilt > 0
+    middle = np.array([g.eye_x, g.eye_y])
+    across, upper, lower = _LEFT_TO_RIGHT * g.eye_w, -(_BULGE**0.8) * g.eye_h, _BULGE * (0.72 * g.eye_h)
+    there_and_back = np.concatenate([across, across[::-1]])
     dark = mix(brush.skin, (70, 30, 30), 0.16 + 0.05 * face.socket)
     lid = mix(dark, (90, 60, 140), 0.25) if face.makeup > 0.8 else dark
-    brush.fill(place(np.cos(_RING) * (g.eye_w + 3), np.sin(_RING) * (g.eye_h + 3.5) - 0.8), dark)
-    brush.fill(place(np.concatenate([across, across[::-1]]), np.concatenate([upper, lower[::-1]])), (246, 243, 240))
-    iris = shade(EYES[face.eye_colour], 1 + 0.1 * face.iris_shade)
-    radius = 4.3 + 0.32 * face.iris_size
-    gaze = 2.2 * brush.pose.gaze * side
+    brush.both(_CIRCLE * [g.eye_w + 3, g.eye_h + 3.5] + [g.eye_x, g.eye_y - 0.8], dark, sides=sides)
+    brush.both(xy(there_and_back, np.concatenate([upper, lower[::-1]])) @ turn + middle, (246, 243, 240), sides=sides)
     if g.eye_h > 1.2:
-        for size, colour in ((radius, shade(iris, 0.55)), (radius * 0.82, iris), (radius * 0.42, (18, 16, 18))):
-            brush.fill(place(gaze + np.cos(_RING) * size, np.sin(_RING) * size - 0.4), colour)
+        _draw_irises(brush, sides)
+    cover = np.concatenate([upper, upper[::-1] * 0.35 - 0.75 * (g.eye_h + 4.2 - 0.5 * face.lid)])
+    brush.both(xy(there_and_back, cover) @ turn + middle, lid, sides=sides)
+    under = np.concatenate([lower, _BULGE[::-1] * 3.0 + lower[::-1] + 1.2])
+    brush.both(xy(there_and_back, under) @ turn + middle, mix(brush.skin, dark, 0.55), sides=sides)
+    lash = xy(across[::2] * 1.06, upper[::2]) @ turn + middle
+    crease = xy(across[::2] * 0.95, upper[::2] - 2.3 + 0.5 * face.lid) @ turn + middle
+    for side in sides:
+        brush.trace(mirrored(lash, side), 1.5 if face.makeup < 0.8 else 2.3, (38, 28, 28))
+        brush.trace(mirrored(crease, side), 0.8, shade(lid, 0.72))
+
+
+def _draw_irises(brush: Brush, sides: tuple[float, ...]) -> None:
+    g, face = brush.geometry, brush.face
+    iris = shade(EYES[face.eye_colour], 1 + 0.1 * face.iris_shade)
+    radius = 4.7 + 0.32 * face.iris_size
+    rings = ((radius, shade(iris, 0.55)), (radius * 0.82, iris), (radius * 0.42, (18, 16, 18)))
+    for side in sides:
+        middle = [56 + side * g.eye_x + 2.2 * brush.pose.gaze, g.eye_y - 0.4]
+        for size, colour in rings:
+            brush.fill(_CIRCLE * size + middle, colour)
         if brush.frame.scale > 0.45:
-            brush.fill(place(gaze + 1.4 + np.cos(_RING) * 1.1, np.sin(_RING) * 1.1 - 2.0), (255, 255, 255))
-    cover = g.eye_h + 4.2 - 0.5 * face.lid
-    brush.fill(place(np.concatenate([across, across[::-1]]), np.concatenate([upper, upper[::-1] * 0.35 - cover * 0.75])), lid)
-    under = np.concatenate([lower, np.sin(_ARC[::-1]) * 3.0 + lower[::-1] + 1.2])
-    brush.fill(place(np.concatenate([across, across[::-1]]), under), mix(brush.skin, dark, 0.55))
-    lash = np.stack([across[::2], upper[::2]], 1)
-    width = 1.5 if face.makeup < 0.8 else 2.3
-    brush.trace(place(lash[:, 0] * 1.06, lash[:, 1]), width, (38, 28, 28))
-    crease = np.stack([across[::2] * 0.95, upper[::2] - 2.3 + 0.5 * face.lid], 1)
-    brush.trace(place(crease[:, 0], crease[:, 1]), 0.8, shade(lid, 0.72))
+            brush.fill(_CIRCLE[::2] * 1.1 + middle + [1.4, -1.6], (255, 255, 255))
 
 
 def draw_brows(brush: Brush) -> None:
-    """Paint the eyebrows."""
+    """Add the eyebrows."""
     g, face = brush.geometry, brush.face
     hair = mix(HAIR[face.hair_colour], (40, 28, 24), 0.35)
     colour = mix(brush.skin, hair, min(1.0, 0.78 + 0.1 * face.brow_dark))
-    half = 9.6 + 0.9 * face.brow_length
+    half = 9.9 + 0.9 * face.brow_length
     arch, tilt = 2.2 + 1.1 * face.brow_arch, 0.9 * face.brow_tilt
     x = np.array([-half, -half * 0.5, 0.0, half * 0.5, half * 1.08]) + g.eye_x + 0.6
-    y = g.brow_y + np.array([tilt + 1.2, -arch * 0.5, -arch * 0.95, -arch - tilt * 0.4, -tilt + 1.4])
-    for side in (-1.0, 1.0):
-        if brush.frame.facing(56 + side * g.eye_x, g.brow_y) > _HIDDEN:
-            brush.trace(_mirror(np.stack([x, y], 1), side), 3.4 + 0.85 * face.brow_thick, colour, 1.5)
+    y = np.array([tilt + 1.2, -arch * 0.5, -arch * 0.95, -arch - tilt * 0.4, -tilt + 1.4]) + g.brow_y
+    for side in brush.visible_sides(g.eye_x, g.brow_y):
+        brush.trace(xy(56 + side * x, y), 3.4 + 0.85 * face.brow_thick, colour, 1.5)
 
 
 def draw_nose(brush: Brush) -> None:
-    """Paint the nose: a lit bridge, a shaded flank away from the light, tip, wings and nostrils."""
+    """Add the nose: a lit bridge, a shaded flank away from the light, tip, wings and nostrils."""
     g, face = brush.geometry, brush.face
     bridge = 3.6 + 0.55 * face.nose_bridge
-    root = g.eye_y + 1.0
-    tip = g.nose_y
+    root, tip = g.eye_y + 1.0, g.nose_y
     wings = tip + 2.6 + 0.5 * face.nose_tip
     flank, lit = shade(brush.skin, 0.84), mix(brush.skin, (255, 246, 232), 0.22)
+    soft = mix(brush.skin, flank, 0.45)
     away = -1.0 if brush.pose.light + brush.pose.yaw / 45 > 0 else 1.0
-    middle = np.array([[56, root], [56 + away * bridge * 0.4, root], [56 + away * g.nose_w, wings], [56, wings + 2.0]])
-    outline = np.array([[56 - bridge * 0.7, root], [56 + bridge * 0.7, root], [56 + g.nose_w * 0.9, wings], [56, wings + 2.4], [56 - g.nose_w * 0.9, wings]])
-    lifts = np.array([3.0, 3.0, 4.0, 9.0, 4.0])
-    brush.fill(outline, mix(brush.skin, flank, 0.3), lifts)
-    brush.fill(middle, flank, np.array([4.0, 2.0, 3.0, 9.0]))
+    outline = [(56 - bridge * 0.7, root), (56 + bridge * 0.7, root), (56 + g.nose_w * 0.9, wings), (56, wings + 2.4), (56 - g.nose_w * 0.9, wings)]
+    shadow = [(56, root), (56 + away * bridge * 0.4, root), (56 + away * g.nose_w, wings), (56, wings + 2.0)]
+    ridge = [(56 - bridge * 0.3, root + 2), (56 + bridge * 0.3, root + 2), (57.6, tip - 1), (54.4, tip - 1)]
+    brush.fill(np.array(outline), mix(brush.skin, flank, 0.3), np.array([3.0, 3.0, 4.0, 9.0, 4.0]))
+    brush.fill(np.array(shadow), flank, np.array([4.0, 2.0, 3.0, 9.0]))
     for side in (-1.0, 1.0):
-        wing = np.stack([56 + side * (g.nose_w * 0.66) + np.cos(_RING) * g.nose_w * 0.36, wings - 0.2 + np.sin(_RING) * 2.9], 1)
-        brush.fill(wing, flank if side == away else mix(brush.skin, flank, 0.45), 4.0)
+        wing = _CIRCLE * [g.nose_w * 0.36, 2.9] + [56 + side * (g.nose_w * 0.66), wings - 0.2]
+        brush.fill(wing, flank if side == away else soft, 4.0)
     ball = 4.2 + 0.5 * face.nose_tip + 0.25 * face.nose_width
-    brush.fill(np.stack([56 + np.cos(_RING) * ball, tip + np.sin(_RING) * ball * 0.85], 1), mix(brush.skin, lit, 0.5), 10.0)
-    brush.fill(np.array([[56 - bridge * 0.3, root + 2], [56 + bridge * 0.3, root + 2], [57.6, tip - 1], [54.4, tip - 1]]), lit, np.array([4.0, 4.0, 10.0, 10.0]))
+    brush.fill(_CIRCLE * [ball, ball * 0.85] + [56, tip], mix(brush.skin, lit, 0.5), 10.0)
+    brush.fill(np.array(ridge), lit, np.array([4.0, 4.0, 10.0, 10.0]))
     for side in (-1.0, 1.0):
-        x = 56 + side * g.nose_w * 0.42
-        brush.fill(np.stack([x + np.cos(_RING) * 2.0, wings + 1.7 + np.sin(_RING) * 1.0], 1), shade(brush.skin, 0.42), 6.0)
+        brush.fill(_CIRCLE[::2] * [2.0, 1.0] + [56 + side * g.nose_w * 0.42, wings + 1.7], shade(brush.skin, 0.42), 6.0)
 
 
 def draw_mouth(brush: Brush) -> None:
-    """Paint lips, and teeth in an open mouth or a broad smile."""
+    """Add lips, and teeth in an open mouth or a broad smile."""
     g, face = brush.geometry, brush.face
     upper, lower = 3.1 + 0.75 * face.upper_lip, 4.2 + 0.9 * face.lower_lip
-    red = (176, 62, 72) if face.makeup < 0.6 else (190, 28, 58)
-    strength = 0.42 + 0.07 * face.lip_red + (0.3 if face.makeup >= 0.6 else 0.0)
-    lips = mix(shade(brush.skin, 0.9), red, min(0.9, strength))
+    painted = face.makeup >= 0.6
+    strength = 0.42 + 0.07 * face.lip_red + (0.3 if painted else 0.0)
+    lips = mix(shade(brush.skin, 0.9), (190, 28, 58) if painted else (176, 62, 72), min(0.9, strength))
     gap = g.mouth_gap + 1.6 * max(0.0, brush.pose.smile - 0.45)
-    y, w, c = g.mouth_y, g.mouth_w, g.corner_y
-    top = np.array([[56 - w, c], [56 - w * 0.55, y - upper * 0.75 - gap * 0.2], [56 - w * 0.2, y - upper - gap * 0.3], [56, y - upper * 0.75 - gap * 0.3],
-                    [56 + w * 0.2, y - upper - gap * 0.3], [56 + w * 0.55, y - upper * 0.75 - gap * 0.2], [56 + w, c]])
-    bottom = np.array([[56 + w, c], [56 + w * 0.55, y + lower * 0.75 + gap * 0.65], [56, y + lower + gap * 0.8], [56 - w * 0.55, y + lower * 0.75 + gap * 0.65], [56 - w, c]])
-    lip_top = spline(np.array([[56 - w, c], [56 - w * 0.5, y + 0.4 - gap * 0.15], [56, y + 0.9 - gap * 0.25], [56 + w * 0.5, y + 0.4 - gap * 0.15], [56 + w, c]]), 3)
-    lip_bottom = spline(np.array([[56 - w, c], [56 - w * 0.5, y + 1.1 + gap * 0.6], [56, y + 1.6 + gap * 0.8], [56 + w * 0.5, y + 1.1 + gap * 0.6], [56 + w, c]]), 3)
-    brush.fill(np.concatenate([spline(top, 3), spline(bottom, 3)]), lips, 1.0)
-    brush.fill(np.concatenate([spline(top, 3), lip_top[::-1]]), shade(lips, 0.84), 1.2)
-    brush.fill(np.concatenate([lip_top, lip_bottom[::-1]]), (74, 22, 26), 1.0)
-    if gap > 1.0:
-        teeth = lip_top + (lip_bottom - lip_top) * 0.5
-        brush.fill(np.concatenate([lip_top[1:-1], teeth[1:-1][::-1]]), (246, 242, 234), 1.2)
-    shadow = np.array([[56 - w * 0.5, y + lower + gap * 0.8 + 2.6], [56, y + lower + gap * 0.8 + 3.6], [56 + w * 0.5, y + lower + gap * 0.8 + 2.6], [56, y + lower + gap * 0.8 + 2.2]])
+
+    def curve(*heights: float) -> np.ndarray:
+        """Return a smooth line from corner to corner through `heights` below the mouth's middle."""
+        x = np.linspace(56 - g.mouth_w, 56 + g.mouth_w, len(heights) + 2)
+        return spline(xy(x, np.array([g.corner_y, *(g.mouth_y + h for h in heights), g.corner_y])), 3)
+
+    side, bow = -upper * 0.75 - gap * 0.2, -upper - gap * 0.3
+    top = curve(side * 0.62, side, bow, -upper * 0.75 - gap * 0.3, bow, side, side * 0.62)
+    bottom = curve(lower * 0.8 + gap * 0.65, lower + gap * 0.8, lower * 0.8 + gap * 0.65)
+    inner_top = curve(0.4 - gap * 0.15, 0.9 - gap * 0.25, 0.4 - gap * 0.15)
+    inner_bottom = curve(1.1 + gap * 0.6, 1.6 + gap * 0.8, 1.1 + gap * 0.6)
     if face.beard != "full":
-        brush.fill(shadow, shade(brush.skin, 0.88))
+        y = g.mouth_y + lower + gap * 0.8 + 2.6
+        brush.fill(np.array([(56 - g.mouth_w * 0.5, y), (56, y + 1), (56 + g.mouth_w * 0.5, y), (56, y - 0.4)]), shade(brush.skin, 0.88))
+    brush.fill(np.concatenate([top, bottom[::-1]]), lips, 1.0)
+    brush.fill(np.concatenate([top, inner_top[::-1]]), shade(lips, 0.84), 1.2)
+    brush.fill(np.concatenate([inner_top, inner_bottom[::-1]]), (74, 22, 26), 1.0)
+    if gap > 1.0:
+        teeth = (inner_top + inner_bottom) / 2
+        brush.fill(np.concatenate([inner_top[1:-1], teeth[-2:0:-1]]), (246, 242, 234), 1.2)
 
 
 def draw_beard(brush: Brush) -> None:
-    """Paint stubble, moustache, goatee or a full beard; the mouth is painted over it."""
+    """Add stubble, moustache, goatee or a full beard; the mouth is painted over it."""
     g, face = brush.geometry, brush.face
     if face.beard == "none":
         return
@@ -218,74 +261,75 @@ def draw_beard(brush: Brush) -> None:
         edge = np.array([[40.0, 66], [38, 88], [31, 104], [16, low - 1], [0, low + 1.5]])
         edge[:, 0] += np.array([2.2, 1.8, 1.5, 0.6, 0.0]) * face.face_width
         inner = np.array([[0, moustache_y - 1.5], [g.nose_w + 3, moustache_y], [g.mouth_w + 6, g.mouth_y - 4], [32.0, 84], [37.5, 66]])
-        outline = np.concatenate([_mirror(edge, 1.0), _mirror(edge[::-1], -1.0), _mirror(inner[::-1], -1.0), _mirror(inner, 1.0)])
-        brush.fill(outline, colour)
+        brush.fill(_symmetric(np.concatenate([inner, edge])), colour)
     if face.beard in ("moustache", "goatee", "full"):
         y = g.nose_y + 10.0
-        points = np.array([[0, y - 3.4], [g.mouth_w * 0.7, y - 2.4], [g.mouth_w + 2.5, g.corner_y + 2], [g.mouth_w * 0.7, g.mouth_y - 2.2], [0, g.mouth_y - 2.4]])
-        brush.fill(np.concatenate([_mirror(points, 1.0), _mirror(points[::-1], -1.0)]), colour, 2.0)
+        half = [(0, y - 3.4), (g.mouth_w * 0.7, y - 2.4), (g.mouth_w + 2.5, g.corner_y + 2), (g.mouth_w * 0.7, g.mouth_y - 2.2), (0, g.mouth_y - 2.4)]
+        brush.fill(_symmetric(np.array(half)), colour, 2.0)
     if face.beard == "goatee":
-        points = np.array([[0, g.mouth_y + 5], [g.mouth_w * 0.75, g.mouth_y + 5], [g.mouth_w * 0.8, low - 5], [0, low + 3]])
-        brush.fill(np.concatenate([_mirror(points, 1.0), _mirror(points[::-1], -1.0)]), colour, 1.0)
+        half = [(0, g.mouth_y + 5), (g.mouth_w * 0.75, g.mouth_y + 5), (g.mouth_w * 0.8, low - 5), (0, low + 3)]
+        brush.fill(_symmetric(np.array(half)), colour, 1.0)
 
 
 def draw_marks(brush: Brush) -> None:
-    """Paint what time and chance leave: wrinkles, freckles, moles, a scar."""
-    g, face = brush.geometry, brush.face
+    """Add what time and chance leave: wrinkles, freckles, moles, a scar."""
+    face = brush.face
     old = max(0.0, (face.age - 38) / 32)
     if old > 0:
-        fold = mix(brush.skin, shade(brush.skin, 0.62), min(1.0, 0.25 + 0.75 * old))
-        for side in (-1.0, 1.0):
-            if brush.frame.facing(56 + side * 20, 82) > _HIDDEN:
-                x = np.array([g.nose_w + 2.0, g.nose_w + 5, g.mouth_w + 3, g.mouth_w + 5, g.mouth_w + 5.2])
-                y = np.array([g.nose_y + 1, g.nose_y + 6, g.mouth_y - 7, g.mouth_y - 2, g.mouth_y + 4])
-                brush.trace(_mirror(np.stack([x, y], 1), side), 1.0 + 0.5 * old, fold)
-        for index in range(int(1 + 2.4 * old)):
-            y = g.brow_y - 7.5 - 5.5 * index + np.array([1.0, 0, -0.3, 0, 1.0])
-            brush.trace(np.stack([np.linspace(36, 76, 5), y], 1), 0.9, fold)
+        _draw_wrinkles(brush, old)
     if face.freckles > 1.0:
         # The pattern is a constant of the person: a number made of their traits seeds it.
         rng = np.random.default_rng(zlib.crc32(repr((face.freckles, face.cheek, face.eye_size)).encode()))
-        dots = rng.normal((0, 66), (17, 6), (26, 2)) + [56, 0]
-        for x, y in brush.frame.on_face(dots).tolist():
-            disc(brush.canvas, (x, y), 0.85 * brush.frame.scale, mix(brush.skin, (140, 74, 40), 0.45))
+        spots = rng.normal((56, 66), (15, 6), (26, 1, 2))
+        brush.fill(spots + _HEXAGON[None] * 0.85, mix(brush.skin, (140, 74, 40), 0.45))
     for x, y, radius in face.moles:
         if brush.frame.facing(x, y) > _HIDDEN:
-            place = brush.frame.on_face(np.array([[x, y]]))[0]
-            disc(brush.canvas, place, radius * brush.frame.scale, mix(brush.skin, (58, 32, 26), 0.8))
+            brush.fill(_CIRCLE[::2] * radius + [x, y], mix(brush.skin, (58, 32, 26), 0.8))
     if face.scar is not None and brush.frame.facing(*face.scar[:2]) > _HIDDEN:
         angle = np.radians(face.scar[2])
         along = np.linspace(-8, 8, 5)[:, None] * np.array([np.cos(angle), np.sin(angle)]) + face.scar[:2]
         brush.trace(along, 2.0, mix(brush.skin, (214, 130, 124), 0.75))
 
 
+def _draw_wrinkles(brush: Brush, old: float) -> None:
+    g = brush.geometry
+    fold = mix(brush.skin, shade(brush.skin, 0.62), min(1.0, 0.25 + 0.75 * old))
+    x = np.array([g.nose_w + 2.0, g.nose_w + 5, g.mouth_w + 3, g.mouth_w + 5, g.mouth_w + 5.2])
+    y = np.array([g.nose_y + 1, g.nose_y + 6, g.mouth_y - 7, g.mouth_y - 2, g.mouth_y + 4])
+    for side in brush.visible_sides(20, 82):
+        brush.trace(xy(56 + side * x, y), 1.0 + 0.5 * old, fold)
+    for index in range(int(1 + 2.4 * old)):
+        forehead = g.brow_y - 7.5 - 5.5 * index + np.array([1.0, 0, -0.3, 0, 1.0])
+        brush.trace(xy(np.linspace(36, 76, 5), forehead), 0.9, fold)
+
+
+# Style: thickness of the rim, its colour, whether it is round.
+_GLASSES: dict[str, tuple[float, Colour, bool]] = {
+    "round": (1.7, (96, 72, 40), True),
+    "square": (1.9, (34, 34, 42), False),
+    "thick": (3.2, (24, 22, 24), False),
+    "rimless": (0.9, (150, 150, 158), True),
+}
+
+
 def draw_glasses(brush: Brush) -> None:
-    """Paint the glasses: frames, bridge and temples; sunglasses hide the eyes."""
+    """Add the glasses: rims as rings, bridge and the near temple."""
     g, face = brush.geometry, brush.face
     if face.glasses == "none":
         return
-    size = 12.0 + 0.8 * face.glasses_size
-    thick = {"round": 1.7, "square": 2.0, "thick": 3.6, "rimless": 0.9, "sun": 2.4}[face.glasses]
-    colour = {"round": (96, 72, 40), "square": (34, 34, 42), "thick": (24, 22, 24), "rimless": (150, 150, 158), "sun": (20, 20, 22)}[face.glasses]
-    power = 0.95 if face.glasses in ("round", "rimless") else 0.5
-    ring = np.stack([np.sign(np.cos(_RING)) * np.abs(np.cos(_RING)) ** power, np.sign(np.sin(_RING)) * np.abs(np.sin(_RING)) ** power], 1)
-    ring *= [size, size * (0.92 if power > 0.9 else 0.78)]
-    width = thick * brush.frame.scale
+    thick, colour, is_round = _GLASSES[face.glasses]
+    size = 12.6 + 0.8 * face.glasses_size
+    rim = (_CIRCLE if is_round else _SQUIRCLE) * [size, size * (0.92 if is_round else 0.74)]
+    inner = rim * (1 - thick / size)
+    closed = np.concatenate([rim, rim[:1], inner[:1], inner[::-1]])
     for side in (-1.0, 1.0):
-        facing = brush.frame.facing(56 + side * g.eye_x, g.eye_y)
-        if facing < -0.25:
-            continue
-        rim = brush.frame.on_face(ring + [56 + side * (g.eye_x + 0.8), g.eye_y + 1.0], 6.0)
-        if face.glasses == "sun":
-            polygon(brush.canvas, rim, (30, 30, 36))
-        line(brush.canvas, rim, colour, width, closed=True)
-        temple = np.array([[56 + side * (g.eye_x + size), g.eye_y - 1, 34.0], [56 + side * 42, g.eye_y + 1, 0.0]])
+        if brush.frame.facing(56 + side * g.eye_x, g.eye_y) > -0.25:
+            brush.fill(closed + [56 + side * (g.eye_x + 0.8), g.eye_y + 1.0], colour, 6.0)
         if side * brush.pose.yaw <= 5:
-            line(brush.canvas, brush.frame.project(temple), colour, width)
-    bridge = np.array([[56 - g.eye_x + size - 1.5, g.eye_y - 1.0], [56, g.eye_y - 3.0], [56 + g.eye_x - size + 1.5, g.eye_y - 1.0]])
-    line(brush.canvas, brush.frame.on_face(bridge, 6.0), colour, width)
-
-
-def brush_for(canvas: np.ndarray, person: Person, pose: FacePose, frame: HeadFrame) -> Brush:
-    """Return the brush for `person`'s face on `canvas`."""
-    return Brush(canvas, frame, pose, person.face, Geometry.of(person.face, pose), skin_of(person.face))
+            y, half = g.eye_y - 1.0, thick / 2
+            temple = [(56 + side * (g.eye_x + size), y - half), (56 + side * 42, y + 2 - half), (56 + side * 42, y + 2 + half), (56 + side * (g.eye_x + size), y + half)]
+            brush.fill(np.array(temple), colour, np.array([6.0, -10.0, -10.0, 6.0]))
+    reach = max(1.0, g.eye_x + 0.8 - size + thick)
+    y = g.eye_y - 2.0
+    bridge = np.array([(56 - reach, y), (56 - reach / 2, y - 1.4), (56, y - 1.8), (56 + reach / 2, y - 1.4), (56 + reach, y)])
+    brush.fill(ribbon(bridge, np.full(5, thick)), colour, 8.0)

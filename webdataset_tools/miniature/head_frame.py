@@ -6,12 +6,14 @@ the viewer. Points are turned about the middle of the head, then projected in pa
 """
 
 from dataclasses import dataclass
-from math import cos, radians, sin
+from math import cos, radians, sin, sqrt
 
 import numpy as np
 
 MIDDLE = np.array([56.0, 64.0])
-_RADII = np.array([52.0, 80.0, 46.0])  # the ellipsoid on which features lie
+_RX, _RY, _RZ = 47.0, 80.0, 46.0
+_RADII = np.array([_RX, _RY, _RZ])  # the ellipsoid on which features lie
+_INVERSE_SQUARES = _RADII[:2] ** -2.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class HeadFrame:
         self.scale = scale
         self.centre = np.asarray(centre, np.float64)
         self._flat = scale * self.rotation[:2].T
+        self._towards = self.rotation[2].tolist()
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Turn points [n, 3] (frame x, y and depth z) into pixels [n, 2]."""
@@ -59,14 +62,16 @@ class HeadFrame:
 
     def on_face(self, points: np.ndarray, lift: float | np.ndarray = 0.0) -> np.ndarray:
         """Turn points [n, 2] of the face's surface, `lift` units above it, into pixels [n, 2]."""
-        offset = np.asarray(points, np.float64) - MIDDLE
-        squares = (offset[:, 0] / _RADII[0]) ** 2 + (offset[:, 1] / _RADII[1]) ** 2
-        depth = _RADII[2] * np.sqrt(np.maximum(0.0, 1.0 - squares)) + lift
-        return offset @ self._flat[:2] + depth[:, None] * self._flat[2] + self.centre
+        place = np.empty((len(points), 3))
+        offset = np.subtract(points, MIDDLE, out=place[:, :2])
+        squares = 1.0 - (offset * offset) @ _INVERSE_SQUARES
+        place[:, 2] = _RADII[2] * np.sqrt(np.maximum(squares, 0.0)) + lift
+        return place @ self._flat + self.centre
 
     def facing(self, x: float, y: float) -> float:
         """Return how far the surface at frame (x, y) faces the viewer: 1 = fully, 0 = edge on, negative = hidden."""
-        offset = (np.array([x, y]) - MIDDLE) / _RADII[:2]
-        depth = np.sqrt(max(0.0, 1.0 - float(offset @ offset)))
-        normal = np.array([*offset, depth]) / _RADII
-        return float(self.rotation[2] @ normal / np.linalg.norm(normal))
+        dx, dy = (x - 56.0) / _RX, (y - 64.0) / _RY
+        depth = sqrt(max(0.0, 1.0 - dx * dx - dy * dy))
+        nx, ny, nz = dx / _RX, dy / _RY, depth / _RZ
+        towards = self._towards
+        return (towards[0] * nx + towards[1] * ny + towards[2] * nz) / sqrt(nx * nx + ny * ny + nz * nz)

@@ -53,15 +53,21 @@ def skin_colour(tone: float, warmth: float = 0.0, redness: float = 0.0) -> Colou
 
 def clip_colour(values: np.ndarray | tuple[float, ...]) -> Colour:
     """Round to the nearest RGB colour."""
-    red, green, blue = (min(255, max(0, round(float(v)))) for v in values)
-    return red, green, blue
+    red, green, blue = values
+    return _byte(red), _byte(green), _byte(blue)
+
+
+def _byte(value: float) -> int:
+    return 0 if value < 0 else 255 if value > 254.5 else int(value + 0.5)
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
     """Return `first` with `share` (0-1) of `second` mixed in."""
-    return clip_colour(tuple(a + share * (b - a) for a, b in zip(first, second)))
+    rest = 1.0 - share
+    red, green, blue = first
+    return _byte(rest * red + share * second[0]), _byte(rest * green + share * second[1]), _byte(rest * blue + share * second[2])
 
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Return `colour` times `factor`: below 1 darker, above 1 lighter."""
-    return clip_colour(tuple(factor * v for v in colour))
+    return _byte(factor * colour[0]), _byte(factor * colour[1]), _byte(factor * colour[2])

@@ -67,7 +67,7 @@ class FaceTraits:
     eye_colour: str  # a key of palette.EYES
     hair_colour: str  # of brows and beard, a key of palette.HAIR
     beard: str  # none, stubble, moustache, goatee, full
-    glasses: str  # none, round, square, thick, sun
+    glasses: str  # none, round, square, thick, rimless
     age: float  # years
     moles: tuple[tuple[float, float, float], ...]  # x, y in the face frame, radius
     scar: tuple[float, float, float] | None  # x, y in the face frame, angle in degrees
@@ -109,7 +109,7 @@ HAIR_STYLES = {
     "f": {"long": 26, "wavy": 18, "bob": 18, "ponytail": 10, "bun": 10, "curly": 10, "afro": 5, "pixie": 8, "fringe": 12},
 }
 BEARDS = {"none": 48, "stubble": 16, "moustache": 8, "goatee": 10, "full": 18}
-GLASSES = {"none": 70, "round": 9, "square": 10, "thick": 8, "rimless": 3}
+GLASSES = {"none": 70, "round": 9, "square": 10, "thick": 7, "rimless": 4}
 
 
 def sample_person(seed: int, pool: str) -> Person:

@@ -28,7 +28,7 @@ class Ground:
         """Fill the rows between y0 and y1 with a gradient."""
         first, last = round(y0 * self.unit), round(y1 * self.unit)
         ramp = np.linspace(0, 1, max(1, last - first))[:, None]
-        self.canvas[first:last] = (np.array(top) * (1 - ramp) + np.array(bottom) * ramp)[:, None]
+        self.canvas[first:last] = (np.array(top) * (1 - ramp) + np.array(bottom) * ramp).astype(np.uint8)[:, None]
 
     def area(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour) -> None:
         """Fill a polygon given in units."""

@@ -1,0 +1,200 @@
+"""From shards to batches with identities: what takes the place of the last stages of open_clip's webdataset pipeline.
+
+Role: open_clip_train builds its loader (shard list, splitting over ranks and workers, epoch length, sizes.json,
+processes) and this module exchanges the stages behind the tar reader. Input: the host's DataInfo; output: the same
+DataInfo, whose batches are images [B, 3, H, W] and an IdentityText of B rows, in an order that depends on nothing but
+seed, epoch, rank and worker. Every stage is a picklable object and none needs a patch, so that spawned workers run it.
+"""
+
+import argparse
+import itertools
+import logging
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from open_clip_train.data import _SAMPLE_SHUFFLE_INITIAL, _SAMPLE_SHUFFLE_SIZE, DataInfo, SharedEpoch
+from PIL import Image
+from webdataset.filters import _shuffle
+
+from open_clip_idplugin.errors import HostMismatchError, IdClipError
+from open_clip_idplugin.identity_text import IdentityText
+from open_clip_idplugin.prompts import training_caption
+from webdataset_tools.evaluation_data import decode
+from webdataset_tools.sample_format import Sample, members_to_sample, read_samples, shard_paths
+
+Pair = tuple[torch.Tensor, IdentityText]
+
+CAPTIONS_PER_IMAGE = 5  # an epoch of the paper shows every image with each of its first five captions
+
+# The stages of the host's training pipeline behind its tar reader, by the name of their function.
+_TAR_READER = "tarfile_to_samples_nothrow"
+_HOST_TAIL = ("_shuffle", "_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")
+
+
+@dataclass(frozen=True)
+class PairMaker:
+    """One sample -> one training pair.
+
+    preprocess     PIL image -> tensor [3, H, W] (the host's training transform)
+    tokenizer      the model's IdentityTokenizer
+    setting        caption setting, see `prompts.training_caption`
+    face_dropout   share of the pairs that show the plain caption and no face
+    """
+
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    tokenizer: Callable[..., Any]
+    setting: str
+    face_dropout: float
+    seed: int
+
+    def __call__(self, sample: Sample, epoch: int, occurrence: int) -> Pair:
+        """Return (image [3, H, W] float32, IdentityText of one row) for the sample's n-th occurrence in this epoch.
+
+        The first five occurrences take the captions in turn, in an order drawn anew each epoch. Raises IdClipError
+        when the image is damaged, the face embedding does not suit the model or the placeholder would be cut off.
+        """
+        captions = list((sample.record.captions or (sample.caption,))[:CAPTIONS_PER_IMAGE])
+        random.Random(f"{self.seed}/{epoch}/{sample.key}").shuffle(captions)
+        caption = captions[occurrence % len(captions)]
+        rng = random.Random(f"{self.seed}/{epoch}/{sample.key}/{occurrence}")
+        face = None if rng.random() < self.face_dropout else sample.face
+        if face is not None:
+            caption = training_caption(caption, self.setting, rng)
+        text = self.tokenizer([caption], faces=[face], identity_ids=[sample.record.identity_id])
+        return self.preprocess(decode(sample.image_bytes)), text
+
+
+class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
+    """Pairs of one worker without end: one pass over its shards after another, each in an order of its own.
+
+    The source of a pipeline, so that a batch may begin in one pass and end in the next: nothing is dropped at the end
+    of a pass, and few samples make no empty pass. Samples that cannot be used are skipped and counted.
+    """
+
+    def __init__(self, reader: Sequence[Any], make_pair: PairMaker, shared_epoch: SharedEpoch) -> None:
+        self.reader = webdataset.DataPipeline(*reader)
+        self.make_pair = make_pair
+        self.shared_epoch = shared_epoch
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield pairs of the shared epoch; raises IdClipError when a whole pass yields none."""
+        epoch = self.shared_epoch.get_value()
+        self._seed_transforms(epoch)
+        occurrences: Counter[str] = Counter()
+        skipped = SkippedSamples()
+        for number in itertools.count():
+            made = 0
+            for members in self._shuffled(epoch, number):
+                pair = self._pair(members, epoch, occurrences, skipped)
+                if pair is not None:
+                    made += 1
+                    yield pair
+            if not made:
+                raise IdClipError(f"a data worker found no usable sample in its shards{skipped}.")
+
+    def _seed_transforms(self, epoch: int) -> None:
+        # A worker's random crops follow from the epoch too, so that a resumed run sees what an unbroken one would.
+        if torch.utils.data.get_worker_info() is not None:
+            rng = self._rng(epoch, "transforms")
+            random.seed(rng.getrandbits(32))
+            np.random.seed(rng.getrandbits(32))
+            torch.manual_seed(rng.getrandbits(32))
+
+    def _rng(self, *what: object) -> random.Random:
+        rank, _, worker, _ = webdataset.utils.pytorch_worker_info()
+        return random.Random("/".join(map(str, (self.make_pair.seed, rank, worker, *what))))
+
+    def _shuffled(self, epoch: int, number: int) -> Iterator[Mapping[str, Any]]:
+        # The host's sample shuffle is seeded by clock and process id; a run that can be repeated needs this one.
+        return _shuffle(iter(self.reader), _SAMPLE_SHUFFLE_SIZE, _SAMPLE_SHUFFLE_INITIAL, self._rng(epoch, number))
+
+    def _pair(
+        self, members: Mapping[str, Any], epoch: int, occurrences: "Counter[str]", skipped: "SkippedSamples"
+    ) -> Pair | None:
+        try:
+            sample = members_to_sample(members)
+            pair = self.make_pair(sample, epoch, occurrences[sample.key])
+        except IdClipError as error:
+            skipped.note(members, error)
+            return None
+        occurrences[sample.key] += 1
+        return pair
+
+
+class SkippedSamples:
+    """Counts the samples one worker could not use, and logs them without flooding."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = ""
+
+    def note(self, members: Mapping[str, Any], error: IdClipError) -> None:
+        """Count one sample; the first ten and then every hundredth are logged as warnings."""
+        self.count += 1
+        self.last = str(error)
+        if self.count <= 10 or self.count % 100 == 0:
+            where = f"{members.get('__key__')} of {members.get('__url__')}"
+            logging.warning(f"Skipping sample {where}: {error} ({self.count} skipped by this worker in this epoch)")
+
+    def __str__(self) -> str:
+        return f" ({self.count} skipped, the last because {self.last})" if self.count else ""
+
+
+def collate_pairs(pairs: Sequence[Pair]) -> Pair:
+    """B pairs -> (images [B, 3, H, W], IdentityText of B rows)."""
+    images, texts = zip(*pairs)
+    return torch.stack(images), IdentityText.collate(list(texts))
+
+
+def use_identity_pairs(info: DataInfo, make_pair: PairMaker, batch_size: int) -> None:
+    """Let the host's training loader yield identity pairs, in place.
+
+    Everything up to the tar reader stays: the shard list, its shuffling or resampling, the split over ranks and
+    workers. Raises HostMismatchError when the host's pipeline has other stages than the ones this was written for.
+    """
+    dataset = info.dataloader.pipeline[0].dataset
+    names = [_stage_name(stage) for stage in dataset.pipeline]
+    reader_end = names.index(_TAR_READER) + 1 if _TAR_READER in names else 0
+    if tuple(names[reader_end:]) != _HOST_TAIL:
+        raise HostMismatchError(f"open_clip_train's webdataset pipeline is {names}; it was to end in {_HOST_TAIL}")
+    dataset.pipeline = [
+        EndlessPairs(dataset.pipeline[:reader_end], make_pair, info.shared_epoch),
+        webdataset.batched(batch_size, collation_fn=collate_pairs, partial=False),
+    ]
+
+
+def check_training_shards(args: argparse.Namespace, face_dim: int) -> None:
+    """Refuse, before anything is loaded, shards that cannot train: missing, too few, of another form or face encoder.
+
+    `args` is the host's namespace after it has joined its ranks. Raises IdClipError.
+    """
+    paths = shard_paths(args.train_data)
+    readers = max(1, args.workers) * args.world_size
+    if len(paths) < readers and not args.dataset_resampled:
+        raise IdClipError(
+            f"{len(paths)} training shards cannot feed {args.workers} workers on each of {args.world_size} processes: "
+            f"pass --workers {len(paths) // args.world_size} or --dataset-resampled, or pack at least {readers} shards."
+        )
+    try:
+        sample = next(read_samples(paths[:1]), None)
+    except (tarfile.TarError, OSError) as error:
+        raise IdClipError(f"the training shard {paths[0]} cannot be read ({error}).") from None
+    if sample is None:
+        raise IdClipError(f"the training shard {paths[0]} is empty; make shards with `idclip shards`.")
+    if len(sample.face) != face_dim:
+        raise IdClipError(
+            f"the face embeddings in {paths[0]} have {len(sample.face)} numbers and the model takes {face_dim}; "
+            "set face_dim in its identity_cfg or pack shards with the face encoder it was made for."
+        )
+
+
+def _stage_name(stage: Any) -> str:
+    function = getattr(stage, "f", stage)  # webdataset's curried stages hold their function as `f`
+    return getattr(function, "__name__", type(stage).__name__)

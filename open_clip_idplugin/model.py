@@ -1,0 +1,123 @@
+"""IdCLIP: open_clip's CustomTextCLIP with an adaptor in the text tower and, if configured, prompts in the image tower.
+
+Images [B, 3, H, W] and texts (token ids [B, L] or an `IdentityText`) -> features [B, D]. Without faces and visual prompts the
+features are those of the plain model with the same weights. State-dict keys beyond CustomTextCLIP's:
+    text.adaptor.hidden.<i>.weight [adaptor_hidden, .]      (and .bias where adaptor_bias is set)
+    text.adaptor.output.weight [tokens_per_identity * text width, adaptor_hidden]
+    visual.prompts.tokens [visual_prompts, image width]
+Paper: Messina et al., Towards Identity-Aware Cross-Modal Retrieval, ECIR 2025, arXiv 2412.21009.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from open_clip.model import CustomTextCLIP
+
+from open_clip_idplugin.adaptor import IdentityAdaptor
+from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.identity_text import IdentityText
+from open_clip_idplugin.text_tower import promote_text_tower
+from open_clip_idplugin.visual_prompts import add_visual_prompts
+
+_log = logging.getLogger(__name__)
+_MARK = "open_clip_idplugin_original"
+
+ADAPTOR_PREFIX = "text.adaptor."
+PROMPTS_PREFIX = "visual.prompts."
+# Scalars beside the weights in OpenAI's own checkpoints; open_clip drops them from TorchScript files only.
+_OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
+
+
+class IdCLIP(CustomTextCLIP):
+    """CLIP whose text tower understands `[TOK]`; made by open_clip's factory from a config with an `identity_cfg`."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        vision_cfg: Any,
+        text_cfg: Any,
+        identity_cfg: IdentityConfig | Mapping[str, Any] | None = None,
+        **host_settings: Any,
+    ) -> None:
+        """Build the host's towers, then add to them. Raises IdClipError on a bad `identity_cfg` or an unsuitable tower."""
+        config = IdentityConfig.from_dict(identity_cfg or {})
+        super().__init__(embed_dim, vision_cfg, text_cfg, **host_settings)
+        self.identity_cfg = config
+        promote_text_tower(self.text, config)
+        if config.visual_prompts:
+            add_visual_prompts(self.visual, config.visual_prompts)
+
+    @property
+    def adaptor(self) -> IdentityAdaptor:
+        """Face embeddings [..., face_dim] -> identity tokens [..., tokens_per_identity, text width]."""
+        adaptor: IdentityAdaptor = self.text.adaptor
+        return adaptor
+
+    def encode_text(self, text: torch.Tensor | IdentityText, normalize: bool = False) -> torch.Tensor:
+        """Token ids [B, L] int64 or IdentityText -> features [B, D], of unit length if `normalize`."""
+        features: torch.Tensor = super().encode_text(text, normalize=normalize)
+        return features
+
+    def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
+        """Freeze the image tower (its projection too, unless groups stay unlocked) but not the visual prompts."""
+        super().lock_image_tower(unlocked_groups=unlocked_groups, freeze_bn_stats=freeze_bn_stats)
+        for name, parameter in self.visual.named_parameters():
+            if name.startswith("prompts."):
+                parameter.requires_grad = True
+            elif unlocked_groups == 0:
+                parameter.requires_grad = False  # the host leaves the projection of a timm tower trainable
+
+    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+        """Freeze the text tower, LayerNorms included, but not the adaptor."""
+        self.text.lock(unlocked_layers, freeze_layer_norm)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that timm's optimizers should not decay."""
+        names = set()
+        for prefix, tower in (("visual", self.visual), ("text", self.text)):
+            if hasattr(tower, "no_weight_decay"):
+                names |= {f"{prefix}.{name}" for name in tower.no_weight_decay()}
+        if self.identity_cfg.visual_prompts:
+            names.add(f"{PROMPTS_PREFIX}tokens")
+        return names
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Let a checkpoint without the adaptor (or the prompts) load strictly: what it lacks keeps its values.
+
+        A checkpoint that holds only some of the adaptor's keys is left as it is, and so refused by a strict load.
+        """
+        for fact in _OPENAI_FACTS:
+            state_dict.pop(prefix + fact, None)
+        for group in (ADAPTOR_PREFIX, PROMPTS_PREFIX):
+            if any(key.startswith(prefix + group) for key in state_dict):
+                continue
+            own = {f"{prefix}{name}": value for name, value in _tensors(self).items() if name.startswith(group)}
+            if own:
+                _log.info("The checkpoint holds no %s*: initial values are kept.", group)
+            state_dict.update(own)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
+    """open_clip.factory's CustomTextCLIP -> a constructor of IdCLIP for configs with an `identity_cfg` (for the patch table)."""
+    if hasattr(original, _MARK):
+        return original
+
+    @functools.wraps(original, updated=())
+    def custom_text_clip(*args: Any, identity_cfg: Any = None, **settings: Any) -> Any:
+        if identity_cfg is None:
+            return original(*args, **settings)
+        return IdCLIP(*args, identity_cfg=identity_cfg, **settings)
+
+    setattr(custom_text_clip, _MARK, original)
+    return custom_text_clip

@@ -1,0 +1,119 @@
+"""Shallow visual prompts (VPT, Jia et al., arXiv 2203.12119): n learnable tokens join the patch tokens of a ViT.
+
+They are appended after the positional embedding and patch dropout, right before the pre-transformer LayerNorm, and leave before the
+pooling: `tok` reads position 0 as before and `avg` averages patches only. Works on open_clip's own VisionTransformer and on timm's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from open_clip.utils import to_2tuple
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import nn
+
+from open_clip_idplugin.errors import IdClipError
+
+
+class VisualPrompts(nn.Module):
+    """The prompt tokens [n, width] of one tower."""
+
+    def __init__(self, count: int, width: int, patch_size: tuple[int, int]) -> None:
+        super().__init__()
+        bound = math.sqrt(6.0 / (3 * patch_size[0] * patch_size[1] + width))  # as the paper: that of a patch embedding
+        self.tokens = nn.Parameter(torch.empty(count, width).uniform_(-bound, bound))
+
+    def append(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, N, width] -> [B, N + n, width]."""
+        prompts = self.tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        return torch.cat([tokens, prompts], dim=1)
+
+    def drop(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, N + n, width] -> [B, N, width]."""
+        return tokens[:, : tokens.shape[1] - len(self.tokens)]
+
+    # As hooks, bound methods are copied together with the module they belong to.
+    def _append_hook(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (self.append(inputs[0]), *inputs[1:])
+
+    def _drop_hook(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return self.drop(output)
+
+
+class PromptedVisionTransformer(VisionTransformer):
+    """open_clip's VisionTransformer with prompts; promoted in place by `add_visual_prompts`."""
+
+    prompts: VisualPrompts
+
+    def _pool(self, x: torch.Tensor) -> Any:
+        return super()._pool(self.prompts.drop(x))
+
+    def forward_intermediates(self, x: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+        """The host's, without the prompts in any of the results."""
+        return _without_prompts(self.prompts, super().forward_intermediates, self._grid, x, kwargs)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+
+class PromptedTimmModel(TimmModel):
+    """open_clip's wrapper of a timm VisionTransformer with prompts; promoted in place by `add_visual_prompts`."""
+
+    prompts: VisualPrompts
+
+    def forward_intermediates(self, x: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
+        """The host's, without the prompts in any of the results."""
+        return _without_prompts(self.prompts, super().forward_intermediates, self._grid, x, kwargs)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        embed = self.trunk.patch_embed
+        grid: tuple[int, int] = embed.grid_size
+        return embed.dynamic_feat_size((height, width)) if hasattr(embed, "dynamic_feat_size") else grid
+
+
+def add_visual_prompts(tower: nn.Module, count: int) -> None:
+    """Give an image tower `count` prompts (key `prompts.tokens`), in place; raises IdClipError for towers without tokens."""
+    if type(tower) is VisionTransformer:
+        tower.__class__ = PromptedVisionTransformer
+        tower.prompts = VisualPrompts(count, tower.class_embedding.shape[0], tower.patch_size)
+        tower.ln_pre.register_forward_pre_hook(tower.prompts._append_hook)
+    elif type(tower) is TimmModel and _is_timm_vit(tower.trunk):
+        tower.__class__ = PromptedTimmModel
+        tower.prompts = VisualPrompts(count, tower.trunk.embed_dim, to_2tuple(tower.trunk.patch_embed.feat_ratio()))
+        tower.trunk.norm_pre.register_forward_pre_hook(tower.prompts._append_hook)
+        tower.trunk.norm.register_forward_hook(tower.prompts._drop_hook)
+    else:
+        inner = type(getattr(tower, "trunk", tower)).__name__
+        raise IdClipError(
+            f"visual prompts need a ViT image tower, not {inner}; set visual_prompts to 0 in identity_cfg."
+        )
+
+
+def _is_timm_vit(trunk: nn.Module) -> bool:
+    """Whether a timm model is a VisionTransformer (hybrids included) that passes norm_pre and norm as the stock one does."""
+    return isinstance(trunk, TimmVisionTransformer) and (
+        type(trunk).forward_features is TimmVisionTransformer.forward_features
+    )
+
+
+def _without_prompts(
+    prompts: VisualPrompts,
+    forward_intermediates: Callable[..., dict[str, Any]],
+    grid_of: Callable[[int, int], tuple[int, int]],
+    images: torch.Tensor,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Run a host's forward_intermediates on token sequences, drop the prompts, then shape the rest as was asked."""
+    output_fmt = settings.pop("output_fmt", "NCHW")
+    outputs = forward_intermediates(images, output_fmt="NLC", **settings)
+    grid = grid_of(*images.shape[-2:])
+    kept = [tokens[:, : grid[0] * grid[1]] for tokens in outputs["image_intermediates"]]
+    if output_fmt == "NCHW":
+        kept = [tokens.transpose(1, 2).unflatten(2, grid).contiguous() for tokens in kept]
+    outputs["image_intermediates"] = kept
+    return outputs

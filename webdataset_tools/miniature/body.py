@@ -12,20 +12,6 @@ from webdataset_tools.miniature.hair import body_skin
 from webdataset_tools.miniature.palette import Colour, mix, shade
 from webdataset_tools.miniature.people import Person
 
-# Hands relative to the middle of the shoulders, (x, y) in frame units, for the picture's left and right arm.
-POSTURES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "standing": ((-112, 300), (112, 300)),
-    "holding": ((-66, 190), (58, 176)),
-    "raising": ((-112, 300), (150, -110)),
-    "waving": ((150 - 262, 300), (158, -64)),
-    "carrying": ((-116, 290), (120, 250)),
-    "phone": ((-112, 296), (66, -62)),
-    "pointing": ((-230, 20), (112, 290)),
-    "reading": ((-58, 150), (58, 150)),
-    "hands on hips": ((-84, 232), (84, 232)),
-}
-
-
 @dataclass(frozen=True)
 class Clothes:
     """What a person wears; `top` and `bottom` are colours."""
@@ -49,7 +35,7 @@ class Figure:
 
 def half_shoulder(person: Person) -> float:
     """Return half the shoulder width in frame units."""
-    return (96.0 if person.gender == "m" else 80.0) + 4.0 * person.head.shoulders
+    return (86.0 if person.gender == "m" else 70.0) + 3.5 * person.head.shoulders
 
 
 def draw_body(canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figure, seated: bool = False) -> None:
@@ -59,7 +45,7 @@ def draw_body(canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figu
     _draw_legs(canvas, clothes, figure, waist, seated)
     long = 430.0 if clothes.garment in ("dress", "coat") else 288.0
     flare = waist * (1.5 if clothes.garment == "dress" else 1.08)
-    half = np.array([[14, -8], [wide * 0.62, 2], [wide, 26], [wide * 1.02, 70], [waist, 190], [flare, long], [0, long + 6]])
+    half = np.array([[16, -14], [wide * 0.6, 2], [wide * 0.97, 24], [wide * 1.0, 70], [waist, 190], [flare, long], [0, long + 6]])
     outline = np.concatenate([half, half[-2::-1] * [-1, 1]])
     polygon(canvas, figure.at(outline), clothes.top)
     side = np.array([[wide * 0.55, 60], [wide * 1.02, 70], [waist, 190], [flare, long], [flare * 0.66, long], [waist * 0.66, 190]])
@@ -112,14 +98,13 @@ def draw_arm(canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figur
     wide = half_shoulder(person)
     joint = np.array([side * (wide - 16), 34.0])
     end = np.asarray(hand, np.float64)
-    span = end - joint
-    reach = float(np.hypot(*span))
-    bend = np.sqrt(max(0.0, 150.0**2 - (reach / 2) ** 2))
-    across = np.array([-span[1], span[0]]) / max(reach, 1e-6)
-    if across[0] * side < 0:
-        across = -across  # elbows point outwards
-    elbow = joint + span / 2 + across * bend
-    width = (50 if person.gender == "m" else 42) * figure.scale
+    if end[1] > 60:  # a hanging upper arm, the forearm towards the hand
+        elbow = joint + [side * (14.0 if side * end[0] < wide else 26.0), 96.0]
+    elif side * end[0] > 190:  # stretched out
+        elbow = (joint + end) / 2 + [0, 10]
+    else:  # raised
+        elbow = joint + [side * 62.0, 66.0]
+    width = (46 if person.gender == "m" else 36) * figure.scale
     bare = clothes.garment == "dress"
     skin = body_skin(person.head)
     sleeve = shade(clothes.top, 0.94)

@@ -52,7 +52,7 @@ def paint_head(
     features.draw_nose(brush)
     features.draw_glasses(brush)
     brush.paint(canvas)
-    hair.draw_front_hair(canvas, person.head, frame)
+    hair.draw_front_hair(canvas, person.head, pose, frame)
     points, lifts = geometry.landmarks()
     whole = _face_hull(person.face, geometry, frame, 16.0)
     box = np.concatenate([whole.min(0), whole.max(0)])

@@ -5,11 +5,11 @@ from math import cos, radians, sin
 import numpy as np
 
 from webdataset_tools.miniature.canvas import disc, oval, polygon, spline
-from webdataset_tools.miniature.head_frame import FacePose, HeadFrame
+from webdataset_tools.miniature.head_frame import MIDDLE, FacePose, HeadFrame
 from webdataset_tools.miniature.palette import HAIR, Colour, mix, shade, skin_colour
 from webdataset_tools.miniature.people import HeadTraits, skin_share
 
-_LONG = ("long", "wavy", "bob", "fringe")
+_LONG = {"bob": 104.0, "long": 150.0, "wavy": 144.0, "fringe": 128.0}  # how far down hair falls, frame y
 
 
 def body_skin(head: HeadTraits) -> Colour:
@@ -42,18 +42,23 @@ def draw_back_hair(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame: 
     """Paint the hair that falls behind neck and shoulders."""
     colour = shade(hair_colour(head), 0.82)
     style, volume = head.hair_style, 2.0 * head.hair_volume
-    if style in _LONG or style == "long":
-        length = {"bob": 104.0, "long": 150.0, "wavy": 144.0, "fringe": 128.0}[style] + (4 if style == "bob" else 10) * head.hair_length
+    if style in _LONG:
+        length = _LONG[style] + (4 if style == "bob" else 10) * head.hair_length
         wide = 50.0 + volume + (5 if style == "wavy" else 0)
         half = np.array([[0, -12], [34, 0], [wide, 34], [wide + 2, 80], [wide + (2 if style == "bob" else -2), length], [wide * 0.4, length + 6]])
         if style == "wavy":
             half[2:5, 0] += np.array([4.0, -3.0, 5.0])
-        outline = np.concatenate([half, half[::-1] * [-1, 1]]) * [1, 1]
-        points = np.column_stack([outline[:, 0] + 56, outline[:, 1], np.full(len(outline), -16.0)])
-        polygon(canvas, spline(frame.project(points), 3, closed=True), colour)
+        # Hair has depth: seen from the side it stays nearly as wide and moves to the back of the head.
+        half[:, 0] *= np.hypot(cos(radians(pose.yaw)), 0.8 * sin(radians(pose.yaw)))
+        middle = frame.project(np.array([[*MIDDLE, -14.0]]))[0]
+        upright = HeadFrame(FacePose(roll=pose.roll * 0.5), frame.scale, (float(middle[0]), float(middle[1])))
+        outline = np.concatenate([half, half[::-1] * [-1, 1]])
+        points = np.column_stack([outline[:, 0] + 56, outline[:, 1], np.zeros(len(outline))])
+        polygon(canvas, spline(upright.project(points), 3, closed=True), colour)
     elif style == "ponytail":
         side = 1.0 if head.parting > 0 else -1.0
         tail = np.array([[56 + side * 34, 10, -46.0], [56 + side * 62, 40, -40], [56 + side * 60, 110, -30], [56 + side * 48, 124, -30], [56 + side * 44, 60, -40]])
+        tail[:, 2] -= np.array([0, 16, 22, 0, 0]) * abs(sin(radians(pose.yaw)))
         polygon(canvas, spline(frame.project(tail), 3, closed=True), colour)
     elif style == "bun":
         place = frame.project(np.array([[56.0, -16 - volume, -26.0]]))[0]
@@ -105,7 +110,16 @@ def draw_neck(canvas: np.ndarray, head: HeadTraits, frame: HeadFrame, gender: st
     polygon(canvas, np.concatenate([top, bottom]), shade(body_skin(head), 0.8))
 
 
-def draw_front_hair(canvas: np.ndarray, head: HeadTraits, frame: HeadFrame) -> None:
+def _on_hair(points: np.ndarray, yaw: float, line: float) -> np.ndarray:
+    """Lay points (distance from the middle line, y) on the hair [n, 3]; strands of the side turned away are drawn up."""
+    x, y = points[:, 0], points[:, 1].copy()
+    away = np.clip((np.abs(yaw) - 15) / 30, 0, 1) * (x * yaw > 0)
+    y -= away * np.maximum(0, y - line)
+    depth = 47 - 47 * (np.abs(x) / 44) ** 1.6 - np.maximum(0, 17 - y) ** 2 / 30
+    return np.column_stack([x + 56, y, np.maximum(depth, -12.0)])
+
+
+def draw_front_hair(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame: HeadFrame) -> None:
     """Paint what falls over the forehead and the temples."""
     style = head.hair_style
     if style in ("bald", "buzz", "receding"):
@@ -130,9 +144,7 @@ def draw_front_hair(canvas: np.ndarray, head: HeadTraits, frame: HeadFrame) -> N
         shape = np.array([[-45, 78], [-39, 52], [-31, 34], [-12, line + 5], [10, line - 3], [26, 28], [37, 50], [45, 78], [47, 34], [28, top - 4], [4, top - 9], [-28, top - 4], [-47, 34]])
         if style in ("ponytail", "bun"):
             shape[[0, 7], 1] = 54
-    points = np.column_stack([56 + side * shape[:, 0], shape[:, 1]])
-    outline = frame.on_face(points, 3.0)
-    polygon(canvas, spline(outline, 3, closed=True), colour)
+    polygon(canvas, spline(frame.project(_on_hair(shape * [side, 1], pose.yaw, line)), 3, closed=True), colour)
     shine = np.array([[-24, line - 2], [-8, line - 8], [10, line - 8], [2, line - 5], [-10, line - 3]])
     if frame.scale > 0.3 and style in ("side", "short", "quiff", "long", "bob", "fringe", "pixie"):
         lift = -6.0 if style == "quiff" else 0.0

@@ -12,7 +12,7 @@ from webdataset_tools.miniature import hair
 from webdataset_tools.miniature.body import Clothes, Figure, draw_arm, draw_body
 from webdataset_tools.miniature.drawing import FacePose, HeadFrame, paint_head
 from webdataset_tools.miniature.lighting import apply_camera
-from webdataset_tools.miniature.objects import OBJECTS, draw_object
+from webdataset_tools.miniature.objects import draw_object
 from webdataset_tools.miniature.occluders import OCCLUDERS, draw_occluder
 from webdataset_tools.miniature.palette import CLOTHES
 from webdataset_tools.miniature.people import Person, swap_face

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ CROP_QUALITY = 95
 class FaceFinder(Protocol):
     """The one method of a face engine that is used here; the result has `.crop`, [112, 112, 3] uint8 RGB."""
 
-    def the_face(self, picture: np.ndarray, policy: str = "largest") -> Any:
+    def the_face(self, picture: np.ndarray, policy: Literal["largest"] = "largest") -> Any:
         """Return the person's face in `picture`, [H, W, 3] uint8 RGB, or raise an IdClipError."""
 
 
@@ -42,11 +42,11 @@ class FaceCrop:
 Cropper = Callable[[str, bytes], FaceCrop]  # (identity id, bytes of the swapped image) -> crop
 
 
-def load_engine(spec: str, threads: int | None = None) -> FaceFinder:
-    """Load the face engine `spec`, such as `insightface:buffalo_l`."""
+def load_engine(spec: str, det_size: int, threads: int | None = None) -> FaceFinder:
+    """Load the face engine `spec`, such as `insightface:buffalo_l`; see `open_clip_idplugin.faces`."""
     from open_clip_idplugin.faces import load_face_engine
 
-    return load_face_engine(spec, threads=threads)
+    return load_face_engine(spec, det_size, threads=threads)
 
 
 def no_crop(identity_id: str, image: bytes) -> FaceCrop:

@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class SampleRecord:
 
     def to_json(self) -> str:
         """Return the record as one line of JSON; the same record gives the same text."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(vars(self), ensure_ascii=False)  # not asdict, which copies deeply and slowly
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "SampleRecord":
@@ -73,12 +73,15 @@ class SampleRecord:
             raise SampleFormatError(f"the record of a sample is not JSON ({error})") from None
         if not isinstance(values, dict):
             raise SampleFormatError(f"the record of a sample is a JSON {type(values).__name__}, not an object")
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        known = {name: value for name, value in values.items() if name in _FIELD_TYPES}
+        wrong = [name for name, value in known.items() if not isinstance(value, _FIELD_TYPES[name])]
+        captions = known.get("captions", [])
+        if wrong or not all(isinstance(caption, str) for caption in captions):
+            raise SampleFormatError(f"the record of a sample has a wrong type in {', '.join(wrong) or 'captions'}")
         try:
-            record = cls(**known)
+            return cls(**{**known, "captions": tuple(captions)})
         except TypeError as error:
             raise SampleFormatError(f"the record of a sample is incomplete ({error}); pack it again") from None
-        return _with_tuple_captions(record)
 
     @property
     def key(self) -> str:
@@ -86,9 +89,15 @@ class SampleRecord:
         return sample_key(self.image_id, self.identity_id)
 
 
-def _with_tuple_captions(record: SampleRecord) -> SampleRecord:
-    object.__setattr__(record, "captions", tuple(record.captions))
-    return record
+_OPTIONAL_TEXT = (str, type(None))
+_FIELD_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "image_id": int,
+    "captions": list,
+    "synthetic": bool,
+    "attributes": dict,
+    **dict.fromkeys(("identity_id", "identity_name", "split", "file_name", "source"), str),
+    **dict.fromkeys(("face_crop_source", "face_photo", "face_model"), _OPTIONAL_TEXT),
+}
 
 
 @dataclass(frozen=True)
@@ -145,13 +154,16 @@ def members_to_sample(members: Mapping[str, Any]) -> Sample:
     if missing:
         raise SampleFormatError(f"sample {key} lacks .{', .'.join(missing)}; pack the shard with `idclip shards`")
     try:
+        record = SampleRecord.from_json(members[RECORD])
+        if record.key != key:
+            raise SampleFormatError(f"its record is about {record.key}")
         return Sample(
             key=key,
             image_bytes=members[IMAGE],
             caption=members[CAPTION].decode(),
             face=_bytes_to_array(members[FACE]),
             face_crop_bytes=members.get(FACE_CROP),
-            record=SampleRecord.from_json(members[RECORD]),
+            record=record,
         )
     except ValueError as error:
         raise SampleFormatError(f"sample {key} is damaged: {error}") from None

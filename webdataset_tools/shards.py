@@ -39,6 +39,7 @@ class ShardOptions:
     photos: str | Path | None = None
     crops: str | None = None
     faces: str = "insightface:buffalo_l"
+    det_size: int = 640
     names: str = "required"
     face_model: str | None = None
     embedding_size: int = EMBEDDING_SIZE
@@ -47,7 +48,7 @@ class ShardOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("embedding_size", "samples_per_shard", "workers"):
+        for name in ("det_size", "embedding_size", "samples_per_shard", "workers"):
             if not _is_integer(getattr(self, name), least=1):
                 raise IdClipError(f"--{name} must be a whole number from 1 on, not {getattr(self, name)!r}")
         if not _is_integer(self.seed):
@@ -80,6 +81,7 @@ def shards(
     photos: str | None = None,
     crops: str | None = None,
     faces: str = "insightface:buffalo_l",
+    det_size: int = 640,
     names: str = "required",
     face_model: str | None = None,
     embedding_size: int = EMBEDDING_SIZE,
@@ -96,6 +98,7 @@ def shards(
         photos: folder of identity photos, <identity id>/*.jpg; face crops are then taken from these.
         crops: photo, image (the face in the swapped image) or none; photo where photos are given, else image.
         faces: face engine that finds the crops, such as insightface:buffalo_l or insightface:FOLDER.
+        det_size: side of the square in which the face detector sees a picture; small for small pictures.
         names: required (people without a name are left out) or optional (their id stands in).
         face_model: name of the model that made the release's embeddings, noted in every sample.
         embedding_size: length of the release's face embeddings.
@@ -103,20 +106,7 @@ def shards(
         workers: packing processes.
         seed: of the order of the samples.
     """
-    options = ShardOptions(
-        release,
-        split,
-        output,
-        photos,
-        crops,
-        faces,
-        names,
-        face_model,
-        embedding_size,
-        samples_per_shard,
-        workers,
-        seed,
-    )
+    options = ShardOptions(**locals())
     report = build_shards(options)
     print("\n".join(report.lines()))
     print(f"wrote {output}: the shards, sizes.json, index.json and report.json")
@@ -169,15 +159,15 @@ def _settings(options: ShardOptions, split: ReleaseSplit, load_engine: "partial[
         split=split.split,
         face_model=options.face_model,
         crops=options.crop_source,
-        load_engine=load_engine or partial(face_crops.load_engine, options.faces, threads=_threads(options.workers)),
+        load_engine=load_engine or _engine(options),
         photo_folder=folder,
         photos=photos,
     )
 
 
-def _threads(workers: int) -> int | None:
-    """One thread a worker: more would fight over the cores."""
-    return 1 if workers > 1 else None
+def _engine(options: ShardOptions) -> "partial[Any]":
+    threads = 1 if options.workers > 1 else None  # more would fight over the cores
+    return partial(face_crops.load_engine, options.faces, options.det_size, threads)
 
 
 def _parameters(options: ShardOptions, split: ReleaseSplit, photos: dict[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -187,7 +177,7 @@ def _parameters(options: ShardOptions, split: ReleaseSplit, photos: dict[str, tu
         "samples_per_shard": options.samples_per_shard,
         "seed": options.seed,
         "crops": options.crop_source,
-        "faces": None if options.crop_source == "none" else options.faces,
+        "faces": None if options.crop_source == "none" else f"{options.faces} at {options.det_size}",
         "face_model": options.face_model,
         shard_folder.CONTENT: shard_folder.fingerprint(split.samples, photos),
     }

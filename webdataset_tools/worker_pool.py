@@ -20,7 +20,6 @@ from open_clip_idplugin.errors import IdClipError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Tick = Callable[[], object]  # called by the work after every item
-Work = Callable[[Task, Tick], Result]
 
 _POLL_SECONDS = 0.2
 _state: dict[str, Any] = {}  # of a worker process: its work, the shared counter and the stop flag
@@ -30,7 +29,9 @@ class Stopped(RuntimeError):
     """Another worker failed or the user interrupted; raised at the next tick."""
 
 
-def run_tasks(prepare: Callable[[], Work], tasks: Sequence[Task], workers: int, bar: tqdm) -> Iterator[Result]:
+def run_tasks(
+    prepare: Callable[[], Callable[[Task, Tick], Result]], tasks: Sequence[Task], workers: int, bar: tqdm
+) -> Iterator[Result]:
     """Yield the result of every task; `bar` advances by one at each tick.
 
     `prepare` is called once in each worker and returns the work; it, the tasks and the results must be picklable when
@@ -45,7 +46,9 @@ def run_tasks(prepare: Callable[[], Work], tasks: Sequence[Task], workers: int, 
             yield work(task, bar.update)
 
 
-def _run_in_processes(prepare: Callable[[], Work], tasks: Sequence[Task], workers: int, bar: tqdm) -> Iterator[Result]:
+def _run_in_processes(
+    prepare: Callable[[], Callable[[Task, Tick], Result]], tasks: Sequence[Task], workers: int, bar: tqdm
+) -> Iterator[Result]:
     context = multiprocessing.get_context("spawn")  # fork is unsafe beside threads (ONNX Runtime, OpenMP)
     counter, stop = context.Value("q", 0), context.Event()
     shown = 0
@@ -67,7 +70,7 @@ def _run_in_processes(prepare: Callable[[], Work], tasks: Sequence[Task], worker
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker(prepare: Callable[[], Work], counter: Any, stop: Any) -> None:
+def _start_worker(prepare: Callable[[], Any], counter: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and sets the stop flag
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _state.update(prepare=prepare, counter=counter, stop=stop)

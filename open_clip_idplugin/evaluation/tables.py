@@ -128,4 +128,6 @@ def _pipes(table: Table) -> str:
 
 
 def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):  # such as the left out samples: one by one in the JSON, here their number
+        return str(len(value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

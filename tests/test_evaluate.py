@@ -1,0 +1,151 @@
+"""`idclip evaluate`: from shards to tables, with what must be left out left out."""
+
+import io
+import json
+import tarfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fixtures import unit
+from PIL import Image
+
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.evaluation_data import detect_faces, encode_images, load_evaluation_set
+from webdataset_tools.sample_format import Sample, SampleRecord, sample_to_members
+
+FACE_DIM = 512
+CAPTIONS = ("A man runs on the beach.", "A woman holds a dog.", "Two people eat lunch.")
+
+
+def jpeg(level):
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(level).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    pixels[:20] = level
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def sample(scene, person, **changes):
+    image_id = changes.pop("image_id", scene + 100)
+    key = f"{image_id}_n{person:06d}"
+    record = SampleRecord(
+        image_id=image_id,
+        identity_id=f"n{person:06d}",
+        identity_name=("Ada Lovelace", "Bo Diddley", "Cy Young", "Di Ba")[person],
+        captions=(CAPTIONS[scene], f"{CAPTIONS[scene]} Seen from afar."),
+        split="test",
+        file_name=f"{key}.jpg",
+        source="release",
+        attributes={"stratum": ("plain", "small", "dark")[scene], "look_alike": person == 1},
+    )
+    face = np.random.default_rng(person).standard_normal(FACE_DIM).astype(np.float32)
+    content = changes.pop("image_bytes", jpeg(40 * scene + 10 * person))
+    return Sample(key, content, CAPTIONS[scene], changes.pop("face", face), None, record)
+
+
+def write_shard(path, samples, broken=()):
+    with tarfile.open(path, "w") as tar:
+        for one in samples:
+            for name, content in sample_to_members(one).items():
+                if one.key in broken and name == "json":
+                    content = b"{"
+                entry = tarfile.TarInfo(f"{one.key}.{name}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two shards: 12 good images, one that is no image, one with a broken record, one key twice, one zero face."""
+    good = [sample(scene, person) for scene in range(3) for person in range(4)]
+    zero = sample(2, 3, image_id=999, face=np.zeros(FACE_DIM, np.float32))
+    bad = sample(0, 1, image_id=998, image_bytes=b"no image")
+    broken = sample(0, 1, image_id=997)
+    write_shard(tmp_path / "00000.tar", [*good[:5], bad, broken], broken=(broken.key,))
+    write_shard(tmp_path / "00001.tar", [*good[5:], good[0], zero])
+    return str(tmp_path)
+
+
+class MeanColour:
+    """An image encoder whose features tell the image: the first 16 pixels."""
+
+    def encode_images(self, batches):
+        return unit(np.concatenate([batch[:, 0].flatten(1)[:, :16].numpy() for batch in batches]))
+
+
+def preprocess(image):
+    assert image.mode == "RGB"
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() + 1
+
+
+def test_the_set_is_who_is_in_which_image(shards):
+    skipped = {}
+    found = load_evaluation_set(shards, skipped=skipped)
+    assert len(found) == 13  # the image that cannot be decoded is still in it
+    assert sorted(skipped) == ["100_n000000 (again)", "999_n000003", "damaged sample 1"]
+    assert "zero" in skipped["999_n000003"] and "997_n000001" in skipped["damaged sample 1"]
+    assert found.keys[:2] == ("100_n000000", "100_n000001")
+    assert found.names[0] == "Ada Lovelace"
+    assert found.captions[0] == (CAPTIONS[0], f"{CAPTIONS[0]} Seen from afar.")
+    assert found.groups["stratum"][0] == "plain" and found.groups["look_alike"][:2] == ("no", "yes")
+    assert np.linalg.norm(found.faces, axis=1) == pytest.approx(np.ones(13), abs=1e-5)
+    assert len(load_evaluation_set(shards, limit=4)) == 4
+    with pytest.raises(IdClipError):
+        load_evaluation_set(shards)  # nobody listens to what is left out
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_keep_the_order_and_bad_images_leave_the_set(shards, workers):
+    found = load_evaluation_set(shards, skipped={})
+    encoded = encode_images(shards, found, MeanColour(), preprocess, batch_size=3, workers=workers, progress=False)
+    assert list(encoded.skipped) == ["998_n000001"]
+    assert encoded.evaluation_set.keys == tuple(key for key in found.keys if key != "998_n000001")
+    again = encode_images(shards, found.take([7, 2]), MeanColour(), preprocess, workers=0, progress=False)
+    rows = [encoded.evaluation_set.keys.index(found.keys[i]) for i in (7, 2)]
+    assert np.array_equal(again.features, encoded.features[rows])
+
+
+def test_a_set_without_images_is_refused(tmp_path):
+    write_shard(tmp_path / "0.tar", [sample(0, 0, image_bytes=b"")])
+    found = load_evaluation_set(tmp_path)
+    with pytest.raises(IdClipError, match="decoded"):
+        encode_images(tmp_path, found, MeanColour(), preprocess, workers=0, progress=False)
+    write_shard(tmp_path / "0.tar", [])
+    with pytest.raises(IdClipError):
+        load_evaluation_set(tmp_path)
+
+
+class KnownFaces:
+    """A face engine that finds nobody in every third picture and two faces in the others."""
+
+    model_id, embedding_size = "test", FACE_DIM
+
+    def __init__(self):
+        self.seen = 0
+
+    def detect_many(self, pictures):
+        result = []
+        for picture in pictures:
+            assert picture.dtype == np.uint8 and picture.shape == (40, 48, 3)
+            rows = unit(np.random.default_rng(self.seen).standard_normal((2, FACE_DIM)))
+            faces = [SimpleNamespace(embedding=row) for row in rows] + [SimpleNamespace(embedding=None)]
+            result.append([] if self.seen % 3 == 0 else faces)
+            self.seen += 1
+        return result
+
+
+def test_faces_of_the_gallery(shards):
+    found = load_evaluation_set(shards, limit=5)
+    faces = detect_faces(shards, found, KnownFaces(), progress=False)
+    assert faces.detected.tolist() == [False, True, True, False, True]
+    assert faces.image_of_face.tolist() == [1, 1, 2, 2, 4, 4]
+
+
+def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
+    one = sample(0, 0)
+    other = SampleRecord.from_json(json.dumps(json.loads(one.record.to_json()) | {"face_model": "other"}))
+    write_shard(tmp_path / "0.tar", [Sample(one.key, one.image_bytes, one.caption, one.face, None, other)])
+    with pytest.raises(IdClipError, match="other"):
+        detect_faces(tmp_path, load_evaluation_set(tmp_path), KnownFaces(), progress=False)

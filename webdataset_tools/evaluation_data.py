@@ -1,0 +1,252 @@
+"""Shards as the evaluation wants them: who is in which image, the images' features, the faces a detector finds.
+
+Input: shards of this project; output: `EvaluationSet`, features [N, E] and `DetectedFaces`. Samples that cannot be used
+are left out and told with the reason.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.evaluation.protocols import EvaluationSet
+from open_clip_idplugin.evaluation.rivals import DetectedFaces
+from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
+
+Shards: TypeAlias = "str | Path | Sequence[str | Path]"
+Preprocess: TypeAlias = Callable[[Image.Image], torch.Tensor]
+
+PICTURES_AT_ONCE = 32  # through the face detector; bounds the memory
+
+
+class ImageEncoder(Protocol):
+    """What is needed of `query_encoder.QueryEncoder`."""
+
+    def encode_images(self, batches: Iterable[torch.Tensor]) -> np.ndarray:
+        """Batches [B, 3, H, W] -> unit rows [N, E] float32."""
+        ...
+
+
+@dataclass
+class EncodedImages:
+    """The set without the images that cannot be decoded, and the features of the others.
+
+    features [N, E] float32 unit rows, row i the image i of `evaluation_set`; skipped: key -> reason
+    """
+
+    evaluation_set: EvaluationSet
+    features: np.ndarray
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def load_evaluation_set(
+    shards: Shards, limit: int | None = None, skipped: dict[str, str] | None = None
+) -> EvaluationSet:
+    """Read who is in which image; images are not decoded here.
+
+    limit: use the first samples only. skipped: a dict that receives key -> reason for the samples that are left out;
+    without one such a sample raises IdClipError.
+    """
+    samples: dict[str, Sample] = {}
+    for sample in _usable_samples(shards, skipped):
+        reason = _reason_against(sample, samples)
+        if reason is None:
+            samples[sample.key] = sample
+        else:
+            _note(skipped, sample.key, reason)
+        if limit is not None and len(samples) >= limit:
+            break
+    if not samples:
+        raise IdClipError(f"no usable sample in {shards}; pack shards with `idclip shards`")
+    chosen = list(samples.values())
+    return EvaluationSet(
+        keys=tuple(samples),
+        image_ids=tuple(sample.record.image_id for sample in chosen),
+        identity_ids=tuple(sample.record.identity_id for sample in chosen),
+        names=tuple(sample.record.identity_name for sample in chosen),
+        captions=tuple(tuple(sample.record.captions) for sample in chosen),
+        faces=np.stack([sample.face for sample in chosen]),
+        groups=_groups([sample.record.attributes for sample in chosen]),
+    )
+
+
+def encode_images(
+    shards: Shards,
+    evaluation_set: EvaluationSet,
+    encoder: ImageEncoder,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    workers: int = 2,
+    progress: bool = True,
+) -> EncodedImages:
+    """Decode, preprocess and encode the images of the set; images that cannot be decoded leave the set."""
+    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
+        ShardImages(shards, evaluation_set.keys, preprocess),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_collate,
+    )
+    rows: list[int] = []
+    skipped: dict[str, str] = {}
+
+    def batches() -> Iterator[torch.Tensor]:
+        with tqdm(total=len(evaluation_set), desc="images", unit="image", disable=not progress) as bar:
+            for good, pixels, bad in loader:
+                rows.extend(good)
+                skipped.update((evaluation_set.keys[row], reason) for row, reason in bad)
+                if pixels is not None:
+                    yield pixels
+                bar.update(len(good) + len(bad))
+
+    pixels = batches()
+    first = next(pixels, None)
+    if first is None:
+        raise IdClipError(f"none of the {len(evaluation_set)} images of {shards} can be decoded; pack the shards again")
+    features = encoder.encode_images(_chain(first, pixels))
+    order = np.argsort(rows)
+    chosen = evaluation_set.take([rows[i] for i in order])
+    return EncodedImages(chosen, features[order], skipped)
+
+
+class ShardImages(torch.utils.data.IterableDataset[tuple[int, "torch.Tensor | str"]]):
+    """The images of the given keys as (row, pixels [3, H, W]), or (row, reason) for what cannot be decoded.
+
+    Each worker reads the whole stream and decodes its share of it: decoding is what takes the time.
+    """
+
+    def __init__(self, shards: Shards, keys: Sequence[str], preprocess: Preprocess) -> None:
+        self._shards, self._preprocess = shards, preprocess
+        self._row_of = {key: row for row, key in enumerate(keys)}
+
+    def __iter__(self) -> Iterator[tuple[int, "torch.Tensor | str"]]:
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for row, sample in samples_of(self._shards, self._row_of):
+            if row % workers == worker:
+                try:
+                    pixels: torch.Tensor | str = self._preprocess(decode(sample.image_bytes))
+                except IdClipError as error:
+                    pixels = str(error)
+                yield row, pixels
+
+
+def samples_of(shards: Shards, row_of: Mapping[str, int]) -> Iterator[tuple[int, Sample]]:
+    """The samples of the wanted keys with their rows, each once, in the order of the shards."""
+    missing = set(row_of)
+    for sample in _usable_samples(shards, {}):
+        if sample.key in missing:
+            missing.remove(sample.key)
+            yield row_of[sample.key], sample
+        if not missing:
+            return
+
+
+def decode(content: bytes) -> Image.Image:
+    """An encoded image as RGB; raises IdClipError when it is damaged or no image."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
+        raise IdClipError(f"the image cannot be decoded ({error})") from None
+
+
+def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, progress: bool = True) -> DetectedFaces:
+    """The faces that `engine` (a `faces.FaceEngine`) finds in the images of the set.
+
+    Raises IdClipError when the sample's own embeddings come from another face model, where both are known.
+    """
+    found: list[list[np.ndarray]] = [[] for _ in evaluation_set.keys]
+    row_of = {key: row for row, key in enumerate(evaluation_set.keys)}
+    pending: list[tuple[int, np.ndarray]] = []
+
+    def flush() -> None:
+        for (row, _), faces in zip(pending, engine.detect_many([picture for _, picture in pending])):
+            found[row] = [face.embedding for face in faces if face.embedding is not None]
+        pending.clear()
+
+    for row, sample in tqdm(
+        samples_of(shards, row_of), total=len(row_of), desc="faces", unit="image", disable=not progress
+    ):
+        _check_face_model(sample, engine.model_id)
+        pending.append((row, np.asarray(decode(sample.image_bytes))))
+        if len(pending) == PICTURES_AT_ONCE:
+            flush()
+    if pending:
+        flush()
+    return DetectedFaces.from_lists(found, engine.embedding_size)
+
+
+def _check_face_model(sample: Sample, model_id: str) -> None:
+    known = sample.record.face_model
+    if known is not None and known != model_id:
+        models = f"was made with {known}, the rival uses {model_id}"
+        raise IdClipError(f"the face embedding of {sample.key} {models}; choose the same model")
+
+
+def _usable_samples(shards: Shards, skipped: dict[str, str] | None) -> Iterator[Sample]:
+    """As `read_samples`, which ends at the first damaged sample; here it is noted and the next one follows."""
+    import webdataset
+
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(shard_paths(shards)),
+        webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
+    )
+    try:
+        for members in pipeline:
+            try:
+                sample = members_to_sample(members)
+            except SampleFormatError as error:
+                if skipped is None:
+                    raise
+                skipped[f"damaged sample {len(skipped) + 1}"] = str(error)
+                continue
+            yield sample
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise IdClipError(f"a shard of {shards} cannot be read ({error}); pack it or copy it again") from error
+
+
+def _reason_against(sample: Sample, others: Mapping[str, Sample]) -> str | None:
+    if sample.key in others:
+        return "the key occurs twice"
+    first = next(iter(others.values()), sample)
+    if sample.face.shape != first.face.shape:
+        return f"its face embedding has {len(sample.face)} numbers, others have {len(first.face)}"
+    length = float(np.linalg.norm(sample.face))
+    return None if np.isfinite(length) and length > 0 else "its face embedding is zero or not finite"
+
+
+def _note(skipped: dict[str, str] | None, key: str, reason: str) -> None:
+    if skipped is None:
+        raise IdClipError(f"sample {key} cannot be used: {reason}")
+    skipped[f"{key} (again)" if reason == "the key occurs twice" else key] = reason
+
+
+def _groups(attributes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    groups = {
+        "stratum": tuple(str(values.get("stratum") or "") for values in attributes),
+        "look_alike": tuple(
+            "" if "look_alike" not in values else "yes" if values["look_alike"] else "no" for values in attributes
+        ),
+    }
+    return {name: column for name, column in groups.items() if any(column)}
+
+
+def _collate(
+    items: Sequence[tuple[int, "torch.Tensor | str"]],
+) -> tuple[list[int], torch.Tensor | None, list[tuple[int, str]]]:
+    good = [(row, pixels) for row, pixels in items if isinstance(pixels, torch.Tensor)]
+    bad = [(row, pixels) for row, pixels in items if isinstance(pixels, str)]
+    return [row for row, _ in good], torch.stack([pixels for _, pixels in good]) if good else None, bad
+
+
+def _chain(first: torch.Tensor, rest: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    yield first
+    yield from rest

@@ -345,6 +345,12 @@ def test_two_builds_of_one_folder_at_a_time_are_refused(release, tmp_path):
 # Bad input and failures
 
 
+def test_an_output_that_cannot_be_a_folder_is_told(release, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(IdClipError, match="cannot make the folder"):
+        pack(release, tmp_path / "file")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -31,17 +31,27 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises IdClipError when another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise IdClipError(f"cannot make the folder {folder} ({error.strerror}); choose another --output") from None
+    try:
+        if not _try_lock(handle):
+            raise IdClipError(f"another process is writing shards to {folder}; wait or choose another --output")
         yield
-    except BlockingIOError:
-        raise IdClipError(
-            f"another process is writing shards to {folder}; wait for it or choose another --output"
-        ) from None
     finally:
         os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def claim(folder: Path, parameters: Mapping[str, Any]) -> None:

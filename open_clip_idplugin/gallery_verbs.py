@@ -1,0 +1,119 @@
+"""The gallery's verbs: `idclip enroll`, `list`, `rename` and `forget`.
+
+Role: photos of people on disk -> named mean embeddings in the gallery, and back out again. Prints names and counts,
+never an embedding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery import Gallery, fold_name
+
+if TYPE_CHECKING:
+    from open_clip_idplugin.faces import FaceEngine
+
+
+def enroll(
+    name: str,
+    *photos: str,
+    gallery: str | None = None,
+    faces: str = "insightface:buffalo_l",
+    face: str = "only",
+) -> None:
+    """Remember a person from one or more photos; more photos can be added later under the same name.
+
+    Args:
+        name: how the person is called in queries (case and accents' encoding do not matter).
+        photos: picture files that show the person's face.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+        faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
+        face: which face of a photo is meant: only (refuse photos with several), largest or center.
+    """
+    fold_name(name)  # refuse a bad name before the face model is loaded
+    if not photos:
+        raise IdClipError(f"no photo was given for '{name}': idclip enroll NAME PHOTO [PHOTO ...]")
+    if face not in ("only", "largest", "center"):
+        raise IdClipError(f"--face '{face}' is not known: choose only, largest or center")
+    from open_clip_idplugin.faces import load_face_engine
+
+    enroll_photos(Gallery(gallery), name, photos, load_face_engine(faces), policy=face)
+
+
+def enroll_photos(
+    gallery: Gallery, name: str, photos: Sequence[str], engine: "FaceEngine", policy: str = "only"
+) -> None:
+    """Embed the face of every photo and enroll the good ones; each bad photo costs one printed sentence.
+
+    Raises:
+        IdClipError: no photo could be used, or the gallery refuses the embeddings.
+    """
+    embeddings, labels = [], []
+    for photo in photos:
+        try:
+            embeddings.append(_photo_embedding(photo, engine, policy))
+        except IdClipError as error:
+            print(f"{Path(photo).name}: left out, {error}")
+            continue
+        labels.append(Path(photo).name)
+    if not embeddings:
+        raise IdClipError(f"nobody was enrolled: none of the {len(photos)} photos of '{name}' shows a usable face")
+    person = gallery.enroll(name, np.stack(embeddings), engine.model_id, labels)
+    print(f"{person.name}: {len(labels)} of {len(photos)} photos used, {person.photos} in the gallery {gallery.path}")
+    print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
+
+
+def _photo_embedding(photo: str, engine: "FaceEngine", policy: str) -> np.ndarray:
+    from open_clip_idplugin.faces import load_picture
+
+    if not Path(photo).is_file():
+        raise IdClipError("there is no such file")
+    embedding = engine.the_face(load_picture(photo), policy=policy).embedding
+    if embedding is None:
+        raise IdClipError(f"the face model '{engine.model_id}' gives no embeddings: choose one with a recogniser")
+    return embedding
+
+
+def list_people(gallery: str | None = None) -> None:
+    """List the enrolled people and how many photos each one has.
+
+    Args:
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    people = opened.people()
+    if not people:
+        print(f"Nobody is enrolled in {opened.path}.\nNext: idclip enroll NAME PHOTO [PHOTO ...]")
+        return
+    width = max(len(person.name) for person in people)
+    for person in people:
+        print(f"{person.name:<{width}}  {person.photos:>3} photo{'s' if person.photos != 1 else ''}")
+    print(f"{len(people)} people in {opened.path}, face model {opened.model_id}")
+
+
+def rename(old: str, new: str, gallery: str | None = None) -> None:
+    """Give an enrolled person another name.
+
+    Args:
+        old: the name so far.
+        new: the name from now on.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    print(f"'{old}' is now '{opened.rename(old, new).name}' in {opened.path}")
+
+
+def forget(name: str, gallery: str | None = None) -> None:
+    """Erase an enrolled person completely; the gallery file is rewritten without a trace of the embeddings.
+
+    Args:
+        name: the person to forget.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    gone = opened.forget(name)
+    print(f"'{gone.name}' and {gone.photos} face embeddings were erased from {opened.path}, and the file was rewritten")
+    print("Copies elsewhere (backups, photos, exported results) are not touched.")

@@ -1,0 +1,210 @@
+"""The gallery file and its verbs: names, means, permissions, and that a forgotten person leaves no bytes behind."""
+
+import sqlite3
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from open_clip_idplugin import gallery_verbs
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery import SCHEMA_VERSION, Gallery, GalleryError, default_gallery
+
+MODEL = "insightface:test"
+
+
+@pytest.fixture
+def gallery(tmp_path) -> Gallery:
+    return Gallery(tmp_path / "people" / "gallery.sqlite")
+
+
+def draw_embeddings(count: int, size: int = 512, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, size)).astype(np.float32)
+
+
+def test_mean_of_unit_embeddings(gallery):
+    photos = draw_embeddings(3) * np.array([[1.0], [10.0], [0.1]], dtype=np.float32)  # a photo's scale must not matter
+    gallery.enroll("Ada Lovelace", photos, MODEL, ["a.jpg", "b.jpg", "c.jpg"])
+    unit = photos / np.linalg.norm(photos, axis=1, keepdims=True)
+    mean = unit.mean(axis=0)
+    np.testing.assert_allclose(gallery.embedding("Ada Lovelace"), mean / np.linalg.norm(mean), atol=1e-6)
+    assert gallery.embedding("Ada Lovelace").dtype == np.float32
+
+
+def test_photos_are_added_and_not_counted_twice(gallery):
+    first, second = draw_embeddings(2)
+    assert gallery.enroll("Ada", first, MODEL).photos == 1
+    assert gallery.enroll("ada", np.stack([first, second]), MODEL).photos == 2
+    assert gallery.names() == ["Ada"]
+
+
+@pytest.mark.parametrize("spelling", ["josé  PÉREZ", "Jose\u0301 Pe\u0301rez", " José Pérez ", "José Pérez"])
+def test_names_ignore_case_form_and_spacing(gallery, spelling):
+    gallery.enroll("José Pérez", draw_embeddings(1), MODEL)
+    assert gallery.embedding(spelling).shape == (512,)
+
+
+@pytest.mark.parametrize("name", ["", "   ", "a\0b", "x" * 201])
+def test_bad_names(gallery, name):
+    with pytest.raises(GalleryError, match="cannot be a person's name"):
+        gallery.enroll(name, draw_embeddings(1), MODEL)
+
+
+def test_file_is_private(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    assert stat.S_IMODE(gallery.path.stat().st_mode) == 0o600
+    gallery.path.chmod(0o644)  # a copy that lost its permission is closed again
+    gallery.names()
+    assert stat.S_IMODE(gallery.path.stat().st_mode) == 0o600
+
+
+def test_forget_leaves_no_bytes(gallery):
+    kept, gone = draw_embeddings(40, seed=1), draw_embeddings(40, seed=2)
+    gallery.enroll("Kept Person", kept, MODEL)
+    gallery.enroll("Forgotten Person", gone, MODEL, [f"forgotten_{i}.jpg" for i in range(40)])
+    stored = gone / np.linalg.norm(gone, axis=1, keepdims=True)
+    assert stored[0].tobytes() in gallery.path.read_bytes()
+
+    assert gallery.forget("forgotten person").photos == 40
+
+    for file in gallery.path.parent.iterdir():
+        raw = file.read_bytes()
+        assert b"orgotten" not in raw
+        for row in stored:  # no page may hold even a piece of a vector
+            assert row[:8].tobytes() not in raw
+            assert row[-8:].tobytes() not in raw
+    assert gallery.names() == ["Kept Person"]
+    with pytest.raises(GalleryError, match="nobody named 'Forgotten Person'"):
+        gallery.embedding("Forgotten Person")
+
+
+def test_rename(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    gallery.enroll("Grace", draw_embeddings(1, seed=1), MODEL)
+    with pytest.raises(GalleryError, match="'GRACE' is already enrolled"):
+        gallery.rename("ada", "GRACE")
+    assert gallery.rename("ada", "ADA").name == "ADA"  # the same person may change its spelling
+    gallery.rename("ada", "Ada Lovelace")
+    assert gallery.names() == ["Ada Lovelace", "Grace"]
+
+
+def test_one_face_model_a_gallery(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    with pytest.raises(GalleryError, match="cannot be mixed with 512-d ones of 'insightface:other'"):
+        gallery.enroll("Grace", draw_embeddings(1), "insightface:other")
+    with pytest.raises(GalleryError, match="cannot be mixed with 128-d ones"):
+        gallery.enroll("Grace", draw_embeddings(1, 128), MODEL)
+    assert gallery.names() == ["Ada"]
+    gallery.forget("Ada")
+    gallery.enroll("Grace", draw_embeddings(1), "insightface:other")  # an empty gallery starts again
+    assert gallery.model_id == "insightface:other"
+
+
+@pytest.mark.parametrize("bad", [np.zeros((1, 512)), np.full((1, 512), np.nan), np.zeros((0, 512)), np.ones((1, 2, 3))])
+def test_embeddings_that_stand_for_no_face(gallery, bad):
+    with pytest.raises(GalleryError):
+        gallery.enroll("Ada", bad, MODEL)
+    assert gallery.names() == []
+
+
+def test_files_that_are_no_gallery(tmp_path):
+    with pytest.raises(GalleryError, match="there is no gallery"):
+        Gallery(tmp_path / "none.sqlite").embedding("Ada")
+    assert Gallery(tmp_path / "none.sqlite").people() == []
+    assert not (tmp_path / "none.sqlite").exists()
+
+    (tmp_path / "text.sqlite").write_text("not a database, but long enough to be read as a header" * 20)
+    with pytest.raises(GalleryError, match="cannot be used as a gallery"):
+        Gallery(tmp_path / "text.sqlite").names()
+
+    with sqlite3.connect(tmp_path / "other.sqlite") as connection:
+        connection.execute("CREATE TABLE something (x)")
+    with pytest.raises(GalleryError, match="a database of something else"):
+        Gallery(tmp_path / "other.sqlite").names()
+
+
+def test_newer_schema_is_refused(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    with sqlite3.connect(gallery.path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(GalleryError, match="newer version"):
+        gallery.names()
+
+
+def test_threads_enroll_at_once(gallery):
+    rows = draw_embeddings(8)
+    threads = [threading.Thread(target=gallery.enroll, args=(f"Person {i}", rows[i], MODEL)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(gallery.names()) == 8
+
+
+def test_default_path_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_gallery() == tmp_path / "open_clip_idplugin" / "gallery.sqlite"
+
+
+@dataclass
+class DrawnFace:
+    embedding: np.ndarray
+
+
+class NamedFileEngine:
+    """Stands in for a face engine: 'finds' a face in every picture except those without colour."""
+
+    model_id = MODEL
+    embedding_size = 512
+
+    def the_face(self, picture: np.ndarray, policy: str = "largest") -> DrawnFace:
+        if picture.max() == 0:
+            raise IdClipError("no face was found")
+        return DrawnFace(draw_embeddings(1, seed=int(picture[0, 0, 0]))[0])
+
+
+@pytest.fixture
+def photos(tmp_path) -> dict[str, str]:
+    from PIL import Image
+
+    paths = {}
+    for name, shade in {"one": 10, "two": 20, "black": 0}.items():
+        paths[name] = str(tmp_path / f"{name}.png")
+        Image.new("RGB", (64, 64), (shade, shade, shade)).save(paths[name])
+    return paths
+
+
+def test_enroll_goes_on_after_bad_photos(gallery, photos, capsys):
+    sources = [photos["one"], photos["black"], "missing.jpg", photos["two"]]
+    gallery_verbs.enroll_photos(gallery, "Ada", sources, NamedFileEngine())
+    printed = capsys.readouterr().out
+    assert "black.png: left out, no face was found" in printed
+    assert "missing.jpg: left out, there is no such file" in printed
+    assert "2 of 4 photos used" in printed
+    assert gallery.people()[0].photos == 2
+
+
+def test_enroll_without_a_usable_photo(gallery, photos):
+    with pytest.raises(IdClipError, match="nobody was enrolled"):
+        gallery_verbs.enroll_photos(gallery, "Ada", [photos["black"]], NamedFileEngine())
+    assert not gallery.path.exists()
+    with pytest.raises(IdClipError, match="no photo was given"):
+        gallery_verbs.enroll("Ada")
+
+
+def test_verbs_print_names_and_no_embeddings(gallery, capsys):
+    gallery.enroll("Ada", draw_embeddings(2), MODEL)
+    where = str(gallery.path)
+    gallery_verbs.list_people(where)
+    gallery_verbs.rename("ada", "Ada Lovelace", where)
+    gallery_verbs.forget("ada lovelace", where)
+    gallery_verbs.list_people(where)
+    printed = capsys.readouterr().out
+    assert "Ada  2 photos" in printed.replace("   ", " ")
+    assert "erased" in printed
+    assert "Nobody is enrolled" in printed
+    assert not any(len(word) > 6 and word.lstrip("-").replace(".", "").isdigit() for word in printed.split())
+    assert Path(where).exists()

@@ -46,7 +46,7 @@ def rows(run: "TrainingRun") -> tuple[PatchRow, ...]:
         PatchRow(
             targets=(f"{_MAIN}:create_model_and_transforms",),
             replacement=_before(run.create_model_and_transforms),
-            reason="between model and optimizer nothing else is called that could check the model or freeze its temperature",
+            reason="nothing else is called before the optimizer that could check the model or freeze its temperature",
             hosts=_CHECKED,
             parameters=("model_name", "pretrained", "precision", "device"),
         ),

@@ -15,19 +15,17 @@ def _ramp(width: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _grain(height: int, width: int) -> np.ndarray:
-    """Return a fixed field of normal noise, larger than a picture: drawing one per picture would take longer than the picture."""
-    return np.random.default_rng(7).standard_normal((2 * height, 2 * width, 1), np.float32)
+    """Return a fixed field of normal noise, larger than a picture: drawing one a picture would take longer than the picture."""
+    return np.random.default_rng(7).standard_normal((2 * height, 2 * width, 1), np.float32).repeat(3, 2)
 
 
 def apply_camera(picture: np.ndarray, pose: FacePose, rng: np.random.Generator) -> np.ndarray:
     """Return the picture under the pose's light, exposure, warmth, blur and noise."""
     height, width = picture.shape[:2]
     tint = np.array([1 + 0.10 * pose.warmth, 1.0, 1 - 0.12 * pose.warmth], np.float32) * np.float32(pose.exposure)
-    result = picture.astype(np.float32)
-    result *= (1 + np.float32(0.22 * pose.light) * _ramp(width)) * tint
+    gain = np.broadcast_to((1 + np.float32(0.16 * pose.light) * _ramp(width)) * tint, picture.shape)
+    lit = np.multiply(picture, gain, dtype=np.float32)
     if pose.blur > 0.05:
-        result = cv2.GaussianBlur(result, (0, 0), pose.blur)
-    if pose.noise > 0:
-        y, x = int(rng.integers(height)), int(rng.integers(width))
-        result += np.float32(pose.noise) * _grain(height, width)[y : y + height, x : x + width]
-    return cv2.convertScaleAbs(np.maximum(result, 0, out=result))
+        lit = cv2.GaussianBlur(lit, (0, 0), pose.blur)
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    return cv2.addWeighted(lit, 1.0, _grain(height, width)[y : y + height, x : x + width], pose.noise, 0, dtype=cv2.CV_8U)

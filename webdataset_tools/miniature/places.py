@@ -6,6 +6,7 @@ Each painter gets a canvas whose sides are scaled to 100 x 100 units (`Ground.at
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from webdataset_tools.miniature.canvas import disc, line, oval, polygon, spline
@@ -28,7 +29,8 @@ class Ground:
         """Fill the rows between y0 and y1 with a gradient."""
         first, last = round(y0 * self.unit), round(y1 * self.unit)
         ramp = np.linspace(0, 1, max(1, last - first))[:, None]
-        self.canvas[first:last] = (np.array(top) * (1 - ramp) + np.array(bottom) * ramp).astype(np.uint8)[:, None]
+        column = (np.array(top) * (1 - ramp) + np.array(bottom) * ramp).astype(np.uint8)[:, None]
+        self.canvas[first:last] = cv2.resize(column, (self.canvas.shape[1], len(column)), interpolation=cv2.INTER_NEAREST)
 
     def area(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour) -> None:
         """Fill a polygon given in units."""

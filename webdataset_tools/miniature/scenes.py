@@ -37,13 +37,13 @@ ACTIVITIES: dict[str, tuple[str, ...]] = {
 _ACTIVITY_WEIGHTS = {"holding": 34, "raising": 22, "carrying": 9, "reading": 8, "phoning": 5, "waving": 7, "pointing": 6, "standing": 9}
 _HANDS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "holding": ((-46, 122), (46, 122)),
-    "raising": ((-118, 210), (142, -34)),
-    "carrying": ((-118, 210), (136, 96)),
+    "raising": ((-104, 205), (142, -34)),
+    "carrying": ((-112, 205), (128, 84)),
     "reading": ((-56, 116), (56, 116)),
-    "phoning": ((-118, 210), (60, -62)),
-    "waving": ((-118, 210), (156, -50)),
-    "pointing": ((-118, 210), (212, 4)),
-    "standing": ((-116, 210), (116, 210)),
+    "phoning": ((-104, 205), (60, -62)),
+    "waving": ((-104, 205), (156, -50)),
+    "pointing": ((-104, 205), (212, 4)),
+    "standing": ((-104, 205), (104, 205)),
 }
 GARMENTS = ("shirt", "jacket", "sweater", "striped shirt", "coat")
 
@@ -95,6 +95,7 @@ def sample_scene(seed: int, stratum: str | None = None) -> Scene:
     place_rng, frame_rng = stream(seed, "place"), stream(seed, "framing")
     top = colours[int(stream(seed, "top").integers(len(colours)))]
     share = _face_share(stratum, activity, frame_rng.random())
+    mirrored = bool(stream(seed, "mirror").random() < 0.5)
     return Scene(
         seed=seed,
         place=tuple(PLACES)[int(place_rng.integers(len(PLACES)))],
@@ -107,9 +108,9 @@ def sample_scene(seed: int, stratum: str | None = None) -> Scene:
         stratum=stratum,
         occluder=tuple(OCCLUDERS)[int(stream(seed, "occluder").integers(len(OCCLUDERS)))] if stratum == "occluded" else None,
         face_share=share,
-        place_x=float(frame_rng.uniform(0.42, 0.58)) if share > 0.2 else float(frame_rng.uniform(0.25, 0.75)),
+        place_x=_sideways(stratum, activity, mirrored, frame_rng.random()),
         place_y=_height(stratum, activity, share, frame_rng.random()),
-        mirrored=bool(stream(seed, "mirror").random() < 0.5),
+        mirrored=mirrored,
         pose=_pose(seed, stratum),
     )
 
@@ -180,6 +181,14 @@ def _face_share(stratum: str, activity: str, place: float) -> float:
     return 0.24 + 0.18 * place
 
 
+def _sideways(stratum: str, activity: str, mirrored: bool, place: float) -> float:
+    """Return how far right the face's middle is; a hand at one side moves the person to the other."""
+    if stratum == "small":
+        return 0.28 + 0.44 * place
+    aside = {"raising": 0.07, "carrying": 0.07, "waving": 0.05, "pointing": 0.10, "phoning": 0.03}.get(activity, 0.0)
+    return 0.44 + 0.12 * place + (aside if mirrored else -aside)
+
+
 def _height(stratum: str, activity: str, share: float, place: float) -> float:
     """Return the height of the face's middle."""
     if stratum == "small":
@@ -199,7 +208,7 @@ def _pose(seed: int, stratum: str) -> FacePose:
         return replace(pose, exposure=float(rng.uniform(0.16, 0.34)), noise=float(rng.uniform(6, 11)), warmth=-0.6)
     if stratum == "blurred":
         return replace(pose, blur=float(rng.uniform(2.0, 3.4)))
-    return replace(pose, exposure=float(np.clip(pose.exposure, 0.8, 1.15)))
+    return replace(pose, exposure=float(np.clip(pose.exposure, 0.8, 1.06)))
 
 
 def _weighted(seed: int, label: str, weights: dict[str, int]) -> str:

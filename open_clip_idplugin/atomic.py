@@ -27,10 +27,10 @@ def atomic_path(target: str | os.PathLike[str], mode: int = PUBLIC) -> Iterator[
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as stream:
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
+        temporary.chmod(mode)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

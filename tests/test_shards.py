@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import face_pack_fixtures as face_packs
 import numpy as np
 import pytest
 import release_fixtures as fixtures
@@ -143,6 +144,21 @@ def test_people_without_a_usable_photo_keep_their_samples(release, tmp_path):
     counts = json.loads((tmp_path / "out" / "report.json").read_text())["without_crop"]["counts"]
     assert counts == {report.NO_FACE_IN_PHOTOS: 6, report.NO_PHOTO: 6}
     assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_insightface_crops_for_real(release, tmp_path):
+    face_packs.write_pack(tmp_path / "packs" / "toy")
+    for path in fixtures.photo_folder(release).rglob("*.jpg"):  # in the second photo of each person
+        picture = face_packs.toy_picture(*[(64, 96)] * (path.name == "0002_01.jpg"))
+        Image.fromarray(picture).save(path, quality=95, subsampling=0)
+    options = {"photos": fixtures.photo_folder(release), "faces": f"insightface:{tmp_path / 'packs' / 'toy'}"}
+    result = pack(release, tmp_path / "out", crops=None, det_size=192, **options)
+    assert result.crops == {"identity_photo": 18}
+    for sample in read_samples(tmp_path / "out"):
+        assert sample.record.face_photo == f"{sample.record.identity_id}/0002_01.jpg"
+        crop = np.asarray(Image.open(io.BytesIO(sample.face_crop_bytes)))
+        assert crop.shape == (112, 112, 3)
+        assert np.abs(crop[8:80, 8:104].astype(int) - face_packs.MAGENTA).max() < 60  # aligned: the face fills the crop
 
 
 def test_the_shipped_face_pack_crops_for_real(tmp_path):

@@ -58,7 +58,8 @@ def _run_in_processes(
             while pending:
                 done, pending = wait(pending, _POLL_SECONDS, FIRST_COMPLETED)
                 shown, before = counter.value, shown
-                bar.update(shown - before)
+                if shown > before:
+                    bar.update(shown - before)
                 for future in done:
                     yield future.result()
         except BrokenProcessPool:

@@ -1,7 +1,7 @@
 """Identity-conditioned CLIP as a plugin to open_clip: importing this package registers the IdCLIP models.
 
-Importing is cheap and imports neither torch nor open_clip: the registration runs when open_clip is imported (at once if it is
-already there). The public names below are looked up on first use.
+Importing is cheap and imports neither torch nor open_clip: the registration runs when open_clip is imported (at once
+if it is already there). The public names below are looked up on first use.
 """
 
 import importlib

@@ -3,6 +3,7 @@
 Linear, ReLU (once or twice), Linear, without bias by default: the MLP of Messina et al. (ECIR 2025, arXiv 2412.21009).
 """
 
+import itertools
 import math
 
 import torch
@@ -26,8 +27,7 @@ class IdentityAdaptor(nn.Module):
         self.tokens_per_identity = config.tokens_per_identity
         sizes = [config.face_dim] + [config.adaptor_hidden] * config.adaptor_layers
         self.hidden = nn.ModuleList(
-            nn.Linear(before, after, bias=config.adaptor_bias)
-            for before, after in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Linear(before, after, bias=config.adaptor_bias) for before, after in itertools.pairwise(sizes)
         )
         self.output = nn.Linear(sizes[-1], config.tokens_per_identity * width, bias=config.adaptor_bias)
         self._initialize(config.face_dim)
@@ -44,8 +44,8 @@ class IdentityAdaptor(nn.Module):
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
         """[..., D] of any length and float dtype -> [..., n, width] in the weights' (or autocast's) dtype.
 
-        Embeddings are brought to unit length in float32 first, so that means of several photos and embeddings that were never
-        normalised mean the same; a row of zeros stays zero.
+        Embeddings are brought to unit length in float32 first, so that means of several photos and embeddings that
+        were never normalised mean the same; a row of zeros stays zero.
         """
         features = F.normalize(faces.float(), dim=-1).to(self.output.weight.dtype)
         for layer in self.hidden:

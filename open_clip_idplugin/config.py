@@ -23,9 +23,9 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 class IdentityConfig:
     """Shape of the parts that IdCLIP adds to the towers (Messina et al., ECIR 2025, arXiv 2412.21009).
 
-    face_dim: size of a face embedding. adaptor_hidden, adaptor_layers (1 or 2), adaptor_bias: the adaptor's hidden layers.
-    tokens_per_identity: token vectors that one face becomes. visual_prompts: learnable tokens of the image tower (0 = none,
-    which keeps image features, and so every image index, those of the plain model).
+    face_dim: size of a face embedding. adaptor_hidden, adaptor_layers (1 or 2), adaptor_bias: the adaptor's hidden
+    layers. tokens_per_identity: token vectors that one face becomes. visual_prompts: learnable tokens of the image
+    tower (0 = none, which keeps image features, and so every image index, those of the plain model).
     """
 
     face_dim: int = 512

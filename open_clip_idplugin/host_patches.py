@@ -1,9 +1,10 @@
 """The table of every change to a host library, and how rows are applied, checked and undone.
 
-Role: rows `PatchRow` -> replaced attributes of host modules. The public doors of open_clip (`add_model_config`, subclassing) come
-first; a row is for what has no door. All rows of a table are checked before the first one is applied, so that a host
-that has moved on is refused in a sentence and left as it was. `OPEN_CLIP` below is the model library's part; the rows for
-open_clip's training command and for clip-retrieval stand in the packages that import those, in the same form.
+Role: rows `PatchRow` -> replaced attributes of host modules. The public doors of open_clip (`add_model_config`,
+subclassing) come first; a row is for what has no door. All rows of a table are checked before the first one is
+applied, so that a host that has moved on is refused in a sentence and left as it was. `OPEN_CLIP` below is the model
+library's part; the rows for open_clip's training command and for clip-retrieval stand in the packages that import
+those, in the same form.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from open_clip_idplugin.errors import HostMismatchError
 class PatchRow:
     """One change to a host, or (without `replacement`) one thing a host must go on offering.
 
-    targets: places of one object, as "module:attribute" (attributes may be dotted); the first defines it, the others are
-        modules that imported it by name. Modules are imported only when the row is applied or verified.
+    targets: places of one object, as "module:attribute" (attributes may be dotted); the first defines it, the others
+        are modules that imported it by name. Modules are imported only when the row is applied or verified.
     reason: why there is no public door.
     hosts: versions this was checked with.
     replacement: original -> what to put there. It gets the object found at the first target.

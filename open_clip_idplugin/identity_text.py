@@ -1,14 +1,14 @@
 """The batch container for texts about people: token ids with placeholders, the faces, and where each face goes.
 
-Role: carries what the tokenizer made through DataLoader workers, pinning, open_clip's unmodified training loop and a model's
-`encode_text`. Imports torch only.
+Role: carries what the tokenizer made through DataLoader workers, pinning, open_clip's unmodified training loop and a
+model's `encode_text`. Imports torch only.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,12 +34,14 @@ class IdentityText:
     faces [B, F, D] float32: face embeddings, rows of zeros where a text has fewer than F faces.
     slots [B, L] int64: 0 = ordinary token; 1 + f * n + j = j-th identity token (of n = tokens_per_identity) of face f.
     identity_ids [B] int64: `identity_key` of the person the text is about, or -1.
+    tokens_per_identity: the n by which slots are counted; a model refuses texts made for another n.
     """
 
     tokens: torch.Tensor
     faces: torch.Tensor
     slots: torch.Tensor
     identity_ids: torch.Tensor
+    tokens_per_identity: int = 1
 
     def __post_init__(self) -> None:
         rows = self.tokens.shape[0] if self.tokens.ndim == 2 else None
@@ -69,7 +71,8 @@ class IdentityText:
         return int(self.tokens.shape[0])
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None, non_blocking: bool = False) -> IdentityText:
-        """Move to `device`. `dtype` is accepted because hosts pass it, and ignored: ids stay int64 and faces float32."""
+        """Move to `device`. `dtype` is accepted because hosts pass it, and ignored: ids stay int64 and faces
+        float32."""
         if device is None or isinstance(device, torch.dtype):
             return self
         return self._map(lambda tensor: tensor.to(device=device, non_blocking=non_blocking))
@@ -96,11 +99,12 @@ class IdentityText:
         """Keep the first `length` tokens of every row; raises IdClipError if a placeholder would be lost."""
         if length < self.slots.shape[1] and bool(self.slots[:, length:].any()):
             raise IdClipError(f"a cut at {length} tokens would lose a {PLACEHOLDER}; keep more tokens.")
-        return IdentityText(self.tokens[:, :length], self.faces, self.slots[:, :length], self.identity_ids)
+        return replace(self, tokens=self.tokens[:, :length], slots=self.slots[:, :length])
 
     @staticmethod
     def collate(texts: Sequence[IdentityText]) -> IdentityText:
-        """Join batches (of one or more) into one; shorter rows get padding tokens (id 0), fewer faces get rows of zeros."""
+        """Join batches (of one or more) into one; shorter rows get padding tokens (id 0), fewer faces get rows of
+        zeros."""
         if not texts:
             raise IdClipError("IdentityText.collate needs at least one text.")
         length = max(text.tokens.shape[1] for text in texts)
@@ -108,16 +112,23 @@ class IdentityText:
         sizes = {text.faces.shape[2] for text in texts}
         if len(sizes) > 1:
             raise IdClipError(f"face embeddings of different sizes ({sorted(sizes)}) cannot be one batch.")
+        if len({text.tokens_per_identity for text in texts}) > 1:
+            raise IdClipError("texts tokenized for models with different tokens_per_identity cannot be one batch.")
         return IdentityText(
             torch.cat([F.pad(text.tokens, (0, length - text.tokens.shape[1])) for text in texts]),
             torch.cat([F.pad(text.faces, (0, 0, 0, most_faces - text.faces.shape[1])) for text in texts]),
             torch.cat([F.pad(text.slots, (0, length - text.slots.shape[1])) for text in texts]),
             torch.cat([text.identity_ids for text in texts]),
+            texts[0].tokens_per_identity,
         )
 
-    def _map(self, function: Any) -> IdentityText:
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> IdentityText:
         return IdentityText(
-            function(self.tokens), function(self.faces), function(self.slots), function(self.identity_ids)
+            function(self.tokens),
+            function(self.faces),
+            function(self.slots),
+            function(self.identity_ids),
+            self.tokens_per_identity,
         )
 
     def __repr__(self) -> str:

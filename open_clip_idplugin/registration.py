@@ -1,6 +1,7 @@
 """Makes open_clip know the IdCLIP models: model configs, pretrained tags, the model class and the tokenizer.
 
-`register()` runs when open_clip is imported; it may be called any number of times, touches no other model, and can be undone.
+`register()` runs when open_clip is imported; it may be called any number of times, touches no other model, and can be
+undone.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def unregister() -> None:
 def add_identity_model(path: str | Path) -> str:
     """Register an IdCLIP model from a JSON config file and return its name, the file's stem.
 
-    The file is an open_clip model config with `"custom_text": true` and an `identity_cfg`. Raises IdClipError for any other
-    file, and for names by which open_clip would take the model for another kind or that another model has.
+    The file is an open_clip model config with `"custom_text": true` and an `identity_cfg`. Raises IdClipError for any
+    other file, and for names by which open_clip would take the model for another kind or that another model has.
     """
     path = Path(path).resolve()
     name = path.stem
@@ -123,8 +124,8 @@ def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(cfg, *args, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:
             raise IdClipError(
-                f"The weights for {cfg[_OWN]} could not be downloaded ({type(error).__name__}); get {_file_to_provide(cfg)} and pass "
-                "its path as `pretrained` (or `--pretrained`, `--checkpoint`)."
+                f"The weights for {cfg[_OWN]} could not be downloaded ({type(error).__name__}); get {_file_to_provide(cfg)} "
+                "and pass its path as `pretrained` (or `--pretrained`, `--checkpoint`)."
             ) from error
 
     setattr(download_pretrained, _MARK, original)

@@ -1,7 +1,9 @@
-"""open_clip's text tower, taught to take identity tokens: token ids [B, L] or an `IdentityText` -> text features [B, D].
+"""open_clip's text tower, taught to take identity tokens: token ids [B, L] or an `IdentityText` -> text features [B,
+D].
 
-The stock tower is promoted in place, so that it keeps the host's constructor, weights and forward pass. What is added: the
-adaptor, the embeddings at the placeholders, the cut at the longest EOT, and a `lock` (open_clip 2.32 has none).
+The stock tower is promoted in place, so that it keeps the host's constructor, weights and forward pass. What is
+added: the adaptor, the embeddings at the placeholders, the cut at the longest EOT, and a `lock` (open_clip 2.32 has
+none).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from open_clip_idplugin.identity_text import IdentityText
 
 @dataclass(frozen=True, eq=False)
 class _PlacedText:
-    """Stands in for the token tensor in the host's forward pass, which asks it for the position of EOT and nothing else."""
+    """Stands in for the token tensor in the host's forward pass, which asks it for the position of EOT and nothing
+    else."""
 
     tokens: torch.Tensor  # [B, L], an ordinary id at every placeholder
     faces: torch.Tensor  # [B, F, D], F >= 1
@@ -50,7 +53,8 @@ class IdentityTextTransformer(TextTransformer):
     cut_at_eot: bool = True
 
     def forward(self, text: torch.Tensor | IdentityText) -> Any:
-        """Token ids [B, L] int64 or IdentityText -> features [B, D] (with `output_tokens`: and tokens [B, L, width])."""
+        """Token ids [B, L] int64 or IdentityText -> features [B, D] (with `output_tokens`: and tokens [B, L,
+        width])."""
         return super().forward(self._shortened(self._placed(text)))
 
     def forward_intermediates(self, text: torch.Tensor | IdentityText, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +73,8 @@ class IdentityTextTransformer(TextTransformer):
         return embeddings, mask
 
     def _with_identities(self, embeddings: torch.Tensor, text: _PlacedText) -> torch.Tensor:
-        """Put identity tokens, with the position of their placeholder, where slots are not 0. The input is not changed."""
+        """Put identity tokens, with the position of their placeholder, where slots are not 0. The input is not
+        changed."""
         identities = self.adaptor(text.faces).flatten(1, 2).to(embeddings.dtype)  # [B, F * n, width]
         slots = F.pad(text.slots, (0, embeddings.shape[1] - text.slots.shape[1]))  # a class token may follow the text
         index = (slots - 1).clamp(min=0).unsqueeze(-1).expand(-1, -1, self.width)
@@ -78,23 +83,29 @@ class IdentityTextTransformer(TextTransformer):
         return torch.where((slots > 0).unsqueeze(-1), placed, embeddings)
 
     def _placed(self, text: torch.Tensor | IdentityText) -> torch.Tensor | _PlacedText:
-        """Plain ids where there is nothing to place; in training a text without faces still runs the adaptor, masked."""
+        """Plain ids where there is nothing to place; in training a text without faces still runs the adaptor,
+        masked."""
         if isinstance(text, IdentityText):
-            if text.faces.shape[1] == 0:
-                text = text.tokens
-            else:
-                face_dim = self.adaptor.face_dim
-                if text.faces.shape[2] != face_dim:
-                    raise IdClipError(
-                        f"the face embeddings have {text.faces.shape[2]} numbers, but this model takes {face_dim}."
-                    )
-                tokens = text.tokens.masked_fill(text.slots > 0, self._filler)
-                return _PlacedText(tokens, text.faces, text.slots)
+            if text.faces.shape[1] > 0:
+                self._check(text)
+                return _PlacedText(text.tokens.masked_fill(text.slots > 0, self._filler), text.faces, text.slots)
+            text = text.tokens
         if self.training and torch.is_grad_enabled() and self.adaptor.output.weight.requires_grad:
             # DistributedDataParallel refuses a step in which a trainable parameter took no part.
             nobody = torch.zeros(len(text), 1, self.adaptor.face_dim, device=text.device)
             return _PlacedText(text, nobody, torch.zeros_like(text))
         return text
+
+    def _check(self, text: IdentityText) -> None:
+        if text.faces.shape[2] != self.adaptor.face_dim:
+            raise IdClipError(
+                f"the face embeddings have {text.faces.shape[2]} numbers, but this model takes {self.adaptor.face_dim}."
+            )
+        if text.tokens_per_identity != self.adaptor.tokens_per_identity:
+            raise IdClipError(
+                f"the texts were tokenized with {text.tokens_per_identity} token(s) an identity, but this model has "
+                f"{self.adaptor.tokens_per_identity}; use the tokenizer of the model's own config."
+            )
 
     @property
     def _filler(self) -> int:
@@ -123,8 +134,9 @@ class IdentityTextTransformer(TextTransformer):
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
         """Freeze the tower but not the adaptor; leave the last `unlocked_layers` groups trainable.
 
-        Groups, as in open_clip 3: embeddings, each block (the last together with the final LayerNorm), projection. LayerNorms
-        are frozen with their groups whatever `freeze_layer_norm` says, because open_clip_train passes False by default.
+        Groups, as in open_clip 3: embeddings, each block (the last together with the final LayerNorm), projection.
+        LayerNorms are frozen with their groups whatever `freeze_layer_norm` says, because open_clip_train passes
+        False by default.
         """
         for name, parameter in self.named_parameters():
             parameter.requires_grad = name.startswith("adaptor.")
@@ -139,7 +151,8 @@ class IdentityTextTransformer(TextTransformer):
 
 
 def promote_text_tower(tower: nn.Module, config: IdentityConfig) -> IdentityTextTransformer:
-    """Turn open_clip's native text tower into an IdentityTextTransformer, in place; raises IdClipError for other towers."""
+    """Turn open_clip's native text tower into an IdentityTextTransformer, in place; raises IdClipError for other
+    towers."""
     if type(tower) is not TextTransformer:
         raise IdClipError(
             f"IdCLIP needs open_clip's own text tower, not {type(tower).__name__}; use a config without hf_model_name."

@@ -1,7 +1,8 @@
 """How a text with foreign tokens in it is put together by the rules of one of open_clip's tokenizers.
 
-Pieces of text -> ids, then ids -> a row of L ids with the tokenizer's own start, end and padding tokens, truncated as the tokenizer
-truncates: the end token always stays. One splicer for open_clip's SimpleTokenizer, one for its wrapper of Hugging Face tokenizers.
+Pieces of text -> ids, then ids -> a row of L ids with the tokenizer's own start, end and padding tokens, truncated as
+the tokenizer truncates: the end token always stays. One splicer for open_clip's SimpleTokenizer, one for its wrapper
+of Hugging Face tokenizers.
 """
 
 from __future__ import annotations

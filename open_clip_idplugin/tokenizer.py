@@ -1,7 +1,9 @@
-"""Texts with `[TOK]` and face embeddings -> `IdentityText`; plain texts -> exactly what open_clip's tokenizer makes of them.
+"""Texts with `[TOK]` and face embeddings -> `IdentityText`; plain texts -> exactly what open_clip's tokenizer makes
+of them.
 
-A placeholder becomes n ordinary token ids (n = tokens_per_identity), all below EOT and none of them padding, because text towers
-find EOT as the highest id: a new special token would be taken for it. Where the faces go is kept beside the ids, in `slots`.
+A placeholder becomes n ordinary token ids (n = tokens_per_identity), all below EOT and none of them padding, because
+text towers find EOT as the highest id: a new special token would be taken for it. Where the faces go is kept beside
+the ids, in `slots`.
 """
 
 from __future__ import annotations
@@ -45,11 +47,12 @@ class IdentityTokenizer:
     ) -> torch.Tensor | IdentityText:
         """Tokenize B texts.
 
-        faces: embeddings for the placeholders (numpy, torch or lists of floats): [D] = the one person of every text; [B, D]; [B, F, D],
-        where a row of zeros is no face; or a list of B entries, each None, [D] or [F_i, D]. `[TOK]` and `[TOK:1]` take the
-        first face of their text, `[TOK:2]` the second. identity_ids: whom each text is about, for training.
-        Returns the base tokenizer's [B, L] int64 for plain texts without faces, else an IdentityText.
-        Raises IdClipError where placeholders and faces do not fit together, or a placeholder would be truncated away.
+        faces: embeddings for the placeholders (numpy, torch or lists of floats): [D] = the one person of every text;
+        [B, D]; [B, F, D], where a row of zeros is no face; or a list of B entries, each None, [D] or [F_i, D].
+        `[TOK]` and `[TOK:1]` take the first face of their text, `[TOK:2]` the second. identity_ids: whom each text is
+        about, for training. Returns the base tokenizer's [B, L] int64 for plain texts without faces, else an
+        IdentityText. Raises IdClipError where placeholders and faces do not fit together, or a placeholder would be
+        truncated away.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
         named = [self._placeholders(text, row) for row, text in enumerate(several)]
@@ -61,9 +64,9 @@ class IdentityTokenizer:
         for row, text in enumerate(several):
             _check_faces(row, text, named[row], per_text[row])
         tokens, slots = self._tokens_and_slots(several, named, context_length)
-        return IdentityText(
-            tokens, _padded(per_text, self.identity_cfg.face_dim), slots, _keys(identity_ids, len(several))
-        )
+        keys = _keys(identity_ids, len(several))
+        padded = _padded(per_text, self.identity_cfg.face_dim)
+        return IdentityText(tokens, padded, slots, keys, self.identity_cfg.tokens_per_identity)
 
     def _placeholders(self, text: str, row: int) -> list[int]:
         """Numbers of the placeholders of a text, in order, counted from 0."""
@@ -147,7 +150,8 @@ def _one_text(entry: Any, row: int, face_dim: int) -> np.ndarray:
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or (rows.size and rows.shape[1] != face_dim):
         raise IdClipError(
-            f"the face embedding of text {row} has shape {list(rows.shape)}, but this model takes embeddings of {face_dim} numbers."
+            f"the face embedding of text {row} has shape {list(rows.shape)}, but this model takes embeddings of "
+            f"{face_dim} numbers."
         )
     if not np.isfinite(rows).all():
         raise IdClipError(f"the face embedding of text {row} holds numbers that are not finite.")
@@ -181,18 +185,19 @@ def _check_faces(row: int, text: str, named: list[int], faces: np.ndarray) -> No
     if without:
         placeholder = PLACEHOLDER if without[0] == 0 else f"[TOK:{without[0] + 1}]"
         raise IdClipError(
-            f"text {row} ({text!r}) holds {placeholder}, but has {given} face(s); pass a face embedding for it in `faces`."
+            f"text {row} ({text!r}) holds {placeholder}, but has {given} face(s); pass a face embedding for it in "
+            "`faces`."
         )
     unused = sorted(set(range(given)) - wanted)
     if unused and not wanted:
         raise IdClipError(
-            f"text {row} ({text!r}) has a face, but no {PLACEHOLDER}; write {PLACEHOLDER} where the person belongs, or pass None "
-            "for its face."
+            f"text {row} ({text!r}) has a face, but no {PLACEHOLDER}; write {PLACEHOLDER} where the person belongs, or "
+            "pass None for its face."
         )
     if unused:
         raise IdClipError(
-            f"text {row} ({text!r}) has {given} faces, but names only {len(wanted)}; write [TOK:{unused[0] + 1}] as well, or "
-            "leave out the face."
+            f"text {row} ({text!r}) has {given} faces, but names only {len(wanted)}; write [TOK:{unused[0] + 1}] as well, "
+            "or leave out the face."
         )
 
 

@@ -1,7 +1,8 @@
 """Shallow visual prompts (VPT, Jia et al., arXiv 2203.12119): n learnable tokens join the patch tokens of a ViT.
 
-They are appended after the positional embedding and patch dropout, right before the pre-transformer LayerNorm, and leave before the
-pooling: `tok` reads position 0 as before and `avg` averages patches only. Works on open_clip's own VisionTransformer and on timm's.
+They are appended after the positional embedding and patch dropout, right before the pre-transformer LayerNorm, and
+leave before the pooling: `tok` reads position 0 as before and `avg` averages patches only. Works on open_clip's own
+VisionTransformer and on timm's.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ class VisualPrompts(nn.Module):
 
     def __init__(self, count: int, width: int, patch_size: tuple[int, int]) -> None:
         super().__init__()
-        bound = math.sqrt(6.0 / (3 * patch_size[0] * patch_size[1] + width))  # as the paper: that of a patch embedding
-        self.tokens = nn.Parameter(torch.empty(count, width).uniform_(-bound, bound))
+        self.bound = math.sqrt(6.0 / (3 * patch_size[0] * patch_size[1] + width))  # as VPT: that of a patch embedding
+        self.tokens = nn.Parameter(torch.empty(count, width).uniform_(-self.bound, self.bound))
+
+    def resize(self, count: int) -> None:
+        """Start again with `count` prompts."""
+        fresh = self.tokens.detach().new_empty(count, self.tokens.shape[1]).uniform_(-self.bound, self.bound)
+        self.tokens = nn.Parameter(fresh)
 
     def append(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, N, width] -> [B, N + n, width]."""
@@ -76,17 +82,21 @@ class PromptedTimmModel(TimmModel):
         return embed.dynamic_feat_size((height, width)) if hasattr(embed, "dynamic_feat_size") else grid
 
 
-def add_visual_prompts(tower: nn.Module, count: int) -> None:
-    """Give an image tower `count` prompts (key `prompts.tokens`), in place; raises IdClipError for towers without tokens."""
+def set_visual_prompts(tower: nn.Module, count: int) -> None:
+    """Give an image tower `count` >= 1 new prompts (key `prompts.tokens`), in place of those it may have.
+
+    The tower itself is promoted in place. Raises IdClipError for a tower that has no tokens.
+    """
     if type(tower) is VisionTransformer:
-        tower.__class__ = PromptedVisionTransformer
-        tower.prompts = VisualPrompts(count, tower.class_embedding.shape[0], tower.patch_size)
+        _promote(tower, PromptedVisionTransformer, tower.class_embedding, tower.patch_size, count)
         tower.ln_pre.register_forward_pre_hook(tower.prompts._append_hook)
     elif type(tower) is TimmModel and _is_timm_vit(tower.trunk):
-        tower.__class__ = PromptedTimmModel
-        tower.prompts = VisualPrompts(count, tower.trunk.embed_dim, to_2tuple(tower.trunk.patch_embed.feat_ratio()))
-        tower.trunk.norm_pre.register_forward_pre_hook(tower.prompts._append_hook)
-        tower.trunk.norm.register_forward_hook(tower.prompts._drop_hook)
+        trunk = tower.trunk
+        _promote(tower, PromptedTimmModel, trunk.pos_embed, to_2tuple(trunk.patch_embed.feat_ratio()), count)
+        trunk.norm_pre.register_forward_pre_hook(tower.prompts._append_hook)
+        trunk.norm.register_forward_hook(tower.prompts._drop_hook)
+    elif isinstance(tower, (PromptedVisionTransformer, PromptedTimmModel)):
+        tower.prompts.resize(count)
     else:
         inner = type(getattr(tower, "trunk", tower)).__name__
         raise IdClipError(
@@ -94,8 +104,15 @@ def add_visual_prompts(tower: nn.Module, count: int) -> None:
         )
 
 
+def _promote(tower: Any, kind: type, like: torch.Tensor, patch_size: tuple[int, int], count: int) -> None:
+    """Make `tower` a `kind` with prompts of the width, device and dtype of `like` [..., width]."""
+    tower.__class__ = kind
+    tower.prompts = VisualPrompts(count, like.shape[-1], patch_size).to(like)
+
+
 def _is_timm_vit(trunk: nn.Module) -> bool:
-    """Whether a timm model is a VisionTransformer (hybrids included) that passes norm_pre and norm as the stock one does."""
+    """Whether a timm model is a VisionTransformer (hybrids included) that passes norm_pre and norm as the stock one
+    does."""
     return isinstance(trunk, TimmVisionTransformer) and (
         type(trunk).forward_features is TimmVisionTransformer.forward_features
     )

@@ -68,7 +68,8 @@ def _draw_legs(canvas: np.ndarray, clothes: Clothes, figure: Figure, waist: floa
 def _draw_details(
     canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figure, wide: float, waist: float, long: float
 ) -> None:
-    dark, light = shade(clothes.top, 0.72), mix(clothes.top, (255, 255, 255), 0.75)
+    dark = shade(clothes.top, 0.72)
+    light = mix(clothes.top, (255, 255, 255), 0.75) if sum(clothes.top) < 600 else shade(clothes.top, 0.62)
     skin = shade(body_skin(person.head), 0.86)
     if clothes.garment == "striped shirt":
         for y in np.arange(40, long - 10, 44):

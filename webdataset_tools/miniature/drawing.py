@@ -17,7 +17,7 @@ from webdataset_tools.miniature.lighting import apply_camera
 from webdataset_tools.miniature.palette import Colour, mix, shade
 from webdataset_tools.miniature.people import FaceTraits, Person
 
-__all__ = ["DrawnFace", "FacePose", "HeadFrame", "draw_face", "paint_head"]
+__all__ = ["DrawnFace", "FacePose", "HeadFrame", "draw_face", "locate_face", "paint_head"]
 
 
 class DrawnFace(NamedTuple):
@@ -53,9 +53,15 @@ def paint_head(
     features.draw_glasses(brush)
     brush.paint(canvas)
     hair.draw_front_hair(canvas, person.head, pose, frame)
+    return locate_face(person.face, pose, frame)
+
+
+def locate_face(face: FaceTraits, pose: FacePose, frame: HeadFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return landmarks float32 [5, 2] and face box float32 [4] (forehead to chin) in pixels, without painting."""
+    geometry = features.Geometry.of(face, pose)
     points, lifts = geometry.landmarks()
-    whole = _face_hull(person.face, geometry, frame, 16.0)
-    box = np.concatenate([whole.min(0), whole.max(0)])
+    hull = _face_hull(face, geometry, frame, 16.0)
+    box = np.concatenate([hull.min(0), hull.max(0)])
     return frame.on_face(points, lifts).astype(np.float32), box.astype(np.float32)
 
 
@@ -67,7 +73,7 @@ def draw_face(person: Person, pose: FacePose, size: int = 112, background: Colou
     canvas = np.empty((size, size, 3), np.uint8)
     canvas[:] = background
     scale = size * zoom / 112
-    frame = HeadFrame(pose, scale, ((56 - 56) * scale + size / 2 - 0.5, (64 - 56) * scale + size / 2 - 0.5))
+    frame = HeadFrame(pose, scale, (size / 2 - 0.5, 8 * scale + size / 2 - 0.5))
     hair.draw_back_hair(canvas, person.head, pose, frame)
     landmarks, box = paint_head(canvas, person, pose, frame, shoulders=(frame.centre[0], frame.centre[1] + 90 * scale))
     picture = apply_camera(canvas, pose, np.random.default_rng(size))

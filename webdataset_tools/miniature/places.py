@@ -144,7 +144,7 @@ def _office(ground: Ground) -> None:
 
 
 def _mountain(ground: Ground) -> None:
-    ground.bands(ground.vary((132, 182, 232)), (222, 236, 246), 0, 64)
+    ground.bands(ground.vary((132, 182, 232)), (222, 236, 246), 0, 67)
     for base, tone in ((58, (138, 152, 178)), (66, (98, 114, 138))):
         for x in np.linspace(0, 100, 4):
             peak, left, right = ground.between(14, 30) + base - 58, ground.between(22, 34), ground.between(22, 34)
@@ -155,7 +155,7 @@ def _mountain(ground: Ground) -> None:
 
 
 def _snow(ground: Ground) -> None:
-    ground.bands(ground.vary((170, 200, 232)), (226, 236, 246), 0, 50)
+    ground.bands(ground.vary((170, 200, 232)), (226, 236, 246), 0, 52)
     ground.area(spline(np.array([(0, 46), (25, 38), (50, 48), (78, 40), (100, 50), (100, 100), (0, 100)]), 4), (238, 244, 252))
     ground.area(spline(np.array([(0, 66), (30, 60), (60, 70), (100, 60), (100, 100), (0, 100)]), 4), (252, 253, 255))
     for _ in range(6):
@@ -201,7 +201,7 @@ def _living_room(ground: Ground) -> None:
 
 
 def _forest(ground: Ground) -> None:
-    ground.bands((88, 128, 84), (132, 160, 100), 0, 60)
+    ground.bands((88, 128, 84), (132, 160, 100), 0, 73)
     for depth in (0.75, 0.9, 1.0):
         for _ in range(6):
             x, wide = ground.between(0, 100), ground.between(2.2, 5.5) * depth
@@ -215,7 +215,7 @@ def _forest(ground: Ground) -> None:
 
 
 def _desert(ground: Ground) -> None:
-    ground.bands(ground.vary((246, 180, 112)), (252, 224, 170), 0, 56)
+    ground.bands(ground.vary((246, 180, 112)), (252, 224, 170), 0, 60)
     disc(ground.canvas, np.array([ground.between(12, 88), 18]) * ground.unit, 8 * ground.unit, (255, 246, 210))
     ground.area(spline(np.array([(0, 54), (28, 44), (55, 58), (80, 48), (100, 54), (100, 100), (0, 100)]), 4), (222, 162, 92))
     ground.area(spline(np.array([(0, 74), (35, 62), (70, 76), (100, 66), (100, 100), (0, 100)]), 4), (238, 184, 112))

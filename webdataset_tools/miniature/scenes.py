@@ -10,7 +10,7 @@ import numpy as np
 
 from webdataset_tools.miniature import hair
 from webdataset_tools.miniature.body import Clothes, Figure, draw_arm, draw_body
-from webdataset_tools.miniature.drawing import FacePose, HeadFrame, paint_head
+from webdataset_tools.miniature.drawing import FacePose, HeadFrame, locate_face, paint_head
 from webdataset_tools.miniature.lighting import apply_camera
 from webdataset_tools.miniature.objects import draw_object
 from webdataset_tools.miniature.occluders import OCCLUDERS, draw_occluder
@@ -118,11 +118,10 @@ def sample_scene(seed: int, stratum: str | None = None) -> Scene:
 def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int = SIZE) -> DrawnScene:
     """Draw `scene` with `body` in it, wearing the face of `face` (None: their own). Equal inputs give equal pixels."""
     person = body if face is None else swap_face(body, face)
-    canvas = np.empty((size, size, 3), np.uint8)
+    canvas = np.zeros((size, size, 3), np.uint8)
     draw_place(canvas, scene.place, stream(scene.seed, "background"))
-    scale = scene.face_share * size / 105
-    frame = HeadFrame(scene.pose, scale, (scene.place_x * size, scene.place_y * size))
-    figure = Figure((frame.centre[0], frame.centre[1] + 80 * scale), scale)
+    frame = _head_frame(scene, size)
+    figure = Figure((frame.centre[0], frame.centre[1] + 80 * frame.scale), frame.scale)
     clothes = Clothes(scene.garment, CLOTHES[scene.top_colour], CLOTHES[scene.bottom_colour])
     hair.draw_back_hair(canvas, person.head, scene.pose, frame)
     draw_body(canvas, person, clothes, figure)
@@ -138,6 +137,15 @@ def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int
         stratum=scene.stratum,
         probes=_probes(figure, held_at, size),
     )
+
+
+def face_box(scene: Scene, face: Person, size: int = SIZE) -> np.ndarray:
+    """Return the box [4] that `draw_scene` gives the face, without drawing."""
+    return locate_face(face.face, scene.pose, _head_frame(scene, size))[1]
+
+
+def _head_frame(scene: Scene, size: int) -> HeadFrame:
+    return HeadFrame(scene.pose, scene.face_share * size / 105, (scene.place_x * size, scene.place_y * size))
 
 
 def _draw_arms(canvas: np.ndarray, scene: Scene, person: Person, clothes: Clothes, figure: Figure) -> np.ndarray | None:

@@ -1,0 +1,70 @@
+"""The verb `idclip miniature`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.miniature.release_plan import SIZES, SplitSize
+from webdataset_tools.miniature.release_writer import CONTACT_SHEET, write_release
+
+
+def miniature(
+    output: str,
+    size: str = "demo",
+    train_images: int | None = None,
+    val_images: int | None = None,
+    test_images: int | None = None,
+    train_people: int | None = None,
+    val_people: int | None = None,
+    test_people: int | None = None,
+    faces_per_scene: int = 5,
+    photos_per_person: int = 4,
+    face_model: str = "insightface:miniature",
+    seed: int = 0,
+    workers: int = 2,
+) -> None:
+    """Draw a small COCO-PFS release: people in scenes, captions, identity photos, face embeddings. No downloads.
+
+    The same settings give the same release; a stopped run goes on where it stopped.
+
+    Args:
+        output: folder of the release, new or of a stopped run.
+        size: tiny (350 images), demo (5,250) or benchmark (14,000); the numbers below override it.
+        train_images: swapped images of the training split (a multiple of faces_per_scene).
+        val_images: of the validation split.
+        test_images: of the test split.
+        train_people: identities to draw from, disjoint from those of the other splits.
+        val_people: of the validation split.
+        test_people: of the test split.
+        faces_per_scene: people swapped into each scene.
+        photos_per_person: identity photos, which are no scene pictures.
+        face_model: face engine of the embeddings.
+        seed: another seed draws another world.
+        workers: processes.
+    """
+    if size not in SIZES:
+        raise IdClipError(f"Unknown size {size!r} of a miniature: use one of {', '.join(SIZES)}.")
+    preset = SIZES[size]
+    chosen = replace(
+        preset,
+        train=_override(preset.train, train_images, train_people),
+        val=_override(preset.val, val_images, val_people),
+        test=_override(preset.test, test_images, test_people),
+        faces_per_scene=faces_per_scene,
+        photos_per_person=photos_per_person,
+    )
+    if workers < 1:
+        raise IdClipError(f"workers is {workers}: give at least 1.")
+    if not 0 <= seed < 1 << 20:
+        raise IdClipError(f"seed is {seed}: give 0 to {(1 << 20) - 1}.")
+    folder = Path(output)
+    summary = write_release(folder, chosen, seed, workers, face_model)
+    for split, images in summary.images.items():
+        print(f"{split}: {images} images of {summary.people[split]} people")
+    print("strata: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary.strata.items()))
+    print(f"release written to {folder}; have a look at {folder / CONTACT_SHEET}")
+    print(f"next: idclip shards --release {folder} --split train --output SHARDS --photos {folder}/vggface_test_kaggle/photos")
+
+
+def _override(size: SplitSize, images: int | None, people: int | None) -> SplitSize:
+    return SplitSize(size.images if images is None else images, size.people if people is None else people)

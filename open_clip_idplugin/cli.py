@@ -6,6 +6,7 @@ live in `webdataset_tools`, which this package must not import.
 """
 
 import importlib
+import inspect
 import sys
 import types
 import typing
@@ -102,24 +103,23 @@ def _call(verb: Verb, arguments: list[str], name: str) -> None:
 
     module, _, attribute = verb.target.partition(":")
     function = getattr(importlib.import_module(module), attribute)
-    fire.Fire(_keep_text_as_text(function), command=arguments, name=name)
+    if not {"-h", "--help"} & set(arguments):  # Fire lists what the decorators store as if it were a command
+        function = _keep_text_as_text(function)
+    fire.Fire(function, command=arguments, name=name)
 
 
 def _keep_text_as_text(function: Callable[..., object]) -> Callable[..., object]:
     """Make Fire hand over text parameters as typed: it would turn `a,b` into a tuple and a name like `007` into 7."""
     from fire.decorators import SetParseFn, SetParseFns
+    from fire.parser import DefaultParseValue
 
     hints = typing.get_type_hints(function)
     hints.pop("return", None)
-    text = {name: str for name, hint in hints.items() if _is_text(hint)}
-    variadic = _variadic_name(function)
-    if variadic in text:  # Fire parses *arguments with the default parser only
-        others = [name for name in hints if name not in text]
+    text = {name for name, hint in hints.items() if _is_text(hint)}
+    if _variadic_name(function) in text:  # Fire parses *arguments with the default parser only
         function = SetParseFn(str)(function)
-        from fire.parser import DefaultParseValue
-
-        function = SetParseFns(**dict.fromkeys(others, DefaultParseValue))(function)
-    return SetParseFns(**text)(function)
+        function = SetParseFns(**dict.fromkeys(hints.keys() - text, DefaultParseValue))(function)
+    return SetParseFns(**dict.fromkeys(text, str))(function)
 
 
 def _is_text(hint: object) -> bool:
@@ -129,8 +129,6 @@ def _is_text(hint: object) -> bool:
 
 
 def _variadic_name(function: Callable[..., object]) -> str | None:
-    import inspect
-
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             return parameter.name

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from open_clip_idplugin.checkpoints import LoadedModel, load_model
-from open_clip_idplugin.query_encoder import QueryEncoder
-
 from open_clip_idplugin import prompts
+from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import PROTOCOLS, Results, Settings, run
 from open_clip_idplugin.evaluation.rivals import FACE_WEIGHT, CaptionAndFace
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
+from open_clip_idplugin.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import EncodedImages, Shards, detect_faces, encode_images, load_evaluation_set
 
 SHOWN_SKIPPED = 10
@@ -115,7 +114,7 @@ def evaluate(
     source = {"data": data, "model": model, "checkpoint": checkpoint, "precision": precision, "rival": rival}
     _print(evaluation)
     if output is not None:
-        paths = write_results(output, evaluation.results, source | _facts(evaluation.images) | asdict(settings))
+        paths = write_results(output, evaluation.results, {**source, **_facts(evaluation.images), **asdict(settings)})
         print(f"\nWrote {', '.join(path.name for path in paths)} to {output}")
     print("\nNext: idclip index --images ... makes the images searchable with this model")
 

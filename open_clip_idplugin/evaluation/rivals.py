@@ -76,10 +76,15 @@ class FaceScores:
         if faces.embeddings.shape[1] != self._queries.shape[1]:
             lengths = f"{self._queries.shape[1]} and {faces.embeddings.shape[1]}"
             raise IdClipError(f"query and detected faces have {lengths} numbers; embed both with the same face model")
-        # The first faces of all images, then the second ones, ...: a round holds an image at most once.
+        # The first faces of all images make one dense matrix. Further ones come in rounds of one face an image at most:
+        # the second faces of all images that have one, the third ones, ...
         position = _position_within(faces.image_of_face)
+        first = np.zeros((faces.n_images, faces.embeddings.shape[1]), np.float32)
+        first[faces.image_of_face[position == 0]] = faces.embeddings[position == 0]
+        self._first = as_features(first, "detected faces", device)
+        self._missed = torch.from_numpy(~faces.detected).to(device)
         self._rounds: list[tuple[Tensor, Tensor]] = []
-        for number in range(int(position.max()) + 1 if len(position) else 0):
+        for number in range(1, int(position.max(initial=0)) + 1):
             chosen = position == number
             images = torch.from_numpy(faces.image_of_face[chosen]).to(device)
             self._rounds.append((as_features(faces.embeddings[chosen], "detected faces", device), images))
@@ -91,10 +96,10 @@ class FaceScores:
     def rows(self, indices: Tensor) -> Tensor:
         """Similarities [len(indices), n_images] of these query faces."""
         queries = self._queries[indices]
-        best = queries.new_full((len(queries), self.n_images), -torch.inf)
+        best = queries @ self._first.T
         for embeddings, images in self._rounds:
-            best[:, images] = torch.maximum(best[:, images], queries @ embeddings.T)
-        return best.masked_fill_(best == -torch.inf, NO_FACE)
+            best.index_copy_(1, images, torch.maximum(best.index_select(1, images), queries @ embeddings.T))
+        return best.masked_fill_(self._missed, NO_FACE)
 
 
 class FusedScores:

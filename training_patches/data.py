@@ -100,12 +100,11 @@ class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
                 raise IdClipError(f"a data worker found no usable sample in its shards{skipped}.")
 
     def _seed_transforms(self, epoch: int) -> None:
-        # A worker's random crops follow from the epoch too, so that a resumed run sees what an unbroken one would.
-        if torch.utils.data.get_worker_info() is not None:
-            rng = self._rng(epoch, "transforms")
-            random.seed(rng.getrandbits(32))
-            np.random.seed(rng.getrandbits(32))
-            torch.manual_seed(rng.getrandbits(32))
+        # Random crops follow from the epoch too, so that a resumed run sees what an unbroken one would.
+        rng = self._rng(epoch, "transforms")
+        random.seed(rng.getrandbits(32))
+        np.random.seed(rng.getrandbits(32))
+        torch.manual_seed(rng.getrandbits(32))
 
     def _rng(self, *what: object) -> random.Random:
         rank, _, worker, _ = webdataset.utils.pytorch_worker_info()

@@ -23,55 +23,62 @@ from webdataset_tools.evaluation_data import EncodedImages, encode_images, load_
 
 
 class IdentityValidation:
-    """The validation set of a run. Rank 0 reads and uses it; for the other ranks it is only there."""
+    """The validation set of a run. Rank 0 reads and uses it; on the other ranks it is only there."""
 
     def __init__(self, options: IdentityOptions, preprocess: Any, tokenizer: Any, args: argparse.Namespace) -> None:
         """Read who is in which image, on rank 0. Raises IdClipError where there is nothing to validate or compare."""
-        self.options, self.preprocess, self.tokenizer, self.args = options, preprocess, tokenizer, args
+        self.shards = str(options.val_data)
+        self.preprocess, self.tokenizer, self.args = preprocess, tokenizer, args
+        self.settings = Settings(
+            configurations=(options.val_configuration,),
+            templates=options.val_templates,
+            device=args.device,
+            image_to_text=False,
+        )
         self.images: EncodedImages | None = None
         _check_metric(options.save_best)
         if is_master(args):
-            self.evaluation_set = _read(options)
+            self.evaluation_set = _read(self.shards, options.val_stride)
 
     def metrics(self, model: torch.nn.Module) -> dict[str, float]:
-        """Metrics of the protocols (`docs/evaluation.md`) for the bare model in evaluation mode."""
-        args, configuration = self.args, self.options.val_configuration
-        loaded = LoadedModel(model, self.preprocess, self.tokenizer, args.model, None, torch.device(args.device))
+        """Metrics of both protocols (`docs/evaluation.md`) for the bare model in evaluation mode."""
+        args = self.args
+        loaded = LoadedModel(
+            model, self.preprocess, self.tokenizer, args.model, None, torch.device(args.device), args.precision
+        )
         encoder = QueryEncoder(loaded, batch_size=args.batch_size)
         images = self.images or self._encode(encoder)
         if not any(parameter.requires_grad for parameter in model.visual.parameters()):
             self.images = images
-        settings = Settings(
-            (configuration,), templates=self.options.val_templates, device=args.device, image_to_text=False
-        )
-        return run(images.evaluation_set, images.features, encoder, settings).metrics[configuration]
+        results = run(images.evaluation_set, images.features, encoder, self.settings)
+        return results.metrics[self.settings.configurations[0]]
 
     def _encode(self, encoder: QueryEncoder) -> EncodedImages:
         images = encode_images(
-            str(self.options.val_data),
+            self.shards,
             self.evaluation_set,
             encoder,
             self.preprocess,
-            self.args.batch_size,
-            self.args.workers,
-            False,
+            batch_size=self.args.batch_size,
+            workers=self.args.workers,
+            progress=False,
         )
         if images.skipped:
             logging.warning(f"Validation leaves out {len(images.skipped)} images that cannot be decoded.")
         return images
 
 
-def _read(options: IdentityOptions) -> EvaluationSet:
+def _read(shards: str, stride: int) -> EvaluationSet:
     skipped: dict[str, str] = {}
     try:
-        everything = load_evaluation_set(str(options.val_data), skipped=skipped)
+        everything = load_evaluation_set(shards, skipped=skipped)
     except (tarfile.TarError, OSError) as error:
-        raise IdClipError(f"the validation shards {options.val_data} cannot be read ({error}).") from None
+        raise IdClipError(f"the validation shards {shards} cannot be read ({error}).") from None
     if skipped:
         logging.warning(f"Validation leaves out {len(skipped)} samples, such as {next(iter(skipped.items()))}.")
-    chosen = everything.take(range(0, len(everything), options.val_stride))
+    chosen = everything.take(range(0, len(everything), stride))
     people = len(set(chosen.identity_ids))
-    logging.info(f"Validation on {len(chosen)} images of {people} people from {options.val_data}")
+    logging.info(f"Validation on {len(chosen)} images of {people} people from {shards}")
     return chosen
 
 

@@ -12,6 +12,7 @@ from webdataset_tools.miniature.hair import body_skin
 from webdataset_tools.miniature.palette import Colour, mix, shade
 from webdataset_tools.miniature.people import Person
 
+
 @dataclass(frozen=True)
 class Clothes:
     """What a person wears; `top` and `bottom` are colours."""
@@ -45,10 +46,14 @@ def draw_body(canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figu
     _draw_legs(canvas, clothes, figure, waist, seated)
     long = 430.0 if clothes.garment in ("dress", "coat") else 288.0
     flare = waist * (1.5 if clothes.garment == "dress" else 1.08)
-    half = np.array([[16, -14], [wide * 0.6, 2], [wide * 0.97, 24], [wide * 1.0, 70], [waist, 190], [flare, long], [0, long + 6]])
+    half = np.array(
+        [[16, -14], [wide * 0.6, 2], [wide * 0.97, 24], [wide * 1.0, 70], [waist, 190], [flare, long], [0, long + 6]]
+    )
     outline = np.concatenate([half, half[-2::-1] * [-1, 1]])
     polygon(canvas, figure.at(outline), clothes.top)
-    side = np.array([[wide * 0.55, 60], [wide * 1.02, 70], [waist, 190], [flare, long], [flare * 0.66, long], [waist * 0.66, 190]])
+    side = np.array(
+        [[wide * 0.55, 60], [wide * 1.02, 70], [waist, 190], [flare, long], [flare * 0.66, long], [waist * 0.66, 190]]
+    )
     polygon(canvas, figure.at(side), shade(clothes.top, 0.9))
     _draw_details(canvas, person, clothes, figure, wide, waist, long)
 
@@ -62,7 +67,11 @@ def _draw_legs(canvas: np.ndarray, clothes: Clothes, figure: Figure, waist: floa
             path = [[side * waist * 0.5, 270], [side * waist * 0.52, 420], [side * waist * 0.56, 590]]
         line(canvas, figure.at(path), clothes.bottom, width)
         foot = figure.at((path[-1][0] + side * 10, path[-1][1] + 28))
-        polygon(canvas, foot + np.array([[-36, 14], [-34, -12], [20, -14], [40, 4], [40, 14]]) * [side, 1] * figure.scale, (46, 40, 40))
+        polygon(
+            canvas,
+            foot + np.array([[-36, 14], [-34, -12], [20, -14], [40, 4], [40, 14]]) * [side, 1] * figure.scale,
+            (46, 40, 40),
+        )
 
 
 def _draw_details(
@@ -76,17 +85,29 @@ def _draw_details(
             half = wide * 0.98 if y < 110 else waist * 0.99
             polygon(canvas, figure.at([[-half, y], [half, y], [half, y + 17], [-half, y + 17]]), light)
     neck = {"dress": 44.0, "shirt": 26.0, "striped shirt": 20.0}.get(clothes.garment, 16.0)
-    polygon(canvas, spline(figure.at([[-27, -10], [27, -10], [17, neck * 0.7], [0, neck], [-17, neck * 0.7]]), 3, closed=True), skin)
+    polygon(
+        canvas,
+        spline(figure.at([[-27, -10], [27, -10], [17, neck * 0.7], [0, neck], [-17, neck * 0.7]]), 3, closed=True),
+        skin,
+    )
     if clothes.garment in ("jacket", "coat"):
         inner = (236, 234, 228) if sum(clothes.top) < 560 else (70, 74, 84)
         polygon(canvas, figure.at([[-28, -8], [28, -8], [10, 150], [0, 190], [-10, 150]]), inner)
         for side in (-1.0, 1.0):
-            polygon(canvas, figure.at(np.array([[20, -12], [44, -2], [40, 60], [6, 150], [14, 60]]) * [side, 1]), shade(clothes.top, 0.82))
+            polygon(
+                canvas,
+                figure.at(np.array([[20, -12], [44, -2], [40, 60], [6, 150], [14, 60]]) * [side, 1]),
+                shade(clothes.top, 0.82),
+            )
         line(canvas, figure.at([[0, 190], [0, long]]), dark, 3 * figure.scale)
     elif clothes.garment == "shirt":
         line(canvas, figure.at([[0, neck + 4], [0, long]]), shade(clothes.top, 0.85), 2.5 * figure.scale)
         for side in (-1.0, 1.0):
-            polygon(canvas, figure.at(np.array([[26, -14], [34, 4], [10, 34], [2, 24]]) * [side, 1]), mix(clothes.top, (255, 255, 255), 0.25))
+            polygon(
+                canvas,
+                figure.at(np.array([[26, -14], [34, 4], [10, 34], [2, 24]]) * [side, 1]),
+                mix(clothes.top, (255, 255, 255), 0.25),
+            )
     elif clothes.garment == "sweater":
         line(canvas, spline(figure.at([[-30, -6], [-16, 14], [0, 20], [16, 14], [30, -6]]), 3), dark, 10 * figure.scale)
         line(canvas, figure.at([[-waist, long - 8], [waist, long - 8]]), shade(clothes.top, 0.82), 12 * figure.scale)
@@ -94,7 +115,9 @@ def _draw_details(
         line(canvas, figure.at([[-waist * 0.98, 196], [waist * 0.98, 196]]), dark, 9 * figure.scale)
 
 
-def draw_arm(canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figure, side: float, hand: tuple[float, float]) -> None:
+def draw_arm(
+    canvas: np.ndarray, person: Person, clothes: Clothes, figure: Figure, side: float, hand: tuple[float, float]
+) -> None:
     """Paint one arm (side -1 left, 1 right of the picture) whose hand lies at `hand`, an offset from the shoulders."""
     wide = half_shoulder(person)
     joint = np.array([side * (wide - 16), 34.0])

@@ -38,7 +38,11 @@ def line(canvas: np.ndarray, points: np.ndarray, colour: Colour, width: float, c
 
 
 def oval(
-    canvas: np.ndarray, centre: np.ndarray | tuple[float, float], radii: tuple[float, float], colour: Colour, angle: float = 0.0
+    canvas: np.ndarray,
+    centre: np.ndarray | tuple[float, float],
+    radii: tuple[float, float],
+    colour: Colour,
+    angle: float = 0.0,
 ) -> None:
     """Fill an ellipse; `radii` are its half axes in pixels, `angle` turns it clockwise, in degrees."""
     x, y = float(centre[0]), float(centre[1])

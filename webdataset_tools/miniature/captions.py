@@ -78,7 +78,12 @@ _HAIR_WORDS = {
     "fringe": "{} hair with bangs",
 }
 _BEARD_WORDS = {"stubble": "stubble", "moustache": "a moustache", "goatee": "a goatee", "full": "a full beard"}
-_GLASSES_WORDS = {"round": "round glasses", "square": "square glasses", "thick": "thick glasses", "rimless": "rimless glasses"}
+_GLASSES_WORDS = {
+    "round": "round glasses",
+    "square": "square glasses",
+    "thick": "thick glasses",
+    "rimless": "rimless glasses",
+}
 # Finer traits: name, words when clearly below the mean, words when clearly above.
 _FINE_WORDS = (
     ("brow_thick", "thin eyebrows", "thick eyebrows"),
@@ -96,7 +101,9 @@ def scene_captions(scene: Scene, gender: str, rng: np.random.Generator) -> list[
     """Return five different captions of `scene` with a body of `gender` ("m" or "f")."""
     captions: list[str] = []
     while len(captions) < CAPTIONS_PER_SCENE:
-        caption = _keyword_caption(scene, gender, rng) if rng.random() < KEYWORD_SHARE else _plain_caption(scene, gender, rng)
+        caption = (
+            _keyword_caption(scene, gender, rng) if rng.random() < KEYWORD_SHARE else _plain_caption(scene, gender, rng)
+        )
         if caption not in captions:
             captions.append(caption)
     return captions

@@ -63,7 +63,9 @@ def miniature(
         print(f"{split}: {images} images of {summary.people[split]} people")
     print("strata: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary.strata.items()))
     print(f"release written to {folder}; have a look at {folder / CONTACT_SHEET}")
-    print(f"next: idclip shards --release {folder} --split train --output SHARDS --photos {folder}/vggface_test_kaggle/photos")
+    print(
+        f"next: idclip shards --release {folder} --split train --output SHARDS --photos {folder}/vggface_test_kaggle/photos"
+    )
 
 
 def _override(size: SplitSize, images: int | None, people: int | None) -> SplitSize:

@@ -1,12 +1,14 @@
 """A contact sheet of a release: a plan -> one picture to look at, with examples of every stratum and of look-alikes.
 
-Each row shows one scene: the identity photos of two people, the picture before the swap, and pictures with swapped faces.
+Each row shows one scene: a photo of the first person, the picture before the swap, and the pictures with swapped faces.
 """
 
 import cv2
 import numpy as np
 
+from webdataset_tools.miniature.drawing import DrawnFace
 from webdataset_tools.miniature.identity_photos import draw_identity_photo
+from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan
 from webdataset_tools.miniature.scenes import STRATA, draw_scene, sample_scene
 
@@ -16,7 +18,7 @@ _SWAPS = 5
 
 def draw_contact_sheet(plan: ReleasePlan) -> np.ndarray:
     """Return an RGB picture uint8 [H, W, 3] with one row a stratum and one of look-alikes, from the last split that has it."""
-    rows = [_row(name, planned) for name, planned in _examples(plan).items()]
+    rows = [_row(name, planned, plan.photos_per_person) for name, planned in _examples(plan).items()]
     return np.concatenate(rows) if rows else np.full((_CELL, _CELL, 3), 255, np.uint8)
 
 
@@ -31,13 +33,19 @@ def _examples(plan: ReleasePlan) -> dict[str, PlannedScene]:
     return {name: found[name] for name in (*STRATA, "look-alikes") if name in found}
 
 
-def _row(name: str, planned: PlannedScene) -> np.ndarray:
+def _row(name: str, planned: PlannedScene, photos: int) -> np.ndarray:
     scene = sample_scene(planned.scene_seed)
     people = planned.faces[:_SWAPS]
-    cells = [("photo: " + people[0].name, draw_identity_photo(people[0], 0).picture)]
+    cells = [("photo: " + people[0].name, _clear_photo(people[0], photos).picture)]
     cells.append((f"{name}: before", draw_scene(scene, planned.body).picture))
     cells += [(person.name, draw_scene(scene, planned.body, person).picture) for person in people]
     return np.concatenate([_cell(label, picture) for label, picture in cells], axis=1)
+
+
+def _clear_photo(person: Person, photos: int) -> DrawnFace:
+    """Return the photo of `person` whose eyes are farthest apart: near and frontal."""
+    drawn = [draw_identity_photo(person, index) for index in range(photos)]
+    return max(drawn, key=lambda photo: float(np.hypot(*(photo.landmarks[1] - photo.landmarks[0]))))
 
 
 def _cell(label: str, picture: np.ndarray) -> np.ndarray:

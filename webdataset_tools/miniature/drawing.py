@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from webdataset_tools.miniature import features, hair
+from webdataset_tools.miniature.brush import Brush, Geometry
 from webdataset_tools.miniature.canvas import polygon, spline
 from webdataset_tools.miniature.head_frame import FacePose, HeadFrame
 from webdataset_tools.miniature.lighting import apply_camera
@@ -40,8 +41,8 @@ def paint_head(
         hair.draw_neck(canvas, person.head, frame, person.gender, shoulders)
     hair.draw_skull(canvas, person.head, pose, frame)
     hair.draw_ears(canvas, person.head, pose, frame)
-    geometry = features.Geometry.of(person.face, pose)
-    brush = features.Brush(frame, pose, person.face, geometry, features.skin_of(person.face))
+    geometry = Geometry.of(person.face, pose)
+    brush = Brush(frame, pose, person.face, geometry, features.skin_of(person.face))
     hull = _face_hull(person.face, geometry, frame, hair.hairline(person.head))
     _paint_skin(canvas, hull, brush.skin, pose)
     features.draw_beard(brush)
@@ -58,14 +59,16 @@ def paint_head(
 
 def locate_face(face: FaceTraits, pose: FacePose, frame: HeadFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return landmarks float32 [5, 2] and face box float32 [4] (forehead to chin) in pixels, without painting."""
-    geometry = features.Geometry.of(face, pose)
+    geometry = Geometry.of(face, pose)
     points, lifts = geometry.landmarks()
     hull = _face_hull(face, geometry, frame, 16.0)
     box = np.concatenate([hull.min(0), hull.max(0)])
     return frame.on_face(points, lifts).astype(np.float32), box.astype(np.float32)
 
 
-def draw_face(person: Person, pose: FacePose, size: int = 112, background: Colour = (150, 156, 164), zoom: float = 1.0) -> DrawnFace:
+def draw_face(
+    person: Person, pose: FacePose, size: int = 112, background: Colour = (150, 156, 164), zoom: float = 1.0
+) -> DrawnFace:
     """Draw one face as an ArcFace crop shows it: [size, size, 3], eyes and mouth at the reference places for a frontal mean face.
 
     `zoom` below 1 shows more of the head: the face frame then fills that share of the picture.
@@ -80,7 +83,7 @@ def draw_face(person: Person, pose: FacePose, size: int = 112, background: Colou
     return DrawnFace(picture, landmarks, box)
 
 
-def _face_hull(face: FaceTraits, geometry: features.Geometry, frame: HeadFrame, top: float) -> np.ndarray:
+def _face_hull(face: FaceTraits, geometry: Geometry, frame: HeadFrame, top: float) -> np.ndarray:
     """Return the face's outline [n, 2] in pixels: the hull of its rim and its middle line, from the hairline to the chin."""
     wide, jaw = 41.0 + 2.0 * face.face_width, 33.5 + 2.6 * face.jaw_width + 0.8 * face.face_width
     chin, chin_w = geometry.chin_y, 13.0 + 2.4 * face.chin_width
@@ -97,7 +100,17 @@ def _face_hull(face: FaceTraits, geometry: features.Geometry, frame: HeadFrame, 
         ]
     )
     rim = np.concatenate([spline(half, 4), spline(half, 4)[-2:0:-1] * [-1, 1, 1]]) + [56, 0, 0]
-    line = np.array([[56, top + 6, 38.0], [56, 44, 44], [56, 58, 43], [56, 84, 46], [56, geometry.mouth_y, 47], [56, 105, 42], [56, chin - 3, 36]])
+    line = np.array(
+        [
+            [56, top + 6, 38.0],
+            [56, 44, 44],
+            [56, 58, 43],
+            [56, 84, 46],
+            [56, geometry.mouth_y, 47],
+            [56, 105, 42],
+            [56, chin - 3, 36],
+        ]
+    )
     points = frame.project(np.concatenate([rim, line]))
     return cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
 

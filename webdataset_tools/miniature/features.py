@@ -1,132 +1,21 @@
-"""Facial features: a person's face traits in a posed frame -> strokes on the canvas, in painter's order.
-
-Role: `Geometry` holds where things are (in frame units, the pose's expression included); each `draw_*` adds the shapes of one
-feature to a `Brush`, which projects all of them at once and paints them in order.
-"""
+"""Facial features: a person's face traits -> shapes on the face brush, in painter's order."""
 
 import zlib
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from webdataset_tools.miniature.canvas import fill_fixed, fixed_point, ribbon, spline, xy
-from webdataset_tools.miniature.head_frame import FacePose, HeadFrame
+from webdataset_tools.miniature.brush import Brush, mirrored
+from webdataset_tools.miniature.canvas import ribbon, spline, xy
 from webdataset_tools.miniature.palette import EYES, HAIR, Colour, mix, shade, skin_colour
 from webdataset_tools.miniature.people import FaceTraits, skin_share
 
-_HIDDEN = 0.10  # surfaces seen more edge-on than this are not drawn
 _ARC = np.linspace(0.0, np.pi, 9)
 _LEFT_TO_RIGHT, _BULGE = -np.cos(_ARC), np.sin(_ARC)
 _ANGLES = np.linspace(0.0, 2 * np.pi, 16, endpoint=False)
 _CIRCLE = xy(np.cos(_ANGLES), np.sin(_ANGLES))
 _SQUIRCLE = np.sign(_CIRCLE) * np.abs(_CIRCLE) ** 0.5
 _HEXAGON = _CIRCLE[::3]
-_TAPER = np.array([0.35, 0.9, 1.0, 0.85, 0.3])
 _FLIP = np.array([-1.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Places and sizes of the features in frame units; x offsets are half distances from the middle line x = 56."""
-
-    eye_x: float
-    eye_y: float
-    eye_w: float
-    eye_h: float
-    brow_y: float
-    nose_y: float
-    nose_w: float
-    mouth_y: float
-    mouth_w: float
-    corner_y: float
-    mouth_gap: float
-    chin_y: float
-
-    @classmethod
-    def of(cls, face: FaceTraits, pose: FacePose) -> "Geometry":
-        """Return the geometry of `face` with the pose's expression."""
-        eye_y = 51.6 + 1.5 * face.eye_height
-        mouth_y = 92.3 + 1.7 * face.mouth_height + 0.8 * face.nose_length
-        gap = 7.0 * pose.mouth_open
-        return cls(
-            eye_x=17.6 + 1.25 * face.eye_spacing,
-            eye_y=eye_y,
-            eye_w=8.9 + 0.9 * face.eye_size,
-            eye_h=max(0.25, (4.9 + 0.8 * face.eye_open) * pose.eyes_open - 0.7 * max(0.0, pose.smile)),
-            brow_y=eye_y - 12.6 - 1.6 * face.brow_height - 2.4 * pose.brow_raise,
-            nose_y=71.7 + 2.1 * face.nose_length,
-            nose_w=7.6 + 1.35 * face.nose_width,
-            mouth_y=mouth_y,
-            mouth_w=14.6 + 1.6 * face.mouth_width + 2.2 * pose.smile - 0.8 * pose.mouth_open,
-            corner_y=mouth_y - 2.0 * pose.smile - 0.7 * face.lip_curve + 0.3 * gap,
-            mouth_gap=gap,
-            chin_y=117.5 + 2.6 * face.chin_length + 0.6 * gap,
-        )
-
-    def landmarks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the five landmarks [5, 2] in the frame (eyes, nose tip, mouth corners) and their lifts [5]."""
-        points = [
-            (56 - self.eye_x, self.eye_y),
-            (56 + self.eye_x, self.eye_y),
-            (56, self.nose_y),
-            (56 - self.mouth_w, self.corner_y),
-            (56 + self.mouth_w, self.corner_y),
-        ]
-        return np.array(points), np.array([0.0, 0.0, 11.0, 0.0, 0.0])
-
-
-@dataclass
-class Brush:
-    """Shapes of one posed face waiting to be painted; `skin` is the colour of the face.
-
-    A queued shape is points [n, 2] (or [k, n, 2] for k patches of one colour) in frame units, lift, colour.
-    """
-
-    frame: HeadFrame
-    pose: FacePose
-    face: FaceTraits
-    geometry: Geometry
-    skin: Colour
-    _queue: list[tuple[np.ndarray, float | np.ndarray, Colour]] = field(default_factory=list)
-
-    def fill(self, points: np.ndarray, colour: Colour, lift: float | np.ndarray = 0.0) -> None:
-        """Queue a filled polygon on the face's surface, `lift` units above it."""
-        self._queue.append((points, lift, colour))
-
-    def both(self, points: np.ndarray, colour: Colour, lift: float = 0.0, sides: tuple[float, ...] = (-1.0, 1.0)) -> None:
-        """Queue a polygon given as (distance from the middle line, y) on each of `sides`."""
-        for side in sides:
-            self._queue.append((mirrored(points, side), lift, colour))
-
-    def trace(self, points: np.ndarray, width: float, colour: Colour, lift: float = 0.0) -> None:
-        """Queue a tapering stroke of 5 points, `width` units at its thickest."""
-        self._queue.append((ribbon(points, width * _TAPER), lift, colour))
-
-    def visible_sides(self, x: float, y: float) -> tuple[float, ...]:
-        """Return the sides (-1, 1) on which the point at distance `x` from the middle line can be seen."""
-        return tuple(side for side in (-1.0, 1.0) if self.frame.facing(56 + side * x, y) > _HIDDEN)
-
-    def paint(self, canvas: np.ndarray) -> None:
-        """Project and paint everything queued, in order."""
-        sizes = [points.size // 2 for points, _, _ in self._queue]
-        lifts = np.empty(sum(sizes))
-        start = 0
-        for size, (_, lift, _) in zip(sizes, self._queue):
-            lifts[start : start + size] = lift
-            start += size
-        flat = np.concatenate([points.reshape(-1, 2) for points, _, _ in self._queue])
-        pixels = fixed_point(self.frame.on_face(flat, lifts))
-        start = 0
-        for size, (points, _, colour) in zip(sizes, self._queue):
-            shape = pixels[start : start + size]
-            fill_fixed(canvas, [shape] if points.ndim == 2 else list(shape.reshape(points.shape)), colour)
-            start += size
-        self._queue.clear()
-
-
-def mirrored(points: np.ndarray, side: float) -> np.ndarray:
-    """Turn points given as (distance from the middle line, y) into frame points of one side (-1 or 1)."""
-    return xy(56 + side * points[:, 0], points[:, 1])
 
 
 def _symmetric(half: np.ndarray) -> np.ndarray:
@@ -202,7 +91,13 @@ def draw_nose(brush: Brush) -> None:
     flank, lit = shade(brush.skin, 0.84), mix(brush.skin, (255, 246, 232), 0.22)
     soft = mix(brush.skin, flank, 0.45)
     away = -1.0 if brush.pose.light + brush.pose.yaw / 45 > 0 else 1.0
-    outline = [(56 - bridge * 0.7, root), (56 + bridge * 0.7, root), (56 + g.nose_w * 0.9, wings), (56, wings + 2.4), (56 - g.nose_w * 0.9, wings)]
+    outline = [
+        (56 - bridge * 0.7, root),
+        (56 + bridge * 0.7, root),
+        (56 + g.nose_w * 0.9, wings),
+        (56, wings + 2.4),
+        (56 - g.nose_w * 0.9, wings),
+    ]
     shadow = [(56, root), (56 + away * bridge * 0.4, root), (56 + away * g.nose_w, wings), (56, wings + 2.0)]
     ridge = [(56 - bridge * 0.3, root + 2), (56 + bridge * 0.3, root + 2), (57.6, tip - 1), (54.4, tip - 1)]
     brush.fill(np.array(outline), mix(brush.skin, flank, 0.3), np.array([3.0, 3.0, 4.0, 9.0, 4.0]))
@@ -238,7 +133,10 @@ def draw_mouth(brush: Brush) -> None:
     inner_bottom = curve(1.1 + gap * 0.6, 1.6 + gap * 0.8, 1.1 + gap * 0.6)
     if face.beard != "full":
         y = g.mouth_y + lower + gap * 0.8 + 2.6
-        brush.fill(np.array([(56 - g.mouth_w * 0.5, y), (56, y + 1), (56 + g.mouth_w * 0.5, y), (56, y - 0.4)]), shade(brush.skin, 0.88))
+        brush.fill(
+            np.array([(56 - g.mouth_w * 0.5, y), (56, y + 1), (56 + g.mouth_w * 0.5, y), (56, y - 0.4)]),
+            shade(brush.skin, 0.88),
+        )
     brush.fill(np.concatenate([top, bottom[::-1]]), lips, 1.0)
     brush.fill(np.concatenate([top, inner_top[::-1]]), shade(lips, 0.84), 1.2)
     brush.fill(np.concatenate([inner_top, inner_bottom[::-1]]), (74, 22, 26), 1.0)
@@ -260,11 +158,25 @@ def draw_beard(brush: Brush) -> None:
     if face.beard in ("full", "stubble"):
         edge = np.array([[40.0, 66], [38, 88], [31, 104], [16, low - 1], [0, low + 1.5]])
         edge[:, 0] += np.array([2.2, 1.8, 1.5, 0.6, 0.0]) * face.face_width
-        inner = np.array([[0, moustache_y - 1.5], [g.nose_w + 3, moustache_y], [g.mouth_w + 6, g.mouth_y - 4], [32.0, 84], [37.5, 66]])
+        inner = np.array(
+            [
+                [0, moustache_y - 1.5],
+                [g.nose_w + 3, moustache_y],
+                [g.mouth_w + 6, g.mouth_y - 4],
+                [32.0, 84],
+                [37.5, 66],
+            ]
+        )
         brush.fill(_symmetric(np.concatenate([inner, edge])), colour)
     if face.beard in ("moustache", "goatee", "full"):
         y = g.nose_y + 10.0
-        half = [(0, y - 3.4), (g.mouth_w * 0.7, y - 2.4), (g.mouth_w + 2.5, g.corner_y + 2), (g.mouth_w * 0.7, g.mouth_y - 2.2), (0, g.mouth_y - 2.4)]
+        half = [
+            (0, y - 3.4),
+            (g.mouth_w * 0.7, y - 2.4),
+            (g.mouth_w + 2.5, g.corner_y + 2),
+            (g.mouth_w * 0.7, g.mouth_y - 2.2),
+            (0, g.mouth_y - 2.4),
+        ]
         brush.fill(_symmetric(np.array(half)), colour, 2.0)
     if face.beard == "goatee":
         half = [(0, g.mouth_y + 5), (g.mouth_w * 0.75, g.mouth_y + 5), (g.mouth_w * 0.8, low - 5), (0, low + 3)]
@@ -283,9 +195,9 @@ def draw_marks(brush: Brush) -> None:
         spots = rng.normal((56, 66), (15, 6), (26, 1, 2))
         brush.fill(spots + _HEXAGON[None] * 0.85, mix(brush.skin, (140, 74, 40), 0.45))
     for x, y, radius in face.moles:
-        if brush.frame.facing(x, y) > _HIDDEN:
+        if brush.is_visible(x, y):
             brush.fill(_CIRCLE[::2] * radius + [x, y], mix(brush.skin, (58, 32, 26), 0.8))
-    if face.scar is not None and brush.frame.facing(*face.scar[:2]) > _HIDDEN:
+    if face.scar is not None and brush.is_visible(*face.scar[:2]):
         angle = np.radians(face.scar[2])
         along = np.linspace(-8, 8, 5)[:, None] * np.array([np.cos(angle), np.sin(angle)]) + face.scar[:2]
         brush.trace(along, 2.0, mix(brush.skin, (214, 130, 124), 0.75))
@@ -327,9 +239,16 @@ def draw_glasses(brush: Brush) -> None:
             brush.fill(closed + [56 + side * (g.eye_x + 0.8), g.eye_y + 1.0], colour, 6.0)
         if side * brush.pose.yaw <= 5:
             y, half = g.eye_y - 1.0, thick / 2
-            temple = [(56 + side * (g.eye_x + size), y - half), (56 + side * 42, y + 2 - half), (56 + side * 42, y + 2 + half), (56 + side * (g.eye_x + size), y + half)]
+            temple = [
+                (56 + side * (g.eye_x + size), y - half),
+                (56 + side * 42, y + 2 - half),
+                (56 + side * 42, y + 2 + half),
+                (56 + side * (g.eye_x + size), y + half),
+            ]
             brush.fill(np.array(temple), colour, np.array([6.0, -10.0, -10.0, 6.0]))
     reach = max(1.0, g.eye_x + 0.8 - size + thick)
     y = g.eye_y - 2.0
-    bridge = np.array([(56 - reach, y), (56 - reach / 2, y - 1.4), (56, y - 1.8), (56 + reach / 2, y - 1.4), (56 + reach, y)])
+    bridge = np.array(
+        [(56 - reach, y), (56 - reach / 2, y - 1.4), (56, y - 1.8), (56 + reach / 2, y - 1.4), (56 + reach, y)]
+    )
     brush.fill(ribbon(bridge, np.full(5, thick)), colour, 8.0)

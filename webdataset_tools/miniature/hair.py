@@ -45,7 +45,16 @@ def draw_back_hair(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame: 
     if style in _LONG:
         length = _LONG[style] + (4 if style == "bob" else 10) * head.hair_length
         wide = 50.0 + volume + (5 if style == "wavy" else 0)
-        half = np.array([[0, -12], [34, 0], [wide, 34], [wide + 2, 80], [wide + (2 if style == "bob" else -2), length], [wide * 0.4, length + 6]])
+        half = np.array(
+            [
+                [0, -12],
+                [34, 0],
+                [wide, 34],
+                [wide + 2, 80],
+                [wide + (2 if style == "bob" else -2), length],
+                [wide * 0.4, length + 6],
+            ]
+        )
         if style == "wavy":
             half[2:5, 0] += np.array([4.0, -3.0, 5.0])
         # Hair has depth: seen from the side it stays nearly as wide and moves to the back of the head.
@@ -57,7 +66,15 @@ def draw_back_hair(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame: 
         polygon(canvas, spline(upright.project(points), 3, closed=True), colour)
     elif style == "ponytail":
         side = 1.0 if head.parting > 0 else -1.0
-        tail = np.array([[56 + side * 34, 10, -46.0], [56 + side * 62, 40, -40], [56 + side * 60, 110, -30], [56 + side * 48, 124, -30], [56 + side * 44, 60, -40]])
+        tail = np.array(
+            [
+                [56 + side * 34, 10, -46.0],
+                [56 + side * 62, 40, -40],
+                [56 + side * 60, 110, -30],
+                [56 + side * 48, 124, -30],
+                [56 + side * 44, 60, -40],
+            ]
+        )
         tail[:, 2] -= np.array([0, 16, 22, 0, 0]) * abs(sin(radians(pose.yaw)))
         polygon(canvas, spline(frame.project(tail), 3, closed=True), colour)
     elif style == "bun":
@@ -74,7 +91,16 @@ def draw_skull(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame: Head
         return
     if style == "buzz":
         colour = mix(body_skin(head), colour, 0.72)
-    extra = {"buzz": 0.0, "receding": 1.0, "short": 4.0, "side": 5.0, "quiff": 5.0, "pixie": 5.0, "curly": 9.0, "afro": 23.0}.get(style, 6.0)
+    extra = {
+        "buzz": 0.0,
+        "receding": 1.0,
+        "short": 4.0,
+        "side": 5.0,
+        "quiff": 5.0,
+        "pixie": 5.0,
+        "curly": 9.0,
+        "afro": 23.0,
+    }.get(style, 6.0)
     centre, radii = skull(head, pose, frame, extra + (0 if style in ("buzz", "receding") else volume))
     if style in ("curly", "afro"):
         ring = np.linspace(0, 2 * np.pi, 16, endpoint=False)
@@ -98,7 +124,9 @@ def draw_ears(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame: HeadF
         place = frame.project(np.array([[56 + side * 43.5, 61.0, -2.0]]))[0]
         wide = size * (0.55 + 0.35 * abs(sin(radians(pose.yaw))))
         oval(canvas, place, (wide * frame.scale, size * 1.35 * frame.scale), shade(skin, 0.9), pose.roll + 8 * side)
-        oval(canvas, place, (wide * 0.5 * frame.scale, size * 0.8 * frame.scale), shade(skin, 0.74), pose.roll + 8 * side)
+        oval(
+            canvas, place, (wide * 0.5 * frame.scale, size * 0.8 * frame.scale), shade(skin, 0.74), pose.roll + 8 * side
+        )
 
 
 def draw_neck(canvas: np.ndarray, head: HeadTraits, frame: HeadFrame, gender: str, end: tuple[float, float]) -> None:
@@ -129,23 +157,88 @@ def draw_front_hair(canvas: np.ndarray, head: HeadTraits, pose: FacePose, frame:
     side = 1.0 if head.parting > 0 else -1.0
     top = line - 14.0
     if style == "fringe":
-        shape = np.array([[-40, 46], [-37, 33], [-18, 35.5], [0, 36], [18, 35.5], [37, 33], [40, 46], [43, 24], [26, top - 4], [0, top - 8], [-26, top - 4], [-43, 24]])
+        shape = np.array(
+            [
+                [-40, 46],
+                [-37, 33],
+                [-18, 35.5],
+                [0, 36],
+                [18, 35.5],
+                [37, 33],
+                [40, 46],
+                [43, 24],
+                [26, top - 4],
+                [0, top - 8],
+                [-26, top - 4],
+                [-43, 24],
+            ]
+        )
     elif style in ("side", "pixie", "short"):
         drop = {"side": 12.0, "pixie": 16.0, "short": 5.0}[style]
-        shape = np.array([[-40, 48], [-36, 26], [-22, line + drop], [6, line + drop * 0.45], [24, line - 1], [35, 24], [40, 46], [43, 22], [26, top - 4], [0, top - 8], [-26, top - 4], [-43, 22]])
+        shape = np.array(
+            [
+                [-40, 48],
+                [-36, 26],
+                [-22, line + drop],
+                [6, line + drop * 0.45],
+                [24, line - 1],
+                [35, 24],
+                [40, 46],
+                [43, 22],
+                [26, top - 4],
+                [0, top - 8],
+                [-26, top - 4],
+                [-43, 22],
+            ]
+        )
     elif style == "quiff":
-        shape = np.array([[-39, 46], [-35, 24], [-20, line + 2], [0, line - 1], [20, line + 2], [35, 24], [39, 46], [42, 18], [30, top - 18], [6, top - 25], [-22, top - 16], [-42, 16]])
+        shape = np.array(
+            [
+                [-39, 46],
+                [-35, 24],
+                [-20, line + 2],
+                [0, line - 1],
+                [20, line + 2],
+                [35, 24],
+                [39, 46],
+                [42, 18],
+                [30, top - 18],
+                [6, top - 25],
+                [-22, top - 16],
+                [-42, 16],
+            ]
+        )
     elif style in ("curly", "afro"):
         for index, x in enumerate(np.linspace(-31, 31, 7)):
             y = line + 1.5 + 0.009 * x * x + (1.5 if index % 2 else -1.5)
             disc(canvas, frame.on_face(np.array([[56 + side * x, y]]), 2.0)[0], 8.0 * frame.scale, colour)
         return
     else:  # parted, falling to both sides
-        shape = np.array([[-45, 78], [-39, 52], [-31, 34], [-12, line + 5], [10, line - 3], [26, 28], [37, 50], [45, 78], [47, 34], [28, top - 4], [4, top - 9], [-28, top - 4], [-47, 34]])
+        shape = np.array(
+            [
+                [-45, 78],
+                [-39, 52],
+                [-31, 34],
+                [-12, line + 5],
+                [10, line - 3],
+                [26, 28],
+                [37, 50],
+                [45, 78],
+                [47, 34],
+                [28, top - 4],
+                [4, top - 9],
+                [-28, top - 4],
+                [-47, 34],
+            ]
+        )
         if style in ("ponytail", "bun"):
             shape[[0, 7], 1] = 54
     polygon(canvas, spline(frame.project(_on_hair(shape * [side, 1], pose.yaw, line)), 3, closed=True), colour)
     shine = np.array([[-24, line - 2], [-8, line - 8], [10, line - 8], [2, line - 5], [-10, line - 3]])
     if frame.scale > 0.3 and style in ("side", "short", "quiff", "long", "bob", "fringe", "pixie"):
         lift = -6.0 if style == "quiff" else 0.0
-        polygon(canvas, spline(frame.on_face(shine * [side, 1] + [56, lift], 6.0), 3, closed=True), mix(colour, (255, 240, 220), 0.16))
+        polygon(
+            canvas,
+            spline(frame.on_face(shine * [side, 1] + [56, lift], 6.0), 3, closed=True),
+            mix(colour, (255, 240, 220), 0.16),
+        )

@@ -21,7 +21,8 @@ class FacePose:
     """How a face is seen. Angles in degrees: yaw > 0 turns to the picture's right, pitch > 0 downwards, roll > 0 clockwise.
 
     `smile` -1 ... 1, `mouth_open` 0 ... 1, `eyes_open` 0 ... 1.3, `brow_raise` -1 ... 1, `gaze` -1 ... 1 (right).
-    `light` -1 ... 1 is the side that the light comes from (1 = right) and its strength; `exposure` 1 = as drawn; `warmth` -1 ... 1;
+    `light` -1 ... 1 is the side that the light comes from (1 = right) and its strength; `exposure` 1 = as drawn; `warmth`
+    -1 ... 1;
     `blur` is a Gaussian's sigma in pixels of the picture, `noise` a standard deviation in grey levels.
     """
 

@@ -20,7 +20,9 @@ from webdataset_tools.miniature.streams import stream
 Embedder = Callable[[list[DrawnFace]], np.ndarray]
 _DETECTOR_SIDE = 192  # the photos' own size
 # ArcFace's landmarks in a 112-pixel crop.
-_REFERENCE = np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
+_REFERENCE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
 
 
 def photo_name(index: int) -> str:

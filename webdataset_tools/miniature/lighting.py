@@ -28,4 +28,6 @@ def apply_camera(picture: np.ndarray, pose: FacePose, rng: np.random.Generator) 
     if pose.blur > 0.05:
         lit = cv2.GaussianBlur(lit, (0, 0), pose.blur)
     y, x = int(rng.integers(height)), int(rng.integers(width))
-    return cv2.addWeighted(lit, 1.0, _grain(height, width)[y : y + height, x : x + width], pose.noise, 0, dtype=cv2.CV_8U)
+    return cv2.addWeighted(
+        lit, 1.0, _grain(height, width)[y : y + height, x : x + width], pose.noise, 0, dtype=cv2.CV_8U
+    )

@@ -56,12 +56,10 @@ def _basketball(held: Held) -> None:
 
 
 def _book(held: Held) -> None:
-    held.area([(-62, -50), (0, -40), (62, -50), (62, 34), (0, 44), (-62, 34)], held.colour)
-    held.area([(-56, -54), (0, -43), (0, 34), (-56, 26)], (250, 246, 234))
-    held.area([(56, -54), (0, -43), (0, 34), (56, 26)], (236, 230, 214))
-    for y in (-36, -22, -8, 6):
-        held.stroke([(-48, y), (-8, y + 7)], (150, 146, 138), 3)
-        held.stroke([(48, y), (8, y + 7)], (150, 146, 138), 3)
+    held.area([(-58, -58), (0, -50), (58, -58), (58, 30), (0, 38), (-58, 30)], (248, 244, 232))
+    held.area([(-62, -50), (0, -42), (62, -50), (62, 36), (0, 44), (-62, 36)], held.colour)
+    held.stroke([(0, -42), (0, 44)], shade(held.colour, 0.72), 6)
+    held.area([(14, -30), (50, -36), (50, -20), (14, -14)], mix(held.colour, (255, 250, 230), 0.7))
 
 
 def _flowers(held: Held) -> None:
@@ -158,7 +156,9 @@ def _pumpkin(held: Held) -> None:
 
 def _umbrella(held: Held) -> None:
     held.stroke([(0, 26), (0, -120)], (60, 52, 48), 8)
-    dome = np.stack([np.cos(np.linspace(np.pi, 2 * np.pi, 17)) * 128, np.sin(np.linspace(np.pi, 2 * np.pi, 17)) * 84 - 100], 1)
+    dome = np.stack(
+        [np.cos(np.linspace(np.pi, 2 * np.pi, 17)) * 128, np.sin(np.linspace(np.pi, 2 * np.pi, 17)) * 84 - 100], 1
+    )
     scallop = np.stack([np.linspace(128, -128, 17), -100 - 12 * np.abs(np.sin(np.linspace(0, 4 * np.pi, 17)))], 1)
     held.area(np.concatenate([dome, scallop]), held.colour)
     middle = np.stack([dome[:, 0] * 0.3, dome[:, 1]], 1)
@@ -212,7 +212,10 @@ def _trophy(held: Held) -> None:
     for side in (-1, 1):
         held.blob(side * 36, -74, 17, 20, shade(gold, 0.8))
         held.blob(side * 36, -74, 9, 12, (120, 110, 100))
-    held.area([(-36, -104), (36, -104), (22, -46), (7, -34), (7, -8), (26, 6), (-26, 6), (-7, -8), (-7, -34), (-22, -46)], gold)
+    held.area(
+        [(-36, -104), (36, -104), (22, -46), (7, -34), (7, -8), (26, 6), (-26, 6), (-7, -8), (-7, -34), (-22, -46)],
+        gold,
+    )
     held.area([(-30, 4), (30, 4), (30, 22), (-30, 22)], (70, 50, 40))
 
 

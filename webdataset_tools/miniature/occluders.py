@@ -35,7 +35,18 @@ def _pillar(canvas: np.ndarray, frame: HeadFrame, colour: Colour) -> None:
     inner, outer = frame.centre[0] + side * 2 * frame.scale, frame.centre[0] + side * 78 * frame.scale
     height = canvas.shape[0]
     polygon(canvas, np.array([[inner, -2], [outer, -2], [outer, height + 2], [inner, height + 2]]), (120, 108, 98))
-    polygon(canvas, np.array([[inner, -2], [inner + side * 18 * frame.scale, -2], [inner + side * 18 * frame.scale, height + 2], [inner, height + 2]]), (146, 132, 120))
+    polygon(
+        canvas,
+        np.array(
+            [
+                [inner, -2],
+                [inner + side * 18 * frame.scale, -2],
+                [inner + side * 18 * frame.scale, height + 2],
+                [inner, height + 2],
+            ]
+        ),
+        (146, 132, 120),
+    )
 
 
 def _leaves(canvas: np.ndarray, frame: HeadFrame, colour: Colour) -> None:
@@ -45,7 +56,11 @@ def _leaves(canvas: np.ndarray, frame: HeadFrame, colour: Colour) -> None:
         tip = base + np.array([-side * (66 - 3 * index), 22]) * frame.scale
         across = np.array([-(tip - base)[1], (tip - base)[0]]) * 0.2
         middle = (base + tip) / 2
-        polygon(canvas, spline(np.array([base, middle + across, tip, middle - across]), 3, closed=True), mix((44, 112, 54), (96, 164, 74), index / 8))
+        polygon(
+            canvas,
+            spline(np.array([base, middle + across, tip, middle - across]), 3, closed=True),
+            mix((44, 112, 54), (96, 164, 74), index / 8),
+        )
 
 
 OCCLUDERS: dict[str, Callable[[np.ndarray, HeadFrame, Colour], None]] = {

@@ -38,7 +38,8 @@ EYES: dict[str, Colour] = {
 }
 
 _SKIN_RAMP = np.array(
-    [(255, 224, 204), (246, 204, 174), (226, 172, 134), (190, 132, 92), (142, 92, 62), (96, 62, 44), (66, 44, 34)], np.float64
+    [(255, 224, 204), (246, 204, 174), (226, 172, 134), (190, 132, 92), (142, 92, 62), (96, 62, 44), (66, 44, 34)],
+    np.float64,
 )
 
 
@@ -65,7 +66,11 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
     """Return `first` with `share` (0-1) of `second` mixed in."""
     rest = 1.0 - share
     red, green, blue = first
-    return _byte(rest * red + share * second[0]), _byte(rest * green + share * second[1]), _byte(rest * blue + share * second[2])
+    return (
+        _byte(rest * red + share * second[0]),
+        _byte(rest * green + share * second[1]),
+        _byte(rest * blue + share * second[2]),
+    )
 
 
 def shade(colour: Colour, factor: float) -> Colour:

@@ -105,8 +105,28 @@ class Person:
 
 
 HAIR_STYLES = {
-    "m": {"bald": 8, "buzz": 12, "short": 24, "side": 20, "quiff": 12, "curly": 12, "afro": 5, "receding": 12, "long": 5},
-    "f": {"long": 26, "wavy": 18, "bob": 18, "ponytail": 10, "bun": 10, "curly": 10, "afro": 5, "pixie": 8, "fringe": 12},
+    "m": {
+        "bald": 8,
+        "buzz": 12,
+        "short": 24,
+        "side": 20,
+        "quiff": 12,
+        "curly": 12,
+        "afro": 5,
+        "receding": 12,
+        "long": 5,
+    },
+    "f": {
+        "long": 26,
+        "wavy": 18,
+        "bob": 18,
+        "ponytail": 10,
+        "bun": 10,
+        "curly": 10,
+        "afro": 5,
+        "pixie": 8,
+        "fringe": 12,
+    },
 }
 BEARDS = {"none": 48, "stubble": 16, "moustache": 8, "goatee": 10, "full": 18}
 GLASSES = {"none": 70, "round": 9, "square": 10, "thick": 7, "rimless": 4}
@@ -249,7 +269,9 @@ def _moles(number: int) -> tuple[tuple[float, float, float], ...]:
     spots = []
     for _ in range(count):
         side = -1.0 if rng.random() < 0.5 else 1.0
-        spots.append((56 + side * float(rng.uniform(14, 33)), float(rng.uniform(62, 104)), float(rng.uniform(1.3, 2.4))))
+        spots.append(
+            (56 + side * float(rng.uniform(14, 33)), float(rng.uniform(62, 104)), float(rng.uniform(1.3, 2.4)))
+        )
     return tuple(spots)
 
 

@@ -21,7 +21,9 @@ def identity_photo(person: Person, rng: np.random.Generator, size: int = 192) ->
     scale = size * float(rng.uniform(0.35, 0.58)) / 105
     centre = (size * float(rng.uniform(0.44, 0.56)), size * float(rng.uniform(0.42, 0.50)))
     frame = HeadFrame(pose, scale, centre)
-    clothes = Clothes(str(rng.choice(["shirt", "sweater", "jacket"])), _COLOURS[int(rng.integers(len(_COLOURS)))], (60, 60, 70))
+    clothes = Clothes(
+        str(rng.choice(["shirt", "sweater", "jacket"])), _COLOURS[int(rng.integers(len(_COLOURS)))], (60, 60, 70)
+    )
     figure = Figure((centre[0] - 14 * scale * np.sin(np.radians(pose.roll)), centre[1] + 82 * scale), scale)
     hair.draw_back_hair(canvas, person.head, pose, frame)
     draw_body(canvas, person, clothes, figure)
@@ -55,5 +57,7 @@ def _backdrop(size: int, rng: np.random.Generator) -> np.ndarray:
     for row in range(24):
         small[row] = mix(first, second, row / 23)
     for _ in range(int(rng.integers(0, 5))):
-        oval(small, tuple(rng.uniform(0, 24, 2)), tuple(rng.uniform(2, 7, 2)), shade(first, float(rng.uniform(0.6, 1.3))))
+        oval(
+            small, tuple(rng.uniform(0, 24, 2)), tuple(rng.uniform(2, 7, 2)), shade(first, float(rng.uniform(0.6, 1.3)))
+        )
     return cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)

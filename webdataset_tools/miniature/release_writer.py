@@ -32,7 +32,14 @@ from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan, ReleaseSize, plan_release
 from webdataset_tools.miniature.scenes import SIZE, draw_scene, face_box, sample_scene
 from webdataset_tools.miniature.streams import stream
-from webdataset_tools.release import COCO_FOLDER, IDENTITY_FILE, IDENTITY_FOLDER, PHOTO_FOLDER, SPLITS, swapped_file_name
+from webdataset_tools.release import (
+    COCO_FOLDER,
+    IDENTITY_FILE,
+    IDENTITY_FOLDER,
+    PHOTO_FOLDER,
+    SPLITS,
+    swapped_file_name,
+)
 from webdataset_tools.sample_format import sample_key
 from webdataset_tools.worker_pool import Tick, run_tasks
 
@@ -54,7 +61,12 @@ class ReleaseSummary:
 
 
 def write_release(
-    output: Path, size: ReleaseSize, seed: int, workers: int, face_model: str, make_embedder: Callable[[], Embedder] | None = None
+    output: Path,
+    size: ReleaseSize,
+    seed: int,
+    workers: int,
+    face_model: str,
+    make_embedder: Callable[[], Embedder] | None = None,
 ) -> ReleaseSummary:
     """Write (or finish) a miniature release in folder `output`.
 
@@ -78,14 +90,18 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     path = output / SETTINGS_FILE
     if path.is_file():
         if json.loads(path.read_text()) != settings:
-            raise IdClipError(f"{output} holds a miniature made with other settings; give another --output or remove it.")
+            raise IdClipError(
+                f"{output} holds a miniature made with other settings; give another --output or remove it."
+            )
         return
     if output.exists() and any(output.iterdir()):
         raise IdClipError(f"{output} is not empty and holds no miniature; give another --output.")
     atomic_write(path, json.dumps(settings, indent=1))
 
 
-def _draw(output: Path, plan: ReleasePlan, workers: int, make_embedder: Callable[[], Embedder]) -> dict[str, np.ndarray]:
+def _draw(
+    output: Path, plan: ReleasePlan, workers: int, make_embedder: Callable[[], Embedder]
+) -> dict[str, np.ndarray]:
     """Draw photos and scenes; return the photos' embeddings [photos, D] by identity id."""
     for split in SPLITS.values():
         (output / COCO_FOLDER / split.images).mkdir(parents=True, exist_ok=True)
@@ -237,5 +253,7 @@ def _summarise(plan: ReleasePlan) -> ReleaseSummary:
         people[planned.split].update(person.identity_id for person in planned.faces)
     total = max(1, sum(strata.values()))
     return ReleaseSummary(
-        dict(images), {split: len(ids) for split, ids in people.items()}, {k: v / total for k, v in sorted(strata.items())}
+        dict(images),
+        {split: len(ids) for split, ids in people.items()},
+        {k: v / total for k, v in sorted(strata.items())},
     )

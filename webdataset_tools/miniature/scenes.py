@@ -25,7 +25,21 @@ SIZE = 192
 STRATA = {"plain": 58, "small": 12, "turned": 10, "occluded": 8, "dark": 6, "blurred": 6}
 # What each activity holds; the hands' places are below, offsets from the middle of the shoulders in frame units.
 ACTIVITIES: dict[str, tuple[str, ...]] = {
-    "holding": ("cup", "soccer ball", "basketball", "flowers", "pizza", "cake", "teddy bear", "cat", "guitar", "camera", "gift", "laptop", "pumpkin"),
+    "holding": (
+        "cup",
+        "soccer ball",
+        "basketball",
+        "flowers",
+        "pizza",
+        "cake",
+        "teddy bear",
+        "cat",
+        "guitar",
+        "camera",
+        "gift",
+        "laptop",
+        "pumpkin",
+    ),
     "raising": ("umbrella", "kite", "frisbee", "tennis racket", "balloon", "flag", "baseball bat", "trophy"),
     "carrying": ("suitcase", "handbag", "surfboard", "skateboard"),
     "reading": ("book", "newspaper"),
@@ -34,7 +48,16 @@ ACTIVITIES: dict[str, tuple[str, ...]] = {
     "pointing": (),
     "standing": (),
 }
-_ACTIVITY_WEIGHTS = {"holding": 34, "raising": 22, "carrying": 9, "reading": 8, "phoning": 5, "waving": 7, "pointing": 6, "standing": 9}
+_ACTIVITY_WEIGHTS = {
+    "holding": 34,
+    "raising": 22,
+    "carrying": 9,
+    "reading": 8,
+    "phoning": 5,
+    "waving": 7,
+    "pointing": 6,
+    "standing": 9,
+}
 _HANDS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "holding": ((-46, 122), (46, 122)),
     "raising": ((-104, 205), (142, -34)),
@@ -71,18 +94,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class DrawnScene:
-    """A picture and what is known about it; boxes are x0, y0, x1, y1 in pixels.
-
-    picture uint8 [S, S, 3] RGB; landmarks float32 [5, 2]; face_box, person_box float32 [4]; probes: pixels (x, y) at which
-    the colours that captions name ("top", "held") can be read off before camera effects.
-    """
+    """A picture uint8 [S, S, 3] RGB and what is known about it: landmarks float32 [5, 2] and boxes float32 [4], in pixels."""
 
     picture: np.ndarray
     landmarks: np.ndarray
     face_box: np.ndarray
     person_box: np.ndarray
     stratum: str
-    probes: dict[str, tuple[int, int]]
 
 
 def sample_scene(seed: int, stratum: str | None = None) -> Scene:
@@ -106,7 +124,9 @@ def sample_scene(seed: int, stratum: str | None = None) -> Scene:
         top_colour=top,
         bottom_colour=("black", "blue", "brown", "gray")[int(stream(seed, "bottom").integers(4))],
         stratum=stratum,
-        occluder=tuple(OCCLUDERS)[int(stream(seed, "occluder").integers(len(OCCLUDERS)))] if stratum == "occluded" else None,
+        occluder=tuple(OCCLUDERS)[int(stream(seed, "occluder").integers(len(OCCLUDERS)))]
+        if stratum == "occluded"
+        else None,
         face_share=share,
         place_x=_sideways(stratum, activity, mirrored, frame_rng.random()),
         place_y=_height(stratum, activity, share, frame_rng.random()),
@@ -128,14 +148,13 @@ def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int
     landmarks, face_box = paint_head(canvas, person, scene.pose, frame, figure.shoulders)
     if scene.occluder is not None:
         draw_occluder(canvas, scene.occluder, frame, CLOTHES[scene.held_colour])
-    held_at = _draw_arms(canvas, scene, person, clothes, figure)
+    _draw_arms(canvas, scene, person, clothes, figure)
     return DrawnScene(
         picture=apply_camera(canvas, scene.pose, stream(scene.seed, "noise")),
         landmarks=landmarks,
         face_box=face_box,
         person_box=_person_box(figure, frame, size),
         stratum=scene.stratum,
-        probes=_probes(figure, held_at, size),
     )
 
 
@@ -148,8 +167,8 @@ def _head_frame(scene: Scene, size: int) -> HeadFrame:
     return HeadFrame(scene.pose, scene.face_share * size / 105, (scene.place_x * size, scene.place_y * size))
 
 
-def _draw_arms(canvas: np.ndarray, scene: Scene, person: Person, clothes: Clothes, figure: Figure) -> np.ndarray | None:
-    """Paint arms and the held object; return where the object is held, in pixels."""
+def _draw_arms(canvas: np.ndarray, scene: Scene, person: Person, clothes: Clothes, figure: Figure) -> None:
+    """Paint arms and the held object."""
     turn = -1.0 if scene.mirrored else 1.0
     left, right = _HANDS[scene.activity]
     both = scene.activity in ("holding", "reading")
@@ -162,13 +181,6 @@ def _draw_arms(canvas: np.ndarray, scene: Scene, person: Person, clothes: Clothe
         draw_object(canvas, scene.held, place, figure.scale, CLOTHES[scene.held_colour])
     if both:
         draw_arm(canvas, person, clothes, figure, turn, (turn * right[0], right[1]))
-    return place if scene.held is not None else None
-
-
-def _probes(figure: Figure, held_at: np.ndarray | None, size: int) -> dict[str, tuple[int, int]]:
-    top = figure.at((-62.0, 44.0))
-    places = {"top": (round(float(top[0])), round(float(top[1])))}
-    return {name: (x, y) for name, (x, y) in places.items() if 0 <= x < size and 0 <= y < size}
 
 
 def _person_box(figure: Figure, frame: HeadFrame, size: int) -> np.ndarray:

@@ -149,3 +149,86 @@ def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
     write_shard(tmp_path / "0.tar", [Sample(one.key, one.image_bytes, one.caption, one.face, None, other)])
     with pytest.raises(IdClipError, match="other"):
         detect_faces(tmp_path, load_evaluation_set(tmp_path), KnownFaces(), progress=False)
+
+
+@pytest.mark.host
+def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, plain_weights, monkeypatch, capsys):
+    from open_clip_idplugin import cli, faces
+
+    monkeypatch.setattr(faces, "load_face_engine", lambda spec: KnownFaces())
+    _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
+    output = tmp_path / "results"
+    flags = f"--data {shards} --model IdCLIP-ViT-tiny --checkpoint {checkpoint} --output {output} --workers 0"
+    flags += " --configurations captions,names,conf1 --templates 0,6 --rival insightface:test --rival_data"
+    assert cli.run(cli.VERBS, ["evaluate", *flags.split(), shards], "idclip") == 0
+    printed = capsys.readouterr().out
+    assert "General retrieval (percent)" in printed and "caption + face match" in printed
+    assert "4 samples were left out" in printed and "998_n000001: the image cannot be decoded" in printed
+    document = json.loads((output / "results.json").read_text())
+    assert list(document["metrics"]) == ["captions", "names", "conf1", "caption + face match"]
+    assert document["about"]["images"] == 12 and document["about"]["identities"] == 4
+    assert len(document["about"]["skipped"]) == 4
+    strata = document["strata"]["conf1"]
+    assert {"stratum=dark", "look_alike=yes", "face=missed", "face=detected"} <= set(strata)
+    assert strata["face=missed"]["images"] + strata["face=detected"]["images"] == 12
+    assert 0 <= document["metrics"]["conf1"]["mAP@10"] <= document["metrics"]["conf1"]["mAP@10_standard"] <= 1
+
+
+@pytest.mark.host
+def test_metrics_are_those_of_the_model_asked_directly(shards, tiny_identity_models, plain_weights):
+    from open_clip_idplugin.checkpoints import load_model
+    from open_clip_idplugin.evaluation.protocols import Settings
+    from webdataset_tools.evaluate import Loading, evaluate_shards
+    from webdataset_tools.evaluation_data import decode, samples_of
+
+    _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
+    loaded = load_model("IdCLIP-ViT-tiny", str(checkpoint))
+    settings = Settings(("names", "conf1"), ("general",), templates=0)
+    evaluation = evaluate_shards(shards, loaded, settings, Loading(workers=0))
+    found = evaluation.images.evaluation_set
+    samples = [sample for _, sample in samples_of(shards, {key: row for row, key in enumerate(found.keys)})]
+    with torch.inference_mode():
+        pixels = torch.stack([loaded.preprocess(decode(sample.image_bytes)) for sample in samples])
+        images = loaded.model.encode_image(pixels, normalize=True)
+        texts = [f"An image with [TOK]. {caption}" for sample in samples for caption in sample.record.captions]
+        query_faces = np.repeat(unit(np.stack([sample.face for sample in samples])), 2, axis=0)
+        queries = loaded.model.encode_text(loaded.tokenizer(texts, faces=query_faces), normalize=True)
+        ranking = (queries @ images.T).argsort(dim=1, descending=True, stable=True)
+    owner = torch.arange(len(texts))[:, None] // 2
+    for k in (1, 5, 10):
+        expected = float((ranking[:, :k] == owner).any(dim=1).float().mean())
+        assert evaluation.results.metrics["conf1"][f"t2i_R@{k}"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.host
+def test_plain_models_answer_the_baselines(shards, tiny_identity_models, plain_weights):
+    from open_clip_idplugin.checkpoints import load_model
+    from open_clip_idplugin.evaluation.protocols import Settings
+    from webdataset_tools.evaluate import Loading, evaluate_shards
+
+    _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
+    baselines = Settings(("captions", "names"))
+    adapted, plain = (
+        evaluate_shards(shards, load_model(name, str(checkpoint)), baselines, Loading(workers=0)).results.metrics
+        for name in ("IdCLIP-ViT-tiny", tiny_identity_models["IdCLIP-ViT-tiny"])
+    )
+    assert adapted["captions"] == pytest.approx(plain["captions"], abs=1e-6)
+    assert adapted["names"] == pytest.approx(plain["names"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"limit": 0},
+        {"configurations": "conf9"},
+        {"protocols": "people"},
+        {"templates": "best"},
+        {"rival_weight": 0.5},
+        {"batch_size": 0},
+    ],
+)
+def test_bad_flags_are_refused_before_anything_is_loaded(flags):
+    from webdataset_tools.evaluate import evaluate
+
+    with pytest.raises(IdClipError):
+        evaluate("nothing.tar", "no model", **flags)

@@ -116,7 +116,8 @@ def evaluate(
     if output is not None:
         paths = write_results(output, evaluation.results, {**source, **_facts(evaluation.images), **asdict(settings)})
         print(f"\nWrote {', '.join(path.name for path in paths)} to {output}")
-    print("\nNext: idclip index --images ... makes the images searchable with this model")
+    flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
+    print(f"\nNext: idclip index --images {data} {flags} --output INDEX")
 
 
 def evaluate_shards(

@@ -21,7 +21,7 @@ from open_clip_idplugin.evaluation.protocols import EvaluationSet
 from open_clip_idplugin.evaluation.rivals import DetectedFaces
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
 
-Shards: TypeAlias = "str | Path | Sequence[str | Path]"
+Shards: TypeAlias = str | Path | Sequence[str | Path]
 Preprocess: TypeAlias = Callable[[Image.Image], torch.Tensor]
 
 PICTURES_AT_ONCE = 32  # through the face detector; bounds the memory

@@ -134,7 +134,7 @@ class FaceEngine:
 
 def load_face_engine(
     spec: str = "insightface:buffalo_l",
-    det_size: int = 640,
+    det_size: int | None = None,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> FaceEngine:
@@ -144,7 +144,8 @@ def load_face_engine(
         spec: `insightface:<name>` for a pack in insightface's folder (`~/.insightface/models/<name>`),
             `insightface:<folder>` for a pack elsewhere (with a slash in it), `insightface:miniature` for the shipped
             pack of drawn faces.
-        det_size: side of the square the detector sees a picture in, a multiple of 32 from 64 on.
+        det_size: side of the square the detector sees a picture in, a multiple of 32 from 64 on; None takes what the
+            pack's manifest recommends (192 for the shipped pack), else 640.
         providers: onnxruntime execution providers; None takes CUDA where it is available, else the CPU.
         threads: threads of one onnxruntime call; None leaves it to onnxruntime.
 
@@ -156,7 +157,7 @@ def load_face_engine(
     if not separator or kind not in _LOADERS or not name:
         kinds = ", ".join(f"{known}:<pack>" for known in _LOADERS)
         raise IdClipError(f"Unknown face engine {spec!r}; give one of: {kinds}.")
-    if det_size < 64 or det_size % 32:
+    if det_size is not None and (det_size < 64 or det_size % 32):
         raise IdClipError(f"det_size {det_size} does not fit the detector; give a multiple of 32 from 64 on.")
     if threads is not None and threads < 1:
         raise IdClipError(f"threads must be at least 1, got {threads}.")
@@ -165,12 +166,12 @@ def load_face_engine(
 
 
 def _load_insightface(
-    name: str, det_size: int, providers: Sequence[str] | None, threads: int | None
+    name: str, det_size: int | None, providers: Sequence[str] | None, threads: int | None
 ) -> tuple[FaceDetector, FaceEncoder]:
     from open_clip_idplugin.faces.insightface_pack import load_pack
 
     return load_pack(name, det_size, providers, threads)
 
 
-_Loader = Callable[[str, int, "Sequence[str] | None", "int | None"], tuple[FaceDetector, FaceEncoder]]
+_Loader = Callable[[str, "int | None", "Sequence[str] | None", "int | None"], tuple[FaceDetector, FaceEncoder]]
 _LOADERS: dict[str, _Loader] = {"insightface": _load_insightface}

@@ -79,7 +79,7 @@ class InsightFaceEncoder:
 
 
 def load_pack(
-    name: str, det_size: int, providers: Sequence[str] | None, threads: int | None
+    name: str, det_size: int | None, providers: Sequence[str] | None, threads: int | None
 ) -> tuple[InsightFaceDetector, InsightFaceEncoder]:
     """Open the pack's detector, recogniser and (optional) gender and age model; print a foreign pack's licence once."""
     pack = find_pack(name)
@@ -91,7 +91,8 @@ def load_pack(
     if not detector.use_kps:
         raise PackInvalid(f"The detector {pack.files['detection']} gives no landmarks; use one with 9 outputs.")
     if detector.static_input_size is None:
-        detector.prepare(0, input_size=(det_size, det_size), det_thresh=_DETECTION_THRESHOLD)
+        side = det_size or pack.det_size
+        detector.prepare(0, input_size=(side, side), det_thresh=_DETECTION_THRESHOLD)
     encoder = InsightFaceEncoder(recogniser, pack.model_id)
     if encoder.crop_size % 112 and encoder.crop_size % 128:
         raise PackInvalid(f"The recogniser {pack.files['recognition']} takes {encoder.crop_size} px; 112 or 128 align.")

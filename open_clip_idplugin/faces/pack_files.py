@@ -5,6 +5,7 @@ bare assertions; here every such case ends in `PackNotFound` or `PackInvalid`.
 """
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,15 @@ _WHERE_TO_FETCH = "https://github.com/deepinsight/insightface/tree/master/python
 class Pack:
     """A pack's folder and its model files by insightface's task names ("detection", "recognition", "genderage").
 
-    `manifest` tells that a version 2 manifest names the files (and how their input is scaled).
+    `manifest` tells that a version 2 manifest names the files (and how their input is scaled); `det_size` is the side
+    of the square that the detector sees a picture in, unless the user says otherwise.
     """
 
     name: str
     folder: Path
     files: dict[str, Path]
     manifest: bool = False
+    det_size: int = 640
 
     @property
     def model_id(self) -> str:
@@ -56,7 +59,7 @@ def find_pack(name: str) -> Pack:
             raise PackInvalid(
                 f"The face pack {folder} holds no {word}; it needs an SCRFD detector and an ArcFace recogniser (.onnx)."
             )
-    return Pack(label, folder, files, manifest)
+    return Pack(label, folder, files, manifest, _recommended_det_size(folder) if manifest else 640)
 
 
 def _is_bare(name: str) -> bool:
@@ -91,6 +94,14 @@ def _manifest_files(folder: Path) -> dict[str, Path]:
         return {task: verify_model_artifact(descriptor) for task, descriptor in tasks.items()}
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise PackInvalid(f"The manifest of the face pack {folder} does not hold: {error}.") from error
+
+
+def _recommended_det_size(folder: Path) -> int:
+    """The manifest's `det_size`, our own addition to it: insightface passes over fields it does not know."""
+    side = json.loads((folder / "manifest.json").read_text()).get("det_size", 640)
+    if not isinstance(side, int) or side < 64 or side % 32:
+        raise PackInvalid(f"The manifest of the face pack {folder} gives det_size {side!r}, not a multiple of 32.")
+    return side
 
 
 def _routed_files(folder: Path) -> dict[str, Path]:

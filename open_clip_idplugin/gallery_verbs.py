@@ -6,7 +6,7 @@ never an embedding.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, fold_name
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.faces import FaceEngine
+    from open_clip_idplugin.faces import FaceEngine, FacePolicy
 
 
 def enroll(
@@ -22,6 +22,7 @@ def enroll(
     *photos: str,
     gallery: str | None = None,
     faces: str = "insightface:buffalo_l",
+    det_size: int = 640,
     face: str = "only",
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
@@ -31,20 +32,23 @@ def enroll(
         photos: picture files that show the person's face.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
         faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
+        det_size: side of the square in which the face detector sees a photo; small for small pictures.
         face: which face of a photo is meant: only (refuse photos with several), largest or center.
     """
     fold_name(name)  # refuse a bad name before the face model is loaded
     if not photos:
         raise IdClipError(f"no photo was given for '{name}': idclip enroll NAME PHOTO [PHOTO ...]")
-    if face not in ("only", "largest", "center"):
-        raise IdClipError(f"--face '{face}' is not known: choose only, largest or center")
-    from open_clip_idplugin.faces import load_face_engine
+    from open_clip_idplugin.faces import FacePolicy, load_face_engine
 
-    enroll_photos(Gallery(gallery), name, photos, load_face_engine(faces), policy=face)
+    if face not in get_args(FacePolicy):
+        raise IdClipError(f"--face '{face}' is not known: choose one of {', '.join(get_args(FacePolicy))}")
+    enroll_photos(
+        Gallery(gallery), name, photos, load_face_engine(faces, det_size=det_size), policy=cast("FacePolicy", face)
+    )
 
 
 def enroll_photos(
-    gallery: Gallery, name: str, photos: Sequence[str], engine: "FaceEngine", policy: str = "only"
+    gallery: Gallery, name: str, photos: Sequence[str], engine: "FaceEngine", policy: "FacePolicy" = "only"
 ) -> None:
     """Embed the face of every photo and enroll the good ones; each bad photo costs one printed sentence.
 
@@ -66,7 +70,7 @@ def enroll_photos(
     print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
 
 
-def _photo_embedding(photo: str, engine: "FaceEngine", policy: str) -> np.ndarray:
+def _photo_embedding(photo: str, engine: "FaceEngine", policy: "FacePolicy") -> np.ndarray:
     from open_clip_idplugin.faces import load_picture
 
     if not Path(photo).is_file():

@@ -1,0 +1,114 @@
+"""The card of an image index: which image tower made it, so that an index is never searched with another one.
+
+Role: model -> fingerprint of its image tower; card <-> index_card.json. The fingerprint covers weights, structure and
+preprocessing of the image tower only. A plain CLIP and an IdCLIP that keeps its image tower frozen (no visual prompts)
+therefore have the same one, and an index made with the first answers identity queries of the second.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+
+if TYPE_CHECKING:
+    import torch
+
+FILE_NAME = "index_card.json"
+VERSION = 1
+
+
+class IndexMismatch(IdClipError):
+    """An index that cannot be used: damaged, or made with another image tower."""
+
+
+@dataclass(frozen=True)
+class IndexCard:
+    """What is known about an image index."""
+
+    model: str
+    checkpoint: str | None  # file name or pretrained tag
+    checkpoint_sha256: str | None  # of the file
+    image_tower: str  # fingerprint
+    embedding_size: int
+    images: int  # rows
+    skipped: int  # pictures that could not be read
+    synthetic: int  # rows whose metadata says that the picture is synthetic
+    partitions: tuple[int, ...]  # rows of each, in order
+    plan: str  # digest of everything that determines the index; see `index.IndexPlan`
+    source: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write index_card.json."""
+        atomic_write(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def load_card(folder: Path) -> IndexCard | None:
+    """Read the card of an index folder; None when it has none (an index made by clip-retrieval itself).
+
+    Raises:
+        IndexMismatch: the card is damaged or of a newer version.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        if values["version"] > VERSION:
+            raise IndexMismatch(f"'{path}' was written by a newer version of this program: update open-clip-idplugin")
+        known = {name: values[name] for name in IndexCard.__dataclass_fields__ if name in values}
+        return IndexCard(**{**known, "partitions": tuple(known["partitions"])})
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise IndexMismatch(f"'{path}' is damaged ({error}): make the index again") from None
+
+
+def require_same_tower(card: IndexCard, image_tower: str, model: str, folder: Path) -> None:
+    """Refuse an index whose embeddings another image tower made than the one that is loaded."""
+    if card.image_tower != image_tower:
+        made_with = card.model + (f" ({card.checkpoint})" if card.checkpoint else "")
+        raise IndexMismatch(
+            f"the index '{folder}' was made with the image tower of {made_with}, which differs from that of {model} in "
+            "weights, visual prompts or preprocessing: load the model it was made with, or make the index again"
+        )
+
+
+def fingerprint_image_tower(model: "torch.nn.Module") -> str:
+    """SHA-256 over everything that determines an image's embedding: weights (as float32), structure, preprocessing.
+
+    Args:
+        model: an open_clip CLIP or IdCLIP with float32 weights.
+    """
+    import torch
+
+    visual = model.visual
+    digest = hashlib.sha256(json.dumps(_structure(visual), sort_keys=True).encode())
+    for name, tensor in sorted(visual.state_dict().items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _structure(visual: "torch.nn.Module") -> dict[str, Any]:
+    """What weights do not tell: attention heads, activation, pooling, and how pictures are prepared."""
+    modules = list(visual.modules())
+    return {
+        "heads": [module.num_heads for module in modules if hasattr(module, "num_heads")],
+        "quick_gelu": any(type(module).__name__ == "QuickGELU" for module in modules),
+        "pool": str(getattr(visual, "pool_type", "")),
+        "preprocess": {name: str(value) for name, value in sorted(getattr(visual, "preprocess_cfg", {}).items())},
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,255 @@
+"""The verb `idclip index`: pictures -> a folder that clip-retrieval serves.
+
+Role: shards or a folder of pictures + model -> img_emb/, metadata/, image.index, thumbnails.sqlite, index_card.json,
+index_report.json. Everything is built in a hidden folder beside the output and renamed at the end; a killed run goes
+on there.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.card import IndexCard, file_sha256, fingerprint_image_tower, load_card
+from open_clip_idplugin.retrieval.embed import DONE_FOLDER, EmbedOptions, PartitionReport, embed_images
+from open_clip_idplugin.retrieval.host_contract import verify_hosts
+from open_clip_idplugin.retrieval.sources import ImageSource, find_images
+from open_clip_idplugin.retrieval.towers import require_precision
+
+REPORT_FILE = "index_report.json"
+_PLAN_FILE = "plan.json"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """Everything that determines an index; two runs with the same plan make the same one."""
+
+    source: dict[str, Any]
+    image_tower: str
+    precision: str
+    thumbnail_size: int
+    text_tower: str | None  # of embedded captions
+    index_key: str | None
+
+    def to_json(self) -> str:
+        """One text a plan."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def index(
+    images: str,
+    model: str,
+    output: str,
+    checkpoint: str | None = None,
+    batch_size: int = 256,
+    workers: int = 2,
+    device: str = "cpu",
+    precision: str = "fp32",
+    thumbnail_size: int = 256,
+    embed_captions: bool = False,
+    index_key: str | None = None,
+) -> None:
+    """Embed images with clip-retrieval and build a search index with autofaiss.
+
+    Args:
+        images: folder of tar shards, brace pattern of shards, or folder of pictures.
+        model: model name, e.g. IdCLIP-ViT-L-14-336 (or a plain CLIP: its index serves an IdCLIP with the same image
+            tower).
+        output: folder to write.
+        checkpoint: weights file or pretrained tag.
+        batch_size: images a forward pass.
+        workers: processes that read and decode.
+        device: cpu, cuda or cuda:N.
+        precision: fp32, amp or amp_bf16.
+        thumbnail_size: longest side of the pictures kept for showing results, in pixels; 0 keeps none.
+        embed_captions: also embed the captions and build a text index (clip-retrieval's modality "text").
+        index_key: faiss index type, e.g. Flat for exact search; autofaiss chooses by default (Flat below 1000 images).
+    """
+    if batch_size < 1 or workers < 0 or thumbnail_size < 0:
+        raise IdClipError("--batch_size must be at least 1, --workers and --thumbnail_size at least 0")
+    require_precision(precision)
+    source = find_images(images)
+    if embed_captions and not source.has_captions:
+        raise IdClipError("--embed_captions needs a caption (.txt) in every sample of the shards; leave the flag out")
+    loaded = load_model(model, checkpoint, device=device, precision=precision)
+    options = EmbedOptions(batch_size, workers, thumbnail_size, embed_captions)
+    card = build_index(source, loaded, Path(output), options, index_key)
+    print(f"{output}: {card.images} images, {card.skipped} skipped (see {REPORT_FILE})")
+    flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
+    print(f'Next: idclip search "..." --index {output} {flags}\n  or: idclip serve --index {output} {flags}')
+
+
+def build_index(
+    source: ImageSource, loaded: LoadedModel, output: Path, options: EmbedOptions, index_key: str | None = None
+) -> IndexCard:
+    """Build the index folder `output`, or return the card of the same index if it is there already.
+
+    `loaded` must keep float32 weights (fp32, amp or amp_bf16). Raises
+    IdClipError where `output` is something else, and where no picture
+    could be read.
+    """
+    verify_hosts()
+    require_precision(loaded.precision)
+    plan = _make_plan(source, loaded, options, index_key)
+    existing = _existing_card(output, plan)
+    if existing is not None:
+        print(f"{output} is this very index already; nothing to do")
+        return existing
+    building = _prepare_building_folder(output, plan)
+    reports = embed_images(source, loaded, building, options)
+    if not any(report.rows for report in reports):
+        raise IdClipError(f"none of the {source.count} pictures could be read, so that there is nothing to index")
+    _build_faiss(building, "img", "image", index_key)
+    if options.embed_captions:
+        _build_faiss(building, "text", "text", index_key)
+    card = _make_card(source, loaded, building, plan, reports)
+    _write_report(building, source, reports)
+    shutil.rmtree(building / DONE_FOLDER)
+    (building / _PLAN_FILE).unlink()
+    card.write(building)
+    building.rename(output)
+    return card
+
+
+def _make_plan(source: ImageSource, loaded: LoadedModel, options: EmbedOptions, index_key: str | None) -> IndexPlan:
+    tower = fingerprint_image_tower(loaded.model)
+    text = f"{loaded.name} {_checkpoint_digest(loaded)}" if options.embed_captions else None
+    return IndexPlan(source.describe(), tower, loaded.precision, options.thumbnail_size, text, index_key)
+
+
+def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
+    if not output.exists():
+        return None
+    card = load_card(output) if output.is_dir() else None
+    if card is not None and card.plan == plan.digest:
+        return card
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+        return None
+    what = "an index of other images, another model or other options" if card is not None else "something else"
+    raise IdClipError(f"'{output}' exists and holds {what}: choose another --output, or remove it first")
+
+
+def _prepare_building_folder(output: Path, plan: IndexPlan) -> Path:
+    """The hidden folder of the run; what an earlier run with the same plan left there is kept."""
+    building = output.absolute().parent / f".{output.name}.building"
+    plan_file = building / _PLAN_FILE
+    if building.exists() and (not plan_file.exists() or plan_file.read_text() != plan.to_json()):
+        shutil.rmtree(building)
+    for name in ("img_emb", "metadata"):
+        (building / name).mkdir(parents=True, exist_ok=True)
+    atomic_write(plan_file, plan.to_json())
+    return building
+
+
+def _build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None) -> None:
+    """Run autofaiss on <embeddings>_emb/*.npy -> <name>.index, with inner products."""
+    from autofaiss import build_index as autofaiss_build
+
+    target, infos = folder / f"{name}.index", folder / f"{name}.json"
+    with _logging_kept():
+        built, _ = autofaiss_build(
+            str(folder / f"{embeddings}_emb"),
+            str(target),
+            str(infos),
+            index_key=index_key,
+            metric_type="ip",
+            max_index_memory_usage="4G",
+            current_memory_available="16G",
+            nb_cores=os.cpu_count(),
+            verbose=logging.ERROR,
+        )
+    if built is None or not target.exists():
+        raise IdClipError(
+            f"autofaiss built no index of the type '{index_key or 'chosen by itself'}': try --index_key Flat"
+        )
+    values = json.loads(infos.read_text())
+    atomic_write(infos, json.dumps({**values, "index_path": target.name}, indent=1))  # it names the temporary folder
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """autofaiss configures the process's logging; put root level and handlers back afterwards."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+def _make_card(
+    source: ImageSource, loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list[PartitionReport]
+) -> IndexCard:
+    import numpy as np
+
+    first = next((folder / "img_emb").glob("*.npy"))
+    return IndexCard(
+        model=loaded.name,
+        checkpoint=Path(loaded.checkpoint).name if loaded.checkpoint else None,
+        checkpoint_sha256=_checkpoint_digest(loaded),
+        image_tower=plan.image_tower,
+        embedding_size=int(np.load(first, mmap_mode="r").shape[1]),
+        images=sum(report.rows for report in reports),
+        skipped=sum(len(report.skipped) for report in reports),
+        synthetic=_count_synthetic(folder / "metadata"),
+        partitions=tuple(report.rows for report in reports),
+        plan=plan.digest,
+        source=plan.source,
+        versions={
+            name: importlib.metadata.version(name) for name in ("open_clip_torch", "clip-retrieval", "autofaiss")
+        },
+    )
+
+
+def _checkpoint_digest(loaded: LoadedModel) -> str | None:
+    """SHA-256 of the checkpoint file; None for a pretrained tag or random weights."""
+    if loaded.checkpoint and Path(loaded.checkpoint).is_file():
+        return file_sha256(Path(loaded.checkpoint))
+    return None
+
+
+def _count_synthetic(metadata: Path) -> int:
+    import pyarrow.parquet
+
+    count = 0
+    for path in sorted(metadata.glob("*.parquet")):
+        if "synthetic" in pyarrow.parquet.read_schema(path).names:
+            count += sum(value is True for value in pyarrow.parquet.read_table(path)["synthetic"].to_pylist())
+    return count
+
+
+def _write_report(folder: Path, source: ImageSource, reports: list[PartitionReport]) -> None:
+    skipped = [key for report in reports for key in report.skipped]
+    broken = [name for report in reports for name in report.broken_shards]
+    values = {
+        "found": source.count,
+        "indexed": sum(report.rows for report in reports),
+        "skipped": {"count": len(skipped), "reason": "the picture (or its caption) cannot be read", "keys": skipped},
+        "shards_that_break_off": broken,
+        "captions": source.has_captions,
+        "records": source.has_records,
+    }
+    atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    if skipped:
+        more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+        print(f"Skipped, cannot be read: {', '.join(skipped[:_SHOWN])}{more}")
+    if broken:
+        print(f"Tar files that break off, read up to there: {', '.join(broken)}")

@@ -1,0 +1,100 @@
+"""The people of a query: photos, embeddings and enrolled names -> one face embedding each.
+
+Role: what a request says about people -> [F, D] float32. Knows the gallery and the face engine of a service, and
+refuses vectors of different face models, which mean nothing to each other.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery import Gallery
+
+if TYPE_CHECKING:
+    from open_clip_idplugin.faces import FaceEngine
+
+
+class PersonError(IdClipError):
+    """A person of a query that cannot be turned into a face embedding."""
+
+
+class People:
+    """Turns photos and names into face embeddings; either part may be absent from a service."""
+
+    def __init__(self, face_dim: int, gallery: Gallery | None = None, engine: "FaceEngine | None" = None) -> None:
+        """`face_dim`: D, what the model's adaptor takes.
+
+        Raises:
+            PersonError: gallery and engine come from different face models, or give another size than D.
+        """
+        self.gallery = gallery
+        self._face_dim = face_dim
+        self._engine = engine
+        if engine is not None and engine.embedding_size != face_dim:
+            raise PersonError(
+                f"the face model '{engine.model_id}' gives {engine.embedding_size} numbers a face, but the model takes "
+                f"{face_dim}: choose the face model that it was trained with"
+            )
+        if engine is not None and gallery is not None and gallery.model_id not in (None, engine.model_id):
+            raise PersonError(
+                f"the gallery '{gallery.path}' was made with the face model '{gallery.model_id}', but "
+                f"'{engine.model_id}' is loaded: their embeddings cannot be compared, so use the same one for both"
+            )
+
+    def embeddings(self, faces: Sequence[str | np.ndarray], identities: Sequence[str]) -> np.ndarray:
+        """[F, D] float32: those of `faces` (base64 photos or embeddings), then those of the enrolled `identities`.
+
+        Raises:
+            PersonError, GalleryError: in one sentence that says which one, and why not.
+        """
+        rows = [self._face(face, number) for number, face in enumerate(faces, 1)]
+        rows += [self._enrolled(name) for name in identities]
+        return np.stack(rows) if rows else np.zeros((0, self._face_dim), np.float32)
+
+    def _face(self, face: str | np.ndarray, number: int) -> np.ndarray:
+        if not isinstance(face, str):
+            return self._require_size(face, f"the embedding of face {number}")
+        if self._engine is None:
+            raise PersonError(
+                "this service was started without a face model, so that it cannot read photos: start it with --faces, "
+                "or send an embedding or an enrolled name"
+            )
+        try:
+            found = self._engine.the_face(decode_base64(face), policy="largest")
+        except IdClipError as error:
+            raise PersonError(f"face {number}: {error}") from None
+        if found.embedding is None:
+            raise PersonError(f"face {number}: no embedding can be made of this face; send a clearer photo")
+        return self._require_size(found.embedding, f"the embedding of face {number}")
+
+    def _enrolled(self, name: str) -> np.ndarray:
+        if self.gallery is None:
+            raise PersonError(
+                "this service was started without a gallery, so that it knows nobody by name: start it with --gallery"
+            )
+        if not self.gallery.path.exists():  # the gallery's own message would tell a stranger where it lies
+            raise PersonError("nobody is enrolled yet: enroll the person first with `idclip enroll`")
+        return self._require_size(self.gallery.embedding(name), f"the embedding of '{name}' in the gallery")
+
+    def _require_size(self, row: np.ndarray, what: str) -> np.ndarray:
+        if row.shape != (self._face_dim,):
+            raise PersonError(f"{what} has {row.size} numbers, but the model takes {self._face_dim}")
+        return row
+
+
+def decode_base64(text: str) -> bytes:
+    """Bytes of a base64 text, with or without the head of a data URL.
+
+    Raises:
+        PersonError: it is not base64.
+    """
+    _, comma, tail = text.partition(",")
+    content = tail if comma and text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(content.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise PersonError("a picture is not valid base64: send the bytes of the file in base64") from None

@@ -1,0 +1,134 @@
+"""One served index: clip-retrieval's resource (model, faiss index, metadata) with what identity queries need beside it.
+
+Role: index folder + loaded model -> `IdentityResource`. The folder may be one that `idclip index` made or one of
+clip-retrieval's own; the first kind is refused when its image tower is not the served model's.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+from clip_retrieval.clip_back import ClipResource, ParquetMetadataProvider, load_index
+
+from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.retrieval.card import (
+    IndexCard,
+    IndexMismatch,
+    fingerprint_image_tower,
+    load_card,
+    require_same_tower,
+)
+from open_clip_idplugin.retrieval.thumbnails import Thumbnails
+from open_clip_idplugin.retrieval.towers import Towers
+from open_clip_idplugin.retrieval.writer import KEY_COLUMN
+
+
+@dataclass
+class IdentityResource(ClipResource):
+    """clip-retrieval's resource of one index, an encoder of texts with people, and the pictures for its results."""
+
+    encoder: QueryEncoder
+    thumbnails: Thumbnails
+    rows: int
+    card: IndexCard | None
+
+
+class RowMetadata(ParquetMetadataProvider):
+    """Metadata of rows: missing values are left out, and the image's key is called `key`.
+
+    clip-retrieval calls it `image_path` and would send whatever file of that name lies in the service's working
+    directory.
+    """
+
+    def get(self, ids: Sequence[int], cols: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """One dictionary of JSON values a row."""
+        rows = self.metadata_df.iloc[[int(row) for row in ids]]
+        if cols is not None:
+            rows = rows[[name for name in rows.columns if name in cols]]
+        return [_present_values(record) for record in rows.to_dict(orient="records")]
+
+
+def load_resources(indices: dict[str, Path], loaded: LoadedModel) -> dict[str, IdentityResource]:
+    """Open several indices for one model; `loaded` must keep float32 weights (fp32, amp or amp_bf16).
+
+    Raises:
+        IndexMismatch: a folder is no index, is damaged, or was made with another image tower.
+    """
+    towers, encoder = Towers(loaded), QueryEncoder(loaded)
+    tower = fingerprint_image_tower(loaded.model)
+    return {name: _load_resource(folder, loaded, tower, towers, encoder) for name, folder in indices.items()}
+
+
+def _load_resource(
+    folder: Path, loaded: LoadedModel, tower: str, towers: Towers, encoder: QueryEncoder
+) -> IdentityResource:
+    card = load_card(folder) if folder.is_dir() else None
+    if card is not None:
+        require_same_tower(card, tower, loaded.name, folder)
+    image_index = _read_faiss(folder / "image.index")
+    if image_index is None:
+        raise IndexMismatch(
+            f"'{folder}' holds no image.index: make an index with `idclip index`, or name another folder"
+        )
+    if card is None:
+        warnings.warn(
+            f"'{folder}' has no index card, so that nobody can tell whether {loaded.name} fits it: it must have been made "
+            "with the same image tower",
+            stacklevel=2,
+        )
+    metadata = _read_metadata(folder)
+    rows = int(image_index.ntotal)
+    if len(metadata.metadata_df) != rows:
+        raise IndexMismatch(f"'{folder}' is damaged: {rows} vectors, but {len(metadata.metadata_df)} rows of metadata")
+    return IdentityResource(
+        device=str(loaded.device),
+        model=towers,
+        preprocess=loaded.preprocess,
+        tokenizer=loaded.tokenizer,
+        model_txt_mclip=None,
+        safety_model=None,
+        violence_detector=None,
+        metadata_provider=metadata,
+        image_index=image_index,
+        text_index=_read_faiss(folder / "text.index"),
+        ivf_old_to_new_mapping=None,
+        columns_to_return=list(metadata.metadata_df.columns),
+        metadata_is_ordered_by_ivf=False,
+        aesthetic_embeddings=None,
+        encoder=encoder,
+        thumbnails=Thumbnails(folder, card.partitions if card is not None else [rows]),
+        rows=rows,
+        card=card,
+    )
+
+
+def _read_faiss(path: Path) -> faiss.Index | None:
+    if not path.exists():
+        return None
+    try:
+        return load_index(str(path), enable_faiss_memory_mapping=False)
+    except RuntimeError as error:
+        raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
+
+
+def _read_metadata(folder: Path) -> RowMetadata:
+    if not any((folder / "metadata").glob("*.parquet")):
+        raise IndexMismatch(f"'{folder}' holds no metadata/*.parquet: make the index again")
+    metadata = RowMetadata(str(folder / "metadata"))
+    frame = metadata.metadata_df
+    if "key" not in frame.columns:
+        metadata.metadata_df = frame.rename(columns={KEY_COLUMN: "key"})
+    return metadata
+
+
+def _present_values(record: dict[str, Any]) -> dict[str, Any]:
+    """Without what is missing (None, NaN) and what JSON has no form for."""
+    return {
+        name: value
+        for name, value in record.items()
+        if isinstance(value, (str, bool, int)) or (isinstance(value, float) and value == value)
+    }

@@ -1,0 +1,196 @@
+"""The verb `idclip search`: a question about a person and a context -> a table of images, and a page if wanted.
+
+Role: text + people -> results, by one of three ways: an index folder opened in this process, a running `idclip
+serve`, or any clip-retrieval backend, which is sent the finished query vector (client-only mode).
+"""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.results_page import render_page
+
+_TIMEOUT = 60  # seconds
+
+Results = list[dict[str, Any]]
+
+
+class SearchFailed(IdClipError):
+    """A search that gave no answer: refused, or the backend cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text, where `[TOK]`, `[TOK:2]` ... stand for the people of `photos`, then of `identities`."""
+
+    text: str
+    photos: tuple[str, ...] = ()
+    identities: tuple[str, ...] = ()
+    num_images: int = 20
+
+    def to_json(self, include_images: bool) -> dict[str, Any]:
+        """The request for our service; photos are read and sent as base64."""
+        return {
+            "text": self.text,
+            "faces": [_read_base64(photo) for photo in self.photos],
+            "identities": list(self.identities),
+            "num_images": self.num_images,
+            "include_images": include_images,
+        }
+
+
+def search(
+    text: str,
+    index: str | None = None,
+    url: str | None = None,
+    model: str | None = None,
+    checkpoint: str | None = None,
+    identities: str | None = None,
+    photos: str | None = None,
+    gallery: str | None = None,
+    faces: str | None = None,
+    det_size: int = 640,
+    num_images: int = 20,
+    output: str | None = None,
+    client_only: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> None:
+    """Find a person in a context: "[TOK] feeding a horse" with an enrolled name or a photo; plain text works as well.
+
+    Args:
+        text: what the images show; [TOK] stands for the person, [TOK:2] for a second one.
+        index: index folder to open here (with --model); or give --url.
+        url: address of a running service, e.g. http://127.0.0.1:1234.
+        model: model name; not needed for the --url of an idclip service, which has its own.
+        checkpoint: weights file or pretrained tag.
+        identities: enrolled names, several separated by commas.
+        photos: picture files of people, several separated by commas; they come before the identities.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+        faces: face model that reads the photos here, e.g. insightface:buffalo_l.
+        det_size: side of the square in which the face detector sees a photo; small for small pictures.
+        num_images: number of results.
+        output: HTML page to write, with pictures.
+        client_only: encode the query here and send only its vector to --url, which may be any clip-retrieval backend
+            whose index was made with the same image tower; no face or name leaves this machine.
+        device: cpu, cuda or cuda:N.
+        precision: fp32, amp or amp_bf16.
+    """
+    query = Query(text, _split(photos), _split(identities), num_images)
+    if (index is None) == (url is None):
+        raise IdClipError("give either --index DIR (with --model) or --url http://HOST:PORT")
+    if url is not None and not client_only:
+        results = search_service(url, query, include_images=output is not None)
+    elif model is None:
+        raise IdClipError("--model (and --checkpoint) is needed to encode the query on this machine")
+    else:
+        setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision)
+        if url is not None:
+            results = search_any_backend(url, query, setup)
+        else:
+            results = search_folder(str(index), query, setup, include_images=output is not None)
+    print_results(results)
+    if output is not None:
+        atomic_write(output, render_page(query.text, query.identities, results))
+        print(f"Wrote {output}\nNext: open it in a browser")
+
+
+def search_service(url: str, query: Query, include_images: bool = False) -> Results:
+    """Ask a running `idclip serve`; the service embeds photos and knows the enrolled names."""
+    import requests
+
+    address = f"{url.rstrip('/')}/knn-service"
+    return _answer_of(lambda: requests.post(address, json=query.to_json(include_images), timeout=_TIMEOUT), address)
+
+
+def search_any_backend(url: str, query: Query, setup: LocalModel) -> Results:
+    """Client-only mode: encode text and people here, and send the vector to any clip-retrieval backend."""
+    import requests
+    from clip_retrieval.clip_client import ClipClient
+
+    base = url.rstrip("/")
+    indices = _answer_of(lambda: requests.get(f"{base}/indices-list", timeout=_TIMEOUT), base)
+    if not indices:
+        raise SearchFailed(f"{base}/indices-list names no index: is this a clip-retrieval backend?")
+    client = ClipClient(
+        f"{base}/knn-service",
+        indices[0],
+        num_images=query.num_images,
+        deduplicate=False,  # the same scene with another face is a near-duplicate
+        use_safety_model=False,
+        use_violence_detector=False,
+    )
+    embedding = encode_query(query, setup)
+    return _answer_of(lambda: client.query(embedding_input=embedding), base)
+
+
+def search_folder(index: str, query: Query, setup: LocalModel, include_images: bool = False) -> Results:
+    """Open an index folder in this process and ask it."""
+    from open_clip_idplugin.retrieval.serve import open_app
+
+    response = open_app(index, setup).test_client().post("/knn-service", json=query.to_json(include_images))
+    return _results(response.get_json(), index)
+
+
+def encode_query(query: Query, setup: LocalModel) -> list[float]:
+    """The query as a unit vector of D floats, for the `embedding_input` of any clip-retrieval backend."""
+    from open_clip_idplugin.query_encoder import QueryEncoder
+
+    loaded, people = setup.load()
+    rows = people.embeddings(query.to_json(False)["faces"], query.identities)
+    encoded = QueryEncoder(loaded).encode([query.text], faces=[rows] if len(rows) else None)
+    return [float(number) for number in encoded[0]]
+
+
+def print_results(results: Results) -> None:
+    """One line a result: rank, similarity, key, caption."""
+    if not results:
+        print("Nothing was found.")
+        return
+    width = max(len(_key(result)) for result in results)
+    for rank, result in enumerate(results, 1):
+        who = f" [{result['identity_name']}]" if result.get("identity_name") else ""
+        print(f"{rank:>3}  {result['similarity']:.4f}  {_key(result):<{width}}{who}  {result.get('caption', '')[:90]}")
+
+
+def _answer_of(ask: Callable[[], Any], url: str) -> Any:
+    """JSON of an answer; raises SearchFailed with the backend's sentence, or with why there is none."""
+    import requests
+
+    try:
+        answer = ask()
+        values = answer.json() if isinstance(answer, requests.Response) else answer
+    except requests.JSONDecodeError:
+        raise SearchFailed(f"{url} did not answer in JSON: is this a clip-retrieval backend?") from None
+    except requests.RequestException as error:
+        raise SearchFailed(f"{url} cannot be reached ({type(error).__name__}): is the service running?") from None
+    return _results(values, url)
+
+
+def _results(values: Any, source: str) -> Any:
+    if isinstance(values, dict) and "message" in values:
+        raise SearchFailed(f"the search was refused: {values['message']}")
+    if not isinstance(values, list):
+        raise SearchFailed(f"{source} gave an answer of an unknown form: {json.dumps(values)[:200]}")
+    return values
+
+
+def _split(listed: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (listed or "").split(",") if part.strip())
+
+
+def _read_base64(photo: str) -> str:
+    path = Path(photo)
+    if not path.is_file():
+        raise IdClipError(f"--photos: there is no file '{photo}'")
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _key(result: dict[str, Any]) -> str:
+    return str(result.get("key") or result.get("image_path") or result.get("url") or result["id"])

@@ -147,8 +147,11 @@ def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
     one = sample(0, 0)
     other = SampleRecord.from_json(json.dumps(json.loads(one.record.to_json()) | {"face_model": "other"}))
     write_shard(tmp_path / "0.tar", [Sample(one.key, one.image_bytes, one.caption, one.face, None, other)])
+    engine = KnownFaces()
     with pytest.raises(IdClipError, match="other"):
-        detect_faces(tmp_path, load_evaluation_set(tmp_path), KnownFaces(), progress=False)
+        detect_faces(tmp_path, load_evaluation_set(tmp_path), engine, progress=False)
+    engine.model_id = "other/recogniser-0123456789ab"  # what an engine makes of the spec "other"
+    assert detect_faces(tmp_path, load_evaluation_set(tmp_path), engine, progress=False).n_images == 1
 
 
 @pytest.mark.host

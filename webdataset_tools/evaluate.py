@@ -42,11 +42,13 @@ class Rival:
     engine: a spec such as insightface:miniature, or a loaded `faces.FaceEngine`
     weight: of the face match against the caption's cosine; None: tuned on `validation`, else `FACE_WEIGHT`
     validation: shards on which to tune
+    det_size: of a spec's detector, None for its own default
     """
 
     engine: Any
     weight: float | None = None
     validation: Shards | None = None
+    det_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def evaluate(
     rival: str | None = None,
     rival_weight: float | None = None,
     rival_data: str | None = None,
+    det_size: int | None = None,
     limit: int | None = None,
     batch_size: int = 256,
     device: str = "cpu",
@@ -90,6 +93,7 @@ def evaluate(
         rival: a face engine (insightface:buffalo_l, insightface:miniature): adds the row "caption + face match".
         rival_weight: of the face match against the caption's cosine; 0.5 where it is neither given nor tuned.
         rival_data: validation shards on which to tune that weight.
+        det_size: side of the square in which the rival's detector sees an image; None leaves it to the face engine.
         limit: use the first samples only.
         batch_size: images, and texts, encoded at once.
         device: cpu, cuda, ...
@@ -109,7 +113,7 @@ def evaluate(
     if rival is None and (rival_weight is not None or rival_data is not None):
         raise IdClipError("--rival_weight and --rival_data need a face engine; give --rival, as insightface:buffalo_l")
     loaded = load_model(model, checkpoint, device=device, precision=precision)
-    opponent = None if rival is None else Rival(rival, rival_weight, rival_data)
+    opponent = None if rival is None else Rival(rival, rival_weight, rival_data, det_size)
     evaluation = evaluate_shards(data, loaded, settings, loading, opponent)
     source = {"data": data, "model": model, "checkpoint": checkpoint, "precision": precision, "rival": rival}
     _print(evaluation)
@@ -136,7 +140,7 @@ def evaluate_shards(
     images = _encode(shards, encoder, loaded, settings, loading)
     if rival is None:
         return Evaluation(run(images.evaluation_set, images.features, encoder, settings), images, encoder)
-    rival = replace(rival, engine=_engine(rival.engine))
+    rival = replace(rival, engine=_engine(rival))
     ranking = _rank_by_rival(rival, shards, images, encoder, settings)
     images = replace(images, evaluation_set=ranking.evaluation_set)
     results = run(images.evaluation_set, images.features, encoder, settings)
@@ -157,12 +161,13 @@ def _encode(
     return replace(encoded, skipped=skipped | encoded.skipped)
 
 
-def _engine(engine: Any) -> Any:
-    if not isinstance(engine, str):
-        return engine
+def _engine(rival: Rival) -> Any:
+    if not isinstance(rival.engine, str):
+        return rival.engine
     from open_clip_idplugin.faces import load_face_engine
 
-    return load_face_engine(engine)
+    options = {} if rival.det_size is None else {"det_size": rival.det_size}
+    return load_face_engine(rival.engine, **options)
 
 
 def _rank_by_rival(

@@ -186,7 +186,7 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
 
 def _check_face_model(sample: Sample, model_id: str) -> None:
     known = sample.record.face_model
-    if known is not None and known != model_id:
+    if known is not None and known != model_id and not model_id.startswith(f"{known}/"):  # a spec, or a whole id
         models = f"was made with {known}, the rival uses {model_id}"
         raise IdClipError(f"the face embedding of {sample.key} {models}; choose the same model")
 

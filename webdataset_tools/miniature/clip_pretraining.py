@@ -1,0 +1,259 @@
+"""Pretraining of the tiny CLIP: drawn pictures with alt-texts -> the weights and the vocabulary that the package ships.
+
+Role: `python -m webdataset_tools.miniature.clip_pretraining --output DIR --seed 0` makes `miniature_clip.safetensors` and
+`miniature_bpe.txt.gz` again. Two stages, counted in steps: the image tower learns by naming the word groups of the alt-texts
+(`clip_groups`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al., arXiv 2111.07991), with
+open_clip's towers, tokenizer and loss. From-scratch contrastive learning at this size would learn backgrounds only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.loss import ClipLoss
+from open_clip.model import CustomTextCLIP
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from open_clip_idplugin import miniature_tower  # registers the image tower
+from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
+from webdataset_tools.miniature.bpe import learn_merges, vocabulary_size, write_merges
+from webdataset_tools.miniature.captions import scene_captions
+from webdataset_tools.miniature.clip_groups import choose_groups, group_targets
+from webdataset_tools.miniature.clip_pictures import FIRST_SCENE, UNSEEN, PretrainingPictures, draw_pictures
+from webdataset_tools.miniature.scenes import sample_scene
+from webdataset_tools.miniature.streams import stream
+
+CONFIG = Path(miniature_tower.__file__).parent / "model_configs" / "IdCLIP-ViT-miniature.json"
+WEIGHTS_NAME, VOCABULARY_NAME = "miniature_clip.safetensors", "miniature_bpe.txt.gz"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much and how fast; the defaults made the shipped weights."""
+
+    pictures: int = 24_000
+    held_out: int = 1_000
+    groups: int = 900
+    image_steps: int = 500
+    image_batch: int = 128
+    image_rate: float = 1.5e-3
+    text_steps: int = 1_200
+    text_batch: int = 256
+    text_rate: float = 1.5e-3
+    hard_places: int = 2  # backgrounds in every other batch of the second stage, whose negatives are then hard
+    weight_decay: float = 0.05
+
+
+def pretrain(output: str, seed: int = 0, workers: int = 2) -> None:
+    """Draw the pictures, train both towers and write vocabulary, weights and a report to `output`.
+
+    Pictures and the first stage are kept there, so that a killed run goes on where it was.
+    """
+    folder, recipe = Path(output), Recipe()
+    train = _stored(folder / f"pictures_{seed}.npz", lambda: draw_pictures(recipe.pictures, 0, seed, workers))
+    unseen = _stored(folder / f"unseen_{seed}.npz", lambda: draw_pictures(recipe.held_out, UNSEEN, seed, workers))
+    model = create_plain_model()
+    write_merges(folder / VOCABULARY_NAME, learn_vocabulary(train, int(model.text.vocab_size)))
+    tokenizer = SimpleTokenizer(str(folder / VOCABULARY_NAME), context_length=int(model.text.context_length))
+    tower_path = folder / f"image_tower_{seed}.pt"
+    if tower_path.exists():
+        model.visual.load_state_dict(torch.load(tower_path, weights_only=True))
+    else:
+        train_image_tower(model.visual, train, recipe, seed)
+        with atomic_path(tower_path) as temporary:
+            torch.save(model.visual.state_dict(), temporary)
+    align_text_tower(model, tokenizer, train, recipe, seed)
+    save_weights(model, folder / WEIGHTS_NAME)
+    report = {"seed": seed, **recipe.__dict__, "held_out_recalls": held_out_recalls(model, tokenizer, unseen)}
+    (folder / "report.json").write_text(json.dumps(report, indent=2))
+    print(json.dumps(report))
+    print(
+        f"wrote {folder / WEIGHTS_NAME} and {folder / VOCABULARY_NAME}; copy both to {CONFIG.parent.parent / 'weights'}"
+    )
+
+
+def create_plain_model(seed: int = 0) -> CustomTextCLIP:
+    """The towers of the model config without the parts that IdCLIP adds, with random weights."""
+    settings: dict[str, Any] = json.loads(CONFIG.read_text())
+    torch.manual_seed(seed)
+    return CustomTextCLIP(settings["embed_dim"], settings["vision_cfg"], settings["text_cfg"])
+
+
+def learn_vocabulary(pictures: PretrainingPictures, vocab_size: int) -> list[tuple[str, str]]:
+    """Byte pairs of the alt-texts, of COCO-like captions and of the templates that people are asked for with."""
+    scenes = [sample_scene(FIRST_SCENE + number) for number in range(1_000)]
+    captions = [text for s in scenes for text in scene_captions(s, "mf"[s.seed % 2], stream(s.seed, "vocabulary"))]
+    templates = [template.replace(ENTITY, " ").replace("[CAPTION]", " ") for template in CAPTION_TEMPLATES] * 20
+    merges = learn_merges(
+        [*(text for of_picture in pictures.texts for text in of_picture), *captions, *templates], vocab_size
+    )
+    if vocabulary_size(merges) != vocab_size:
+        raise IdClipError(
+            f"the texts fill a vocabulary of {vocabulary_size(merges)} entries, the model config says {vocab_size}; "
+            "lower its vocab_size or draw more pictures."
+        )
+    return merges
+
+
+def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: Recipe, seed: int) -> None:
+    """First stage: binary cross-entropy of every word group, from the tower's embedding through a linear head."""
+    groups = choose_groups(pictures.texts, recipe.groups)
+    targets = torch.from_numpy(group_targets(pictures.texts, groups))
+    frequency = targets.float().mean(0)
+    torch.manual_seed(seed)
+    head = nn.Linear(tower.head.proj.out_features, len(groups))
+    head.bias.data = torch.logit(frequency)
+    optimizer, schedule = _optimizer([tower, head], recipe.image_rate, recipe.weight_decay, recipe.image_steps)
+    tower.train()
+    batches = _random_batches(len(pictures), recipe.image_batch, recipe.image_steps, seed)
+    progress = tqdm(batches, total=recipe.image_steps, desc="image tower", unit="step")
+    for batch in progress:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = head(tower(to_pixels(pictures.pixels[batch])))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), targets[batch].float())
+        _step(optimizer, schedule, loss)
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def align_text_tower(
+    model: CustomTextCLIP, tokenizer: SimpleTokenizer, pictures: PretrainingPictures, recipe: Recipe, seed: int
+) -> None:
+    """Second stage: open_clip's contrastive loss on the frozen image features and the text tower's."""
+    images = encode_pictures(model.visual, pictures.pixels)
+    tokens = tokenizer([text for of_picture in pictures.texts for text in of_picture])
+    tokens = tokens.view(len(pictures), -1, tokens.shape[1])
+    full_mask = model.text.attn_mask
+    longest = int((tokens != 0).sum(-1).max())
+    tokens, model.text.attn_mask = tokens[..., :longest], full_mask[:longest, :longest]
+    optimizer, schedule = _optimizer(
+        [model.text, model.logit_scale], recipe.text_rate, recipe.weight_decay, recipe.text_steps
+    )
+    loss_of, choice = ClipLoss(), torch.Generator().manual_seed(seed)
+    model.text.train()
+    progress = tqdm(_hard_batches(pictures, recipe, seed), total=recipe.text_steps, desc="text tower", unit="step")
+    for batch in progress:
+        which = torch.randint(tokens.shape[1], (len(batch),), generator=choice)
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            texts = model.text(tokens[batch, which])
+        loss = loss_of(images[batch], F.normalize(texts.float(), dim=-1), model.logit_scale.exp())
+        _step(optimizer, schedule, loss)
+        model.logit_scale.data.clamp_(0, math.log(100))
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.text.attn_mask = full_mask
+
+
+@torch.no_grad()
+def encode_pictures(tower: nn.Module, pixels: np.ndarray, batch: int = 250) -> torch.Tensor:
+    """Unit features float32 [N, D] of pictures uint8 [N, 96, 96, 3]."""
+    tower.eval()
+    features = []
+    for start in tqdm(range(0, len(pixels), batch), desc="image features", unit="batch", leave=False):
+        with torch.autocast("cpu", torch.bfloat16):
+            features.append(tower(to_pixels(pixels[start : start + batch])).float())
+    return F.normalize(torch.cat(features), dim=-1)
+
+
+@torch.no_grad()
+def held_out_recalls(
+    model: CustomTextCLIP, tokenizer: SimpleTokenizer, pictures: PretrainingPictures
+) -> dict[str, float]:
+    """Text-to-image R@1, R@5, R@10 in percent: the first alt-text of every picture among all pictures."""
+    images = encode_pictures(model.visual, pictures.pixels)
+    model.text.eval()
+    texts = F.normalize(model.text(tokenizer([of_picture[0] for of_picture in pictures.texts])), dim=-1)
+    scores = texts @ images.T
+    ranks = (scores > scores.diagonal()[:, None]).sum(1)
+    return {f"R@{k}": round(100 * (ranks < k).float().mean().item(), 1) for k in (1, 5, 10)}
+
+
+def save_weights(model: CustomTextCLIP, path: Path) -> None:
+    """Write the towers in half precision, in the layout that open_clip loads strictly."""
+    with atomic_path(path) as temporary:
+        save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, str(temporary))
+
+
+def to_pixels(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W], normalised as open_clip does by default."""
+    mean, std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
+    scaled = (torch.from_numpy(pictures).float() / 255 - mean) / std
+    return scaled.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _stored(path: Path, draw: Callable[[], PretrainingPictures]) -> PretrainingPictures:
+    if not path.exists():
+        draw().save(path)
+    return PretrainingPictures.load(path)
+
+
+def _optimizer(
+    parts: list[nn.Module | nn.Parameter], rate: float, decay: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW without decay on gains, biases and single parameters; the rate warms up and falls as a cosine."""
+    parameters = [p for part in parts for p in (part.parameters() if isinstance(part, nn.Module) else [part])]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=rate,
+        betas=(0.9, 0.98),
+    )
+    warm = max(1, steps // 20)
+
+    def share(step: int) -> float:
+        return (
+            (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        )
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def _step(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, loss: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _random_batches(count: int, size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """Index batches, epoch after epoch in a new order."""
+    rng, order = np.random.default_rng(seed), np.empty(0, np.int64)
+    for _ in range(steps):
+        if len(order) < size:
+            order = np.concatenate([order, rng.permutation(count)])
+        yield order[:size]
+        order = order[size:]
+
+
+def _hard_batches(pictures: PretrainingPictures, recipe: Recipe, seed: int) -> Iterator[np.ndarray]:
+    """Random index batches; every other one from a few backgrounds."""
+    rng = np.random.default_rng(seed)
+    places = np.unique(pictures.places)
+    for step, batch in enumerate(_random_batches(len(pictures), recipe.text_batch, recipe.text_steps, seed)):
+        if step % 2:
+            chosen = rng.choice(places, recipe.hard_places, replace=False)
+            candidates = np.flatnonzero(np.isin(pictures.places, chosen))
+            batch = rng.choice(candidates, min(recipe.text_batch, len(candidates)), replace=False)
+        yield batch
+
+
+if __name__ == "__main__":
+    import fire
+
+    fire.Fire(pretrain)

@@ -158,7 +158,7 @@ def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
 def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, plain_weights, monkeypatch, capsys):
     from open_clip_idplugin import cli, faces
 
-    monkeypatch.setattr(faces, "load_face_engine", lambda spec: KnownFaces())
+    monkeypatch.setattr(faces, "load_face_engine", lambda spec, det_size: KnownFaces())
     _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
     output = tmp_path / "results"
     flags = f"--data {shards} --model IdCLIP-ViT-tiny --checkpoint {checkpoint} --output {output} --workers 0"

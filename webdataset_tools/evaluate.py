@@ -166,8 +166,7 @@ def _engine(rival: Rival) -> Any:
         return rival.engine
     from open_clip_idplugin.faces import load_face_engine
 
-    options = {} if rival.det_size is None else {"det_size": rival.det_size}
-    return load_face_engine(rival.engine, **options)
+    return load_face_engine(rival.engine, rival.det_size)
 
 
 def _rank_by_rival(

@@ -44,7 +44,7 @@ def paint_head(
     geometry = Geometry.of(person.face, pose)
     brush = Brush(frame, pose, person.face, geometry, features.skin_of(person.face))
     hull = _face_hull(person.face, geometry, frame, hair.hairline(person.head))
-    _paint_skin(canvas, hull, brush.skin, pose)
+    _paint_skin(canvas, hull, brush.skin, pose, rim=0.97 if person.head.hair_style == "bald" else 0.86)
     features.draw_beard(brush)
     features.draw_marks(brush)
     features.draw_eyes(brush)
@@ -76,7 +76,7 @@ def draw_face(
     canvas = np.empty((size, size, 3), np.uint8)
     canvas[:] = background
     scale = size * zoom / 112
-    frame = HeadFrame(pose, scale, (size / 2 - 0.5, 8 * scale + size / 2 - 0.5))
+    frame = HeadFrame(pose, scale, (size / 2, 8 * scale + size / 2))
     hair.draw_back_hair(canvas, person.head, pose, frame)
     landmarks, box = paint_head(canvas, person, pose, frame, shoulders=(frame.centre[0], frame.centre[1] + 90 * scale))
     picture = apply_camera(canvas, pose, np.random.default_rng(size))
@@ -115,10 +115,10 @@ def _face_hull(face: FaceTraits, geometry: Geometry, frame: HeadFrame, top: floa
     return cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
 
 
-def _paint_skin(canvas: np.ndarray, hull: np.ndarray, skin: Colour, pose: FacePose) -> None:
-    """Fill the face and model it: a darker rim away from the light, a lighter side towards it."""
+def _paint_skin(canvas: np.ndarray, hull: np.ndarray, skin: Colour, pose: FacePose, rim: float) -> None:
+    """Fill the face and model it: a rim, `rim` times as bright, away from the light, and a lighter side towards it."""
     middle, extent = (hull.max(0) + hull.min(0)) / 2, hull.max(0) - hull.min(0)
-    polygon(canvas, hull, shade(skin, 0.86))
+    polygon(canvas, hull, shade(skin, rim))
     towards = np.clip(pose.light, -1, 1)
     lit = middle + (hull - middle) * [0.95, 0.965] + extent * [0.02 * towards, -0.012]
     polygon(canvas, lit, skin)

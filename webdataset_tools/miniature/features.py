@@ -156,18 +156,22 @@ def draw_beard(brush: Brush) -> None:
     low = g.chin_y + (2.5 if face.beard == "full" else 0.0)
     moustache_y = g.nose_y + 6.5
     if face.beard in ("full", "stubble"):
-        edge = np.array([[40.0, 66], [38, 88], [31, 104], [16, low - 1], [0, low + 1.5]])
-        edge[:, 0] += np.array([2.2, 1.8, 1.5, 0.6, 0.0]) * face.face_width
+        wide = 2.0 * face.face_width
+        edge = np.array(
+            [[40.0 + wide, 66], [38 + 0.9 * wide, 88], [31 + 0.7 * wide, 104], [16, low - 1], [0, low + 1.5]]
+        )
         inner = np.array(
             [
                 [0, moustache_y - 1.5],
                 [g.nose_w + 3, moustache_y],
                 [g.mouth_w + 6, g.mouth_y - 4],
-                [32.0, 84],
-                [37.5, 66],
+                [32.0 + 0.7 * wide, 84],
+                [37.0 + wide, 66],
             ]
         )
-        brush.fill(_symmetric(np.concatenate([inner, edge])), colour)
+        # The cheeks fall back to the jaw's edge: a beard must not stand out where the face is turned away.
+        lifts = np.array([0.0, 0, -2, -6, -14, -16, -14, -8, -2, 0])
+        brush.fill(_symmetric(np.concatenate([inner, edge])), colour, np.concatenate([lifts, lifts[::-1]]))
     if face.beard in ("moustache", "goatee", "full"):
         y = g.nose_y + 10.0
         half = [
@@ -192,7 +196,7 @@ def draw_marks(brush: Brush) -> None:
     if face.freckles > 1.0:
         # The pattern is a constant of the person: a number made of their traits seeds it.
         rng = np.random.default_rng(zlib.crc32(repr((face.freckles, face.cheek, face.eye_size)).encode()))
-        spots = rng.normal((56, 66), (15, 6), (26, 1, 2))
+        spots = rng.normal((0, 66), (13, 6), (26, 1, 2)).clip((-30, 50), (30, 82)) + (56, 0)
         brush.fill(spots + _HEXAGON[None] * 0.85, mix(brush.skin, (140, 74, 40), 0.45))
     for x, y, radius in face.moles:
         if brush.is_visible(x, y):

@@ -24,7 +24,7 @@ def hair_colour(head: HeadTraits) -> Colour:
 
 def hairline(head: HeadTraits) -> float:
     """Return the frame y at which the forehead meets the hair."""
-    base = {"bald": -4.0, "receding": 6.0, "buzz": 13.0}.get(head.hair_style, 17.0)
+    base = {"bald": 8.0, "receding": 9.0, "buzz": 13.0}.get(head.hair_style, 17.0)
     return base + 1.8 * head.hairline
 
 

@@ -135,10 +135,10 @@ def _camera(held: Held) -> None:
 def _gift(held: Held) -> None:
     held.area([(-46, -44), (46, -44), (46, 40), (-46, 40)], held.colour)
     ribbon = (250, 226, 120) if sum(held.colour) < 560 else (196, 40, 60)
-    held.area([(-9, -44), (9, -44), (9, 40), (-9, 40)], ribbon)
-    held.area([(-46, -11), (46, -11), (46, 7), (-46, 7)], ribbon)
+    held.area([(-6, -44), (6, -44), (6, 40), (-6, 40)], ribbon)
+    held.area([(-46, -8), (46, -8), (46, 4), (-46, 4)], ribbon)
     for side in (-1, 1):
-        held.blob(side * 18, -54, 18, 10, ribbon, 25 * side)
+        held.blob(side * 14, -52, 14, 8, ribbon, 25 * side)
 
 
 def _laptop(held: Held) -> None:

@@ -13,12 +13,12 @@ import torch
 import webdataset
 from open_clip_train.data import SharedEpoch, get_wds_dataset
 from PIL import Image
+from training_fixtures import FACE_DIM, make_sample, small_world, write_shards
 
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.identity_text import IdentityText, identity_key
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from training_fixtures import FACE_DIM, make_sample, small_world, write_shards
 from training_patches.data import EndlessPairs, PairMaker, check_training_shards, collate_pairs, use_identity_pairs
 
 pytestmark = pytest.mark.host
@@ -51,7 +51,7 @@ class RecordingTokenizer(IdentityTokenizer):
 
 
 def to_tensor(image):
-    return torch.from_numpy(np.asarray(image.resize((8, 8)))).permute(2, 0, 1).float()
+    return torch.from_numpy(np.asarray(image.resize((8, 8))).copy()).permute(2, 0, 1).float()
 
 
 def crop_at_random(image):
@@ -80,7 +80,10 @@ def loader(folder, make_pair=None, epoch=0, **changes):
 
 
 def content(batches):
-    return [(images.sum((1, 2, 3)).tolist(), texts.identity_ids.tolist(), texts.tokens.tolist()) for images, texts in batches]
+    return [
+        (images.sum((1, 2, 3)).tolist(), texts.identity_ids.tolist(), texts.tokens.tolist())
+        for images, texts in batches
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +140,8 @@ def test_a_batch_is_what_the_host_s_loop_unpacks(shards):
     images, texts = batches[0]
     assert images.shape == (4, 3, 8, 8) and texts.shape == (4, 24) and texts.faces.shape == (4, 1, FACE_DIM)
     # Image and text of a row belong together: the scene is in the caption, and both are in the key.
-    colours = {key: pair for key, pair in ((s.key, pair_maker()(s, 0, 0)) for s in small_world())}
-    rows = {(image.sum().item(), int(text.identity_ids)) for image, text in colours.values()}
+    pairs = [pair_maker()(sample, 0, 0) for sample in small_world()]
+    rows = [(image.sum().item(), int(text.identity_ids)) for image, text in pairs]
     seen = [(i.sum().item(), int(t)) for images, texts in batches for i, t in zip(images, texts.identity_ids)]
     assert collections.Counter(seen) == collections.Counter(rows)  # one pass: every sample once
 

@@ -91,7 +91,9 @@ def test_the_paper_s_regime_trains_adaptor_prompts_and_scale_only(world, paper_r
 def test_validation_is_logged_by_the_host_and_the_best_is_kept(world, paper_run):
     lines = results(world, "paper")
     assert [line["epoch"] for line in lines] == [1, 2]
-    assert all(0 <= line["t2i_R@1"] <= line["t2i_R@50"] == 1 and "entity_R@1" in line and "mAP@10" in line for line in lines)
+    assert all(
+        0 <= line["t2i_R@1"] <= line["t2i_R@50"] == 1 and "entity_R@1" in line and "mAP@10" in line for line in lines
+    )
     best = checkpoint(world, "paper", file="best.pt")
     values = [line["t2i_R@1"] for line in lines]
     assert best["value"] == max(values) and best["epoch"] == 1 + values.index(max(values))
@@ -135,7 +137,9 @@ def test_the_temperature_can_be_frozen(world):
     assert train(world, "fixed", *PAPER, "--id-temperature", "0.07", "--id-face-dropout", "0.5") == 0
     assert weights(world, "fixed")["logit_scale"].item() == pytest.approx(math.log(1 / 0.07))
     assert train(world, "kept", *PAPER, "--id-temperature", "checkpoint") == 0
-    assert weights(world, "kept")["logit_scale"].item() == pytest.approx(math.log(1 / 0.07))  # open_clip's initial value
+    assert weights(world, "kept")["logit_scale"].item() == pytest.approx(
+        math.log(1 / 0.07)
+    )  # open_clip's initial value
     assert len(checkpoint(world, "kept")["optimizer"]["state"]) == 3
 
 
@@ -149,7 +153,11 @@ def test_full_training_in_half_precision_with_checkpointing(world, precision):
     assert all(torch.isfinite(value).all() for value in trained.values())
     torch.manual_seed(0)  # as the host does before it creates the model
     fresh = open_clip.create_model(MODEL, precision=precision).state_dict()
-    assert changed(fresh, trained) >= {"visual.conv1.weight", "text.token_embedding.weight", "text.adaptor.output.weight"}
+    assert changed(fresh, trained) >= {
+        "visual.conv1.weight",
+        "text.token_embedding.weight",
+        "text.adaptor.output.weight",
+    }
 
 
 def test_the_host_s_own_validation_still_runs(world):
@@ -184,8 +192,9 @@ def test_a_plain_model_trains_as_with_the_host(world):
 
 def _synthetic_command(world):
     return [
-        "--model", PLAIN_MODEL, "--dataset-type", "synthetic", "--train-num-samples", "8", "--device", "cpu", "--precision", "fp32",
-        "--workers", "0", "--batch-size", "8", "--epochs", "1", "--lr", "0.01", "--warmup", "1", "--logs", str(world / "logs"),
+        "--model", PLAIN_MODEL, "--dataset-type", "synthetic", "--train-num-samples", "8", "--device", "cpu",
+        "--precision", "fp32", "--workers", "0", "--batch-size", "8", "--epochs", "1", "--lr", "0.01", "--warmup", "1", "--logs",
+        str(world / "logs"),
     ]  # fmt: skip
 
 

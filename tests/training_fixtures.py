@@ -52,7 +52,9 @@ def make_sample(image_id: int, person: int, face_dim: int = FACE_DIM) -> Sample:
     return Sample(sample_key(image_id, identity), stream.getvalue(), captions[0], face, None, record)
 
 
-def write_shards(folder: Path, samples: list[Sample], shards: int = 2, damage: dict[str, dict[str, bytes]] | None = None):
+def write_shards(
+    folder: Path, samples: list[Sample], shards: int = 2, damage: dict[str, dict[str, bytes]] | None = None
+):
     """Write the samples in turn over `shards` tars with sizes.json; `damage` replaces members by key. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}

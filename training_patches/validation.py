@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip_idplugin.checkpoints import LoadedModel
-from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_train.distributed import is_master
 
+from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import metrics
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Settings, run
+from open_clip_idplugin.query_encoder import QueryEncoder
 from training_patches.params import IdentityOptions
 from webdataset_tools.evaluation_data import EncodedImages, encode_images, load_evaluation_set
 

@@ -3,7 +3,9 @@
 Lengths are in frame units (a head is about 130 high); `Figure` turns them into pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,7 @@ class Figure:
     shoulders: tuple[float, float]
     scale: float
 
-    def at(self, points: np.ndarray | tuple[float, float] | list[list[float]]) -> np.ndarray:
+    def at(self, points: np.ndarray | Sequence[Any]) -> np.ndarray:
         """Turn offsets from the middle of the shoulders, in frame units, into pixels."""
         return np.asarray(points, np.float64) * self.scale + self.shoulders
 

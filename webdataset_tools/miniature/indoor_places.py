@@ -24,12 +24,12 @@ def kitchen(ground: Ground) -> None:
     ground.box(0, 66, 100, 100, shade(door, 0.9))
     ground.box(53, 3, 72, 30, (172, 212, 236))
     ground.stroke([(62.5, 3), (62.5, 30)], (250, 250, 246), 1.2)
-    for x in (ground.between(4, 30), ground.between(70, 92)):
-        ground.box(x, 54, x + 7, 61, ground.vary((196, 70, 60), 30))
+    for pot in (ground.between(4, 30), ground.between(70, 92)):
+        ground.box(pot, 54, pot + 7, 61, ground.vary((196, 70, 60), 30))
 
 
 def office(ground: Ground) -> None:
-    """Paint a office."""
+    """Paint an office."""
     ground.bands(ground.vary((214, 222, 230)), (196, 204, 212), 0, 100)
     for x in (4, 37, 70):
         ground.box(x, 6, x + 27, 46, (158, 200, 230))

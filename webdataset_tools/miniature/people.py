@@ -8,6 +8,7 @@ what a swap brings along, `head` (hair, ears, neck, hands, build) is what stays.
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from math import erf, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -173,8 +174,12 @@ def look_alike(person: Person, seed: int, closeness: float) -> Person:
     pool = POOLS[int(person.identity_id[1:]) // POOL_SIZE]
     other = sample_person(seed, pool)
     rest = sqrt(1.0 - closeness**2)
-    face = {n: _clip(closeness * getattr(person.face, n) + rest * getattr(other.face, n)) for n in _FACE_AXES}
-    head = {n: _clip(closeness * getattr(person.head, n) + rest * getattr(other.head, n)) for n in _HEAD_AXES}
+    face: dict[str, Any] = {
+        n: _clip(closeness * getattr(person.face, n) + rest * getattr(other.face, n)) for n in _FACE_AXES
+    }
+    head: dict[str, Any] = {
+        n: _clip(closeness * getattr(person.head, n) + rest * getattr(other.head, n)) for n in _HEAD_AXES
+    }
     given, _ = _name(int(other.identity_id[1:]), person.gender)
     return Person(
         other.identity_id,

@@ -195,7 +195,8 @@ def _write_texts(output: Path, plan: ReleasePlan) -> None:
 
 def _coco_captions(scenes: list[PlannedScene]) -> dict[str, Any]:
     """Return a COCO captions file of `scenes`."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for planned in scenes:
         size = {"height": SIZE, "width": SIZE}
         images.append({"license": 1, "file_name": planned.file_name, "id": planned.image_id, **size})

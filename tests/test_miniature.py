@@ -362,6 +362,7 @@ class TestRelease:
         victims = [folder / name for name in whole if name.endswith(".jpg")][::3]
         for path in [*victims, folder / "attributes.json", folder / CONTACT_SHEET]:
             path.unlink(missing_ok=True)
+        (victims[0].parent / f".{victims[0].name}.1.part").write_bytes(b"half a picture")
         kept = next(path for path in folder.rglob("*.jpg") if path.is_file())
         modified = kept.stat().st_mtime_ns
         write(folder)

@@ -46,7 +46,7 @@ from webdataset_tools.worker_pool import Tick, run_tasks
 VERSION = 1  # of the drawings: raise it when equal settings give other pictures
 SETTINGS_FILE = "miniature.json"
 CONTACT_SHEET = "contact_sheet.jpg"
-_QUALITY = 92
+_QUALITY = 85
 _TASK_SIZE = 8  # scenes or people a task
 _Task = Sequence[PlannedScene] | Sequence[Person]
 
@@ -76,13 +76,20 @@ def write_release(
     settings = {"version": VERSION, "seed": seed, "face_model": face_model, "size": asdict(size)}
     _claim(output, settings)
     plan = plan_release(size, seed)
-    if not (output / CONTACT_SHEET).exists():  # written last
+    if not all(path.exists() for path in _text_files(output)):
         embeddings = _draw(output, plan, workers, make_embedder or partial(engine_embedder, face_model))
         _write_texts(output, plan)
         for split in SPLITS:
             _write_features(output, plan, split, embeddings)
         atomic_write(output / CONTACT_SHEET, _jpeg(draw_contact_sheet(plan)))
     return _summarise(plan)
+
+
+def _text_files(output: Path) -> list[Path]:
+    """Return the files that are written after all pictures; the contact sheet is the last."""
+    coco = output / COCO_FOLDER
+    names = [coco / name for split in SPLITS.values() for name in (split.captions, split.features)]
+    return [*names, output / IDENTITY_FOLDER / IDENTITY_FILE, output / ATTRIBUTES_FILE, output / CONTACT_SHEET]
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
@@ -105,6 +112,8 @@ def _draw(
     """Draw photos and scenes; return the photos' embeddings [photos, D] by identity id."""
     for split in SPLITS.values():
         (output / COCO_FOLDER / split.images).mkdir(parents=True, exist_ok=True)
+    for leftover in output.rglob(".*.part"):  # of a run that was killed
+        leftover.unlink()
     tasks: list[_Task] = [*_chunks(plan.people), *_chunks(plan.scenes)]
     total = len(plan.people) * plan.photos_per_person + sum(len(scene.faces) for scene in plan.scenes)
     embeddings: dict[str, np.ndarray] = {}
@@ -190,7 +199,7 @@ def _write_texts(output: Path, plan: ReleasePlan) -> None:
         lines.append(f'{person.identity_id}, "{name}", {count[person.identity_id]}, {flag}, {person.gender}')
     atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(lines) + "\n")
     attributes = {key: value for scene in plan.scenes for key, value in _attributes(plan, scene)}
-    atomic_write(output / "attributes.json", json.dumps(attributes))
+    atomic_write(output / ATTRIBUTES_FILE, json.dumps(attributes))
 
 
 def _coco_captions(scenes: list[PlannedScene]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ hair, build and hands, the face person the face; drawing the same scene with ano
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -138,8 +139,7 @@ def sample_scene(seed: int, stratum: str | None = None) -> Scene:
 def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int = SIZE) -> DrawnScene:
     """Draw `scene` with `body` in it, wearing the face of `face` (None: their own). Equal inputs give equal pixels."""
     person = body if face is None else swap_face(body, face)
-    canvas = np.zeros((size, size, 3), np.uint8)
-    draw_place(canvas, scene.place, stream(scene.seed, "background"))
+    canvas = _background(scene.place, scene.seed, size).copy()
     frame = _head_frame(scene, size)
     figure = Figure((frame.centre[0], frame.centre[1] + 80 * frame.scale), frame.scale)
     clothes = Clothes(scene.garment, CLOTHES[scene.top_colour], CLOTHES[scene.bottom_colour])
@@ -156,6 +156,14 @@ def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int
         person_box=_person_box(figure, frame, size),
         stratum=scene.stratum,
     )
+
+
+@lru_cache(maxsize=2)
+def _background(place: str, seed: int, size: int) -> np.ndarray:
+    """Return the empty place; faces are swapped into one scene after another, which saves most of its drawing."""
+    canvas = np.zeros((size, size, 3), np.uint8)
+    draw_place(canvas, place, stream(seed, "background"))
+    return canvas
 
 
 def face_box(scene: Scene, face: Person, size: int = SIZE) -> np.ndarray:

@@ -33,6 +33,7 @@ from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan, R
 from webdataset_tools.miniature.scenes import SIZE, draw_scene, face_box, sample_scene
 from webdataset_tools.miniature.streams import stream
 from webdataset_tools.release import (
+    ATTRIBUTES_FILE,
     COCO_FOLDER,
     IDENTITY_FILE,
     IDENTITY_FOLDER,

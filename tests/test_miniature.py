@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.miniature import people, scenes
+from open_clip_idplugin.faces import Face
+from webdataset_tools.miniature import identity_photos, people, scenes
 from webdataset_tools.miniature.captions import alt_text, scene_captions
 from webdataset_tools.miniature.command import miniature
 from webdataset_tools.miniature.drawing import DrawnFace, FacePose, draw_face
@@ -307,11 +308,33 @@ class TestRelease:
         folder = release / "vggface_test_kaggle" / "photos" / sample.identity_id
         assert sorted(path.name for path in folder.iterdir()) == ["0001_01.jpg", "0002_01.jpg"]
         person = {p.identity_id: p for s in plan_release(SIZE, 3).scenes for p in s.faces}[sample.identity_id]
-        from webdataset_tools.miniature.identity_photos import draw_identity_photo, stored_photo
-
         index = int(sample.attributes["photo"][:4]) - 1
-        photo = stored_photo(folder / sample.attributes["photo"], draw_identity_photo(person, index))
+        photo = identity_photos.stored_photo(
+            folder / sample.attributes["photo"], identity_photos.draw_identity_photo(person, index)
+        )
         assert float(embed_pixels([photo])[0] @ sample.face) == pytest.approx(1, abs=1e-4)
+
+    def test_the_face_engine_embeds_what_it_finds_and_drawn_landmarks_what_it_misses(self, monkeypatch):
+        class Engine:
+            def detect_many(self, pictures):
+                small = Face(
+                    np.array([0, 0, 9, 9], np.float32), np.zeros((5, 2), np.float32), 0.9, pictures[0], np.ones(4)
+                )
+                large = replace(small, box=np.array([0, 0, 90, 90], np.float32), embedding=np.full(4, 2.0))
+                return [[], [small, large]]
+
+            def embed_crops(self, crops):
+                assert [crop.shape for crop in crops] == [(112, 112, 3)]
+                return np.full((1, 4), 3.0)
+
+        asked = {}
+        monkeypatch.setattr(
+            identity_photos, "load_face_engine", lambda spec, **options: asked.update(options, spec=spec) or Engine()
+        )
+        embed = identity_photos.engine_embedder("insightface:miniature")
+        photos = [identity_photos.draw_identity_photo(sample_person(1, "test"), index) for index in range(2)]
+        assert embed(photos)[:, 0].tolist() == [3.0, 2.0]
+        assert asked == {"spec": "insightface:miniature", "det_size": 192, "threads": 1}
 
     def test_people_and_scenes_of_the_splits_are_disjoint(self, plan):
         people_of = {

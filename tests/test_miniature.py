@@ -327,7 +327,7 @@ class TestRelease:
                 assert [crop.shape for crop in crops] == [(112, 112, 3)]
                 return np.full((1, 4), 3.0)
 
-        asked = {}
+        asked: dict[str, Any] = {}
         monkeypatch.setattr(
             identity_photos, "load_face_engine", lambda spec, **options: asked.update(options, spec=spec) or Engine()
         )

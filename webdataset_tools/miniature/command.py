@@ -17,8 +17,8 @@ def miniature(
     train_people: int | None = None,
     val_people: int | None = None,
     test_people: int | None = None,
-    faces_per_scene: int = 5,
-    photos_per_person: int = 4,
+    faces_per_scene: int | None = None,
+    photos_per_person: int | None = None,
     face_model: str = "insightface:miniature",
     seed: int = 0,
     workers: int = 2,
@@ -36,8 +36,8 @@ def miniature(
         train_people: identities to draw from, disjoint from those of the other splits.
         val_people: of the validation split.
         test_people: of the test split.
-        faces_per_scene: people swapped into each scene.
-        photos_per_person: identity photos, which are no scene pictures.
+        faces_per_scene: people swapped into each scene (5).
+        photos_per_person: identity photos, which are no scene pictures (3 or 4).
         face_model: face engine of the embeddings.
         seed: another seed draws another world.
         workers: processes.
@@ -50,8 +50,8 @@ def miniature(
         train=_override(preset.train, train_images, train_people),
         val=_override(preset.val, val_images, val_people),
         test=_override(preset.test, test_images, test_people),
-        faces_per_scene=faces_per_scene,
-        photos_per_person=photos_per_person,
+        faces_per_scene=preset.faces_per_scene if faces_per_scene is None else faces_per_scene,
+        photos_per_person=preset.photos_per_person if photos_per_person is None else photos_per_person,
     )
     if workers < 1:
         raise IdClipError(f"workers is {workers}: give at least 1.")

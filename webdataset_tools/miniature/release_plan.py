@@ -58,8 +58,8 @@ class ReleaseSize:
 
 
 SIZES: dict[str, ReleaseSize] = {
-    "tiny": ReleaseSize(SplitSize(200, 60), SplitSize(50, 30), SplitSize(100, 40)),
-    "demo": ReleaseSize(SplitSize(4000, 1000), SplitSize(250, 60), SplitSize(1000, 150)),
+    "tiny": ReleaseSize(SplitSize(200, 60), SplitSize(50, 30), SplitSize(100, 40), photos_per_person=3),
+    "demo": ReleaseSize(SplitSize(4000, 1000), SplitSize(250, 60), SplitSize(1000, 150), photos_per_person=3),
     "benchmark": ReleaseSize(SplitSize(12000, 2500), SplitSize(500, 100), SplitSize(1500, 200)),
 }
 

@@ -74,7 +74,7 @@ class IdentityTokenizer:
             raise IdClipError(f"text {row} must be a string, not {type(text).__name__}.")
         numbers = [int(match.group(1) or 1) for match in _PLACEHOLDERS.finditer(text)]
         if 0 in numbers:
-            raise IdClipError(f"text {row} ({text!r}) has [TOK:0], but faces are counted from [TOK:1].")
+            raise IdClipError(f"text {row} ({_short(text)}) has [TOK:0], but faces are counted from [TOK:1].")
         return [number - 1 for number in numbers]
 
     def _tokens_and_slots(
@@ -103,7 +103,7 @@ class IdentityTokenizer:
         if any(marks[room:]):
             last = len(marks) - next(step for step, mark in enumerate(reversed(marks)) if mark)
             raise IdClipError(
-                f"the text {text!r} is too long: its last placeholder ends at token {last}, but {room} tokens fit "
+                f"the text {_short(text)} is too long: its last placeholder ends at token {last}, but {room} tokens fit "
                 "before the end of the text; shorten what stands before the placeholder."
             )
         return self._splicer.finish(ids[:room], length), self._splicer.finish_slots(marks[:room], length)
@@ -185,20 +185,24 @@ def _check_faces(row: int, text: str, named: list[int], faces: np.ndarray) -> No
     if without:
         placeholder = PLACEHOLDER if without[0] == 0 else f"[TOK:{without[0] + 1}]"
         raise IdClipError(
-            f"text {row} ({text!r}) holds {placeholder}, but has {given} face(s); pass a face embedding for it in "
+            f"text {row} ({_short(text)}) holds {placeholder}, but has {given} face(s); pass a face embedding for it in "
             "`faces`."
         )
     unused = sorted(set(range(given)) - wanted)
     if unused and not wanted:
         raise IdClipError(
-            f"text {row} ({text!r}) has a face, but no {PLACEHOLDER}; write {PLACEHOLDER} where the person belongs, or "
+            f"text {row} ({_short(text)}) has a face, but no {PLACEHOLDER}; write {PLACEHOLDER} where the person belongs, or "
             "pass None for its face."
         )
     if unused:
         raise IdClipError(
-            f"text {row} ({text!r}) has {given} faces, but names only {len(wanted)}; write [TOK:{unused[0] + 1}] as well, "
+            f"text {row} ({_short(text)}) has {given} faces, but names only {len(wanted)}; write [TOK:{unused[0] + 1}] as well, "
             "or leave out the face."
         )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _padded(per_text: list[np.ndarray], face_dim: int) -> torch.Tensor:

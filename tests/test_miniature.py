@@ -406,6 +406,7 @@ class TestRelease:
             ({"train_images": 7}, "multiple"),
             ({"test_people": 3}, "test_people"),
             ({"workers": 0}, "workers"),
+            ({"faces_per_scene": 0}, "at least 1"),
             ({"seed": -1}, "seed"),
         ],
     )

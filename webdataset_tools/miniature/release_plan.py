@@ -42,6 +42,8 @@ class ReleaseSize:
     photos_per_person: int = 4
 
     def __post_init__(self) -> None:
+        if self.faces_per_scene < 1 or self.photos_per_person < 1:
+            raise IdClipError("faces_per_scene and photos_per_person must be at least 1.")
         for split in ("train", "val", "test"):
             size: SplitSize = getattr(self, split)
             if size.images % self.faces_per_scene:
@@ -53,8 +55,6 @@ class ReleaseSize:
                     f"{split}_people is {size.people}: give {4 * self.faces_per_scene} to {_IDENTITIES}, "
                     "so that each scene finds enough people of one gender."
                 )
-        if self.faces_per_scene < 1 or self.photos_per_person < 1:
-            raise IdClipError("faces_per_scene and photos_per_person must be at least 1.")
 
 
 SIZES: dict[str, ReleaseSize] = {

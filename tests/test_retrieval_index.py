@@ -251,3 +251,17 @@ def test_verb(shards, tiny_models, tmp_path, capsys):  # noqa: F811
     with pytest.raises(IdClipError, match="--batch_size"):
         index.index(str(shards), IDENTITY, output, batch_size=0)
     shutil.rmtree(output)
+
+
+def test_two_runs_at_once(shards, tiny_models, tmp_path, monkeypatch):  # noqa: F811
+    source, loaded = find_images(str(shards)), tiny_models.load_plain()
+
+    def second_run(*_):
+        with pytest.raises(IdClipError, match="another run is building"):
+            index.build_index(source, loaded, tmp_path / "index", OPTIONS)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(index, "_build_faiss", second_run)
+        index.build_index(source, loaded, tmp_path / "index", OPTIONS)
+    assert index.build_index(source, loaded, tmp_path / "index", OPTIONS).images == 24

@@ -6,8 +6,10 @@ on there.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
+import io
 import json
 import logging
 import os
@@ -111,19 +113,19 @@ def build_index(
     if existing is not None:
         print(f"{output} is this very index already; nothing to do")
         return existing
-    building = _prepare_building_folder(output, plan)
-    reports = embed_images(source, loaded, building, options)
-    if not any(report.rows for report in reports):
-        raise IdClipError(f"none of the {source.count} pictures could be read, so that there is nothing to index")
-    _build_faiss(building, "img", "image", index_key)
-    if options.embed_captions:
-        _build_faiss(building, "text", "text", index_key)
-    card = _make_card(source, loaded, building, plan, reports)
-    _write_report(building, source, reports)
-    shutil.rmtree(building / DONE_FOLDER)
-    (building / _PLAN_FILE).unlink()
-    card.write(building)
-    building.rename(output)
+    with _building_folder(output, plan) as building:
+        reports = embed_images(source, loaded, building, options)
+        if not any(report.rows for report in reports):
+            raise IdClipError(f"none of the {source.count} pictures could be read, so that there is nothing to index")
+        _build_faiss(building, "img", "image", index_key)
+        if options.embed_captions:
+            _build_faiss(building, "text", "text", index_key)
+        card = _make_card(loaded, building, plan, reports)
+        _write_report(building, source, reports)
+        shutil.rmtree(building / DONE_FOLDER)
+        (building / _PLAN_FILE).unlink()
+        card.write(building)
+        building.rename(output)
     return card
 
 
@@ -146,16 +148,32 @@ def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
     raise IdClipError(f"'{output}' exists and holds {what}: choose another --output, or remove it first")
 
 
-def _prepare_building_folder(output: Path, plan: IndexPlan) -> Path:
-    """The hidden folder of the run; what an earlier run with the same plan left there is kept."""
+@contextlib.contextmanager
+def _building_folder(output: Path, plan: IndexPlan) -> Iterator[Path]:
+    """The hidden folder of the run, locked; what an earlier run with the same plan left there is kept."""
     building = output.absolute().parent / f".{output.name}.building"
+    building.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(building, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise IdClipError(f"another run is building '{output}' at this moment: wait for it to end") from None
+        _keep_only_same_plan(building, plan)
+        for name in ("img_emb", "metadata"):
+            (building / name).mkdir(exist_ok=True)
+        yield building
+    finally:
+        os.close(descriptor)
+
+
+def _keep_only_same_plan(building: Path, plan: IndexPlan) -> None:
     plan_file = building / _PLAN_FILE
-    if building.exists() and (not plan_file.exists() or plan_file.read_text() != plan.to_json()):
-        shutil.rmtree(building)
-    for name in ("img_emb", "metadata"):
-        (building / name).mkdir(parents=True, exist_ok=True)
+    if plan_file.exists() and plan_file.read_text() == plan.to_json():
+        return
+    for left in building.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     atomic_write(plan_file, plan.to_json())
-    return building
 
 
 def _build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None) -> None:
@@ -163,7 +181,8 @@ def _build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None
     from autofaiss import build_index as autofaiss_build
 
     target, infos = folder / f"{name}.index", folder / f"{name}.json"
-    with _logging_kept():
+    print(f"Building {target.name} with autofaiss")
+    with _quiet_autofaiss():
         built, _ = autofaiss_build(
             str(folder / f"{embeddings}_emb"),
             str(target),
@@ -184,20 +203,19 @@ def _build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None
 
 
 @contextlib.contextmanager
-def _logging_kept() -> Iterator[None]:
-    """autofaiss configures the process's logging; put root level and handlers back afterwards."""
+def _quiet_autofaiss() -> Iterator[None]:
+    """Keep autofaiss's progress bars to itself, and put back the process's logging, which it configures anew."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         root.setLevel(level)
         root.handlers[:] = handlers
 
 
-def _make_card(
-    source: ImageSource, loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list[PartitionReport]
-) -> IndexCard:
+def _make_card(loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list[PartitionReport]) -> IndexCard:
     import numpy as np
 
     first = next((folder / "img_emb").glob("*.npy"))

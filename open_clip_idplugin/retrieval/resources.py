@@ -4,7 +4,7 @@ Role: index folder + loaded model -> `IdentityResource`. The folder may be one t
 clip-retrieval's own; the first kind is refused when its image tower is not the served model's.
 """
 
-import warnings
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from open_clip_idplugin.retrieval.card import (
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.writer import KEY_COLUMN
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -75,10 +77,11 @@ def _load_resource(
             f"'{folder}' holds no image.index: make an index with `idclip index`, or name another folder"
         )
     if card is None:
-        warnings.warn(
-            f"'{folder}' has no index card, so that nobody can tell whether {loaded.name} fits it: it must have been made "
-            "with the same image tower",
-            stacklevel=2,
+        _log.warning(
+            "'%s' has no index card, so that nobody can tell whether %s fits it: it must have been made with the same "
+            "image tower",
+            folder,
+            loaded.name,
         )
     metadata = _read_metadata(folder)
     rows = int(image_index.ntotal)

@@ -1,9 +1,10 @@
-"""The image tower of `IdCLIP-ViT-miniature`: images [B, 3, 96, 96] -> a class token [B, 192], as a model that timm knows by name.
+"""The image tower of `IdCLIP-ViT-miniature`, by a name that timm knows: images [B, 3, 96, 96] -> class tokens [B, 192].
 
-Importing this module registers `miniature_hybrid_vit` with timm, so that open_clip builds the tower from `timm_model_name` in a model
-config. A trunk of strided convolutions turns 96 px images into a 6 x 6 grid of patch tokens and two transformer layers follow: a plain
-patchifying ViT of this size learns backgrounds and nothing else from the few ten thousand pictures it is shown. The model is an
-ordinary `timm.models.vision_transformer.VisionTransformer`, so that whatever works on timm's ViTs works on it.
+Importing this module registers `miniature_hybrid_vit` with timm, so that open_clip builds the tower from
+`timm_model_name` in a model config. A trunk of strided convolutions turns 96 px images into a 6 x 6 grid of patch
+tokens and two transformer layers follow: a plain patchifying ViT of this size learns backgrounds and nothing else from
+the few ten thousand pictures it is shown. The model is an ordinary `timm.models.vision_transformer.VisionTransformer`,
+so that whatever works on timm's ViTs works on it.
 """
 
 from __future__ import annotations

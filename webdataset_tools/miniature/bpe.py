@@ -1,7 +1,8 @@
-"""A small byte-pair vocabulary for open_clip's own tokenizer: texts -> a merges file that `SimpleTokenizer(bpe_path=...)` reads.
+"""A small byte-pair vocabulary for open_clip's own tokenizer: texts -> the merges file that it takes as `bpe_path`.
 
-Byte pairs: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units" (arXiv 1508.07909). Words are
-split and bytes are spelled exactly as open_clip's tokenizer does, so that the merges learned here are the merges applied there.
+Byte pairs: Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword Units" (arXiv
+1508.07909). Words are split and bytes are spelled exactly as open_clip's tokenizer does, so that the merges learned
+here are the merges applied there.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ Word = tuple[str, ...]
 
 
 def learn_merges(texts: Iterable[str], vocab_size: int) -> list[Pair]:
-    """The byte pairs to merge, in order, for a vocabulary of at most `vocab_size` entries (bytes and special tokens included).
+    """The byte pairs to merge, in order, for at most `vocab_size` entries (bytes and special tokens included).
 
-    Ties go to the alphabetically first pair, and a pair seen only once is not merged, so that the result depends on the texts alone.
+    Ties go to the alphabetically first pair, so that the result depends on the texts alone; a pair seen only once is
+    not merged.
     """
     counts = _word_counts(texts)
     words = list(counts)

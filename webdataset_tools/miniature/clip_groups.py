@@ -1,8 +1,8 @@
 """Word groups as labels: alt-texts -> multi-hot targets [N, G] for the image tower's first stage.
 
-After SuperClass (Huang et al., "Classification Done Right for Vision-Language Pre-Training", arXiv 2411.03313): an image encoder learns by
-predicting which pieces of text go with a picture. Here the pieces are single words and pairs of neighbours, since "red" says
-less than "red shirt".
+After SuperClass (Huang et al., "Classification Done Right for Vision-Language Pre-Training", arXiv 2411.03313): an image
+encoder learns by predicting which pieces of text go with a picture. Here the pieces are single words and pairs of
+neighbours, since "red" says less than "red shirt".
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _FEWEST = 30
 def groups_of(text: str) -> set[str]:
     """The words and pairs of neighbouring words of a text, in lower case."""
     words = _WORD.findall(text.lower())
-    return {*words, *(f"{first} {second}" for first, second in zip(words, words[1:]))}
+    return {*words, *(f"{first} {second}" for first, second in pairwise(words))}
 
 
 def choose_groups(texts: Iterable[Iterable[str]], most: int) -> list[str]:

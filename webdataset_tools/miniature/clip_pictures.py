@@ -1,8 +1,8 @@
 """What the tiny CLIP is pretrained on: drawn pictures [N, 96, 96, 3] uint8 with a few alt-texts each.
 
-Role: stands for the web-scale data of a real CLIP. People come from the pool "clip" and scenes from numbers that no release uses. Two
-pictures share a scene; in every other scene the face is swapped onto another body, so that looks have to be read off the face.
-A third of the people are "celebrities", whose alt-texts often give the name.
+Role: stands for the web-scale data of a real CLIP. People come from the pool "clip" and scenes from numbers that no
+release uses. Two pictures share a scene; in every other scene the face is swapped onto another body, so that looks have
+to be read off the face. A third of the people are "celebrities", whose alt-texts often give the name.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Pretraining of the tiny CLIP: drawn pictures with alt-texts -> the weights and the vocabulary that the package ships.
 
-Role: `python -m webdataset_tools.miniature.clip_pretraining --output DIR --seed 0` makes `miniature_clip.safetensors` and
-`miniature_bpe.txt.gz` again. Two stages, counted in steps: the image tower learns by naming the word groups of the alt-texts
-(`clip_groups`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al., arXiv 2111.07991), with
-open_clip's towers, tokenizer and loss. From-scratch contrastive learning at this size would learn backgrounds only.
+Role: `python -m webdataset_tools.miniature.clip_pretraining --output DIR --seed 0` makes `miniature_clip.safetensors`
+and `miniature_bpe.txt.gz` again. Two stages, counted in steps: the image tower learns by naming the word groups of the
+alt-texts (`clip_groups`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al.,
+arXiv 2111.07991), with open_clip's towers, tokenizer and loss. From-scratch contrastive learning at this size would
+learn backgrounds only.
 """
 
 from __future__ import annotations

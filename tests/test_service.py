@@ -416,6 +416,11 @@ def test_search_in_a_folder(world, client, capsys):
         search.search("x", index=str(world.folder))
 
 
+def test_lists_of_names():
+    assert search._split('Ada Lovelace, "Hopper, Grace",007') == ("Ada Lovelace", "Hopper, Grace", "007")
+    assert search._split(None) == search._split(" ,") == ()
+
+
 def test_page_escapes_what_it_shows():
     from open_clip_idplugin.retrieval.results_page import render_page
 

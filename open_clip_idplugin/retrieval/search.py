@@ -5,6 +5,7 @@ serve`, or any clip-retrieval backend, which is sent the finished query vector (
 """
 
 import base64
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def search(
         url: address of a running service, e.g. http://127.0.0.1:1234.
         model: model name; not needed for the --url of an idclip service, which has its own.
         checkpoint: weights file or pretrained tag.
-        identities: enrolled names, several separated by commas.
+        identities: enrolled names, several separated by commas (a name with a comma in double quotes).
         photos: picture files of people, several separated by commas; they come before the identities.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
         faces: face model that reads the photos here, e.g. insightface:buffalo_l.
@@ -182,7 +183,9 @@ def _results(values: Any, source: str) -> Any:
 
 
 def _split(listed: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (listed or "").split(",") if part.strip())
+    """A comma-separated list; an entry with a comma in it stands in double quotes."""
+    entries = next(csv.reader([listed or ""], skipinitialspace=True), [])
+    return tuple(entry.strip() for entry in entries if entry.strip())
 
 
 def _read_base64(photo: str) -> str:

@@ -136,8 +136,8 @@ def _announce_licence(pack: Pack) -> None:
     if pack.name == SHIPPED_PACK or pack.name in _announced:
         return
     _announced.add(pack.name)
-    print(
-        f"Face pack {pack.name!r}: insightface's model packs are for non-commercial research only; "
-        "see the licence of the pack before any other use.",
-        file=sys.stderr,
-    )
+    if pack.manifest:
+        note = "its licence is in its folder (MODEL.LICENSE)"
+    else:
+        note = "insightface's model packs are for non-commercial research only; see its licence before any other use"
+    print(f"Face pack {pack.name!r}: {note}.", file=sys.stderr)

@@ -78,7 +78,7 @@ class Detector(nn.Module):
         )
         widths = (32, 40, 44)
         for level, (stride, sizes) in enumerate(zip(STRIDES, ANCHOR_SIZES)):
-            scale = (torch.tensor(sizes) / stride).view(1, 2, 1, 1, 1)
+            scale = (torch.tensor(sizes) / stride).view(2, 1, 1, 1)
             self.register_buffer(f"scale{level}", scale, persistent=False)
         self.heads = nn.ModuleList([nn.Conv2d(width, 2 * (1 + 4 + 10), 1) for width in widths])
         for head in self.heads:

@@ -140,7 +140,7 @@ def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
     def custom_text_clip(*args: Any, identity_cfg: Any = None, **settings: Any) -> Any:
         if identity_cfg is None:
             return original(*args, **settings)
-        return IdCLIP(*args, identity_cfg=identity_cfg, **settings)
+        return functools.partial(IdCLIP, identity_cfg=identity_cfg)(*args, **settings)
 
     setattr(custom_text_clip, _MARK, original)
     return custom_text_clip

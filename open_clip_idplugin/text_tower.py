@@ -90,7 +90,7 @@ class IdentityTextTransformer(TextTransformer):
                 self._check(text)
                 return _PlacedText(text.tokens.masked_fill(text.slots > 0, self._filler), text.faces, text.slots)
             text = text.tokens
-        if self.training and torch.is_grad_enabled() and self.adaptor.output.weight.requires_grad:
+        if self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self.adaptor.parameters()):
             # DistributedDataParallel refuses a step in which a trainable parameter took no part.
             nobody = torch.zeros(len(text), 1, self.adaptor.face_dim, device=text.device)
             return _PlacedText(text, nobody, torch.zeros_like(text))
@@ -120,10 +120,8 @@ class IdentityTextTransformer(TextTransformer):
 
     def _shortened(self, text: Any) -> Any:
         """Drop what follows the longest EOT of the batch, unless that is not exact or would break a captured graph."""
-        if not (self.cut_at_eot and self.cut_is_exact) or torch.compiler.is_compiling():
-            return text
         tokens = text.tokens if isinstance(text, _PlacedText) else text
-        if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+        if not (self.cut_at_eot and self.cut_is_exact) or _is_captured(tokens):
             return text
         ends = tokens.argmax(dim=-1) if self.pool_type == "argmax" else (tokens == self.eos_id).int().argmax(dim=-1)
         length = int(ends.max()) + 1 if len(tokens) else tokens.shape[1]
@@ -148,6 +146,13 @@ class IdentityTextTransformer(TextTransformer):
             for part in group:
                 if part is not None:
                     part.requires_grad_(True)
+
+
+def _is_captured(tokens: torch.Tensor) -> bool:
+    """Whether torch.compile, a trace, an export or a CUDA graph is recording, which one batch's length must not enter."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return tokens.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def promote_text_tower(tower: nn.Module, config: IdentityConfig) -> IdentityTextTransformer:

@@ -25,6 +25,7 @@ from open_clip_idplugin.token_splicing import Splicer, splicer_for
 from open_clip_idplugin.weights import shipped
 
 _PLACEHOLDERS = re.compile(r"\[TOK(?::(\d+))?\]")
+_HUB = "hf-hub:"
 _MARK = "open_clip_idplugin_original"
 
 
@@ -231,28 +232,43 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_tokenizer(
         model_name: str = "", context_length: int | None = None, cache_dir: str | None = None, **kwargs: Any
     ) -> Any:
-        config = _identity_model_config(model_name, cache_dir)
-        if config is None:
-            return original(model_name, context_length, cache_dir, **kwargs)
-        vocabulary = (config.get("text_cfg", {}).get("tokenizer_kwargs") or {}).get("bpe_path")
-        if vocabulary is not None and "bpe_path" not in kwargs and not Path(vocabulary).is_absolute():
-            kwargs["bpe_path"] = str(shipped(vocabulary))
+        on_hub = model_name.startswith(_HUB)
+        config = None if on_hub else _model_config(model_name)
+        vocabulary = _vocabulary(config)
+        if vocabulary is not None:
+            kwargs.setdefault("bpe_path", vocabulary)
         base = original(model_name, context_length, cache_dir, **kwargs)
-        return IdentityTokenizer(base, IdentityConfig.from_dict(config["identity_cfg"]), model_name)
+        if on_hub:  # looked up afterwards, so that the host downloads, and fails, as ever
+            config = _hub_config(model_name.removeprefix(_HUB), cache_dir)
+        identity_cfg = (config or {}).get("identity_cfg")
+        if identity_cfg is None:
+            return base
+        return IdentityTokenizer(base, IdentityConfig.from_dict(identity_cfg), model_name)
 
     setattr(get_tokenizer, _MARK, original)
     return get_tokenizer
 
 
-def _identity_model_config(model_name: str, cache_dir: str | None) -> dict[str, Any] | None:
-    """The config of an IdCLIP model; None for any other name (which the host then handles, errors included)."""
-    factory = importlib.import_module("open_clip.factory")
+def _model_config(model_name: str) -> dict[str, Any] | None:
+    """open_clip's config of a model that is not on a hub; None where it has none (the host then says so)."""
     try:
-        if model_name.startswith("hf-hub:"):
-            hub = factory._get_hf_config(model_name[len("hf-hub:") :], cache_dir=cache_dir)
-            config = hub.get("model_cfg", hub)
-        else:
-            config = factory.get_model_config(model_name)
-    except (OSError, ValueError, RuntimeError):
+        config: dict[str, Any] | None = importlib.import_module("open_clip.factory").get_model_config(model_name)
+    except (OSError, ValueError):
         return None
-    return config if config and config.get("identity_cfg") is not None else None
+    return config
+
+
+def _hub_config(repository: str, cache_dir: str | None) -> dict[str, Any] | None:
+    try:
+        config: dict[str, Any] = importlib.import_module("open_clip.factory")._get_hf_config(repository, cache_dir)
+    except (OSError, ValueError):
+        return None
+    return config.get("model_cfg")
+
+
+def _vocabulary(config: dict[str, Any] | None) -> str | None:
+    """The file that an IdCLIP model's relative `bpe_path` means: one of the package's own."""
+    if config is None or config.get("identity_cfg") is None:
+        return None
+    name = (config["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
+    return None if name is None or Path(name).is_absolute() else str(shipped(name))

@@ -8,8 +8,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 # Name -> the command that makes it again, from nothing, in a source checkout.
 MADE_BY = {
-    "miniature_clip.safetensors": "python -m webdataset_tools.miniature.train_clip",
-    "miniature_bpe.txt.gz": "python -m webdataset_tools.miniature.train_clip",
+    "miniature_clip.safetensors": "python -m webdataset_tools.miniature.clip_pretraining",
+    "miniature_bpe.txt.gz": "python -m webdataset_tools.miniature.clip_pretraining",
     "miniature_faces": "python -m webdataset_tools.miniature.train_faces",
 }
 

@@ -114,10 +114,10 @@ WRONG = {
 def test_wrong_checkpoints_fail(fresh, tmp_path, case):
     state = dict(fresh(visual_prompts=2).state_dict())
     WRONG[case](state)
-    with pytest.raises(RuntimeError, match="Error.s. in loading state_dict"):
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict"):
         fresh(visual_prompts=2).load_state_dict(state)
     torch.save(state, tmp_path / "wrong.pt")
-    with pytest.raises(RuntimeError, match="Error.s. in loading state_dict"):
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict"):
         fresh(str(tmp_path / "wrong.pt"), visual_prompts=2)
 
 

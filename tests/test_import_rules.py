@@ -19,8 +19,10 @@ ONLY_IN = {
     "webdataset": ("webdataset_tools", "training_patches"),
     "wids": ("webdataset_tools", "training_patches"),
     "open_clip_train": ("training_patches",),
-    "insightface": ("open_clip_idplugin/faces", "webdataset_tools/miniature"),
-    "onnxruntime": ("open_clip_idplugin/faces", "webdataset_tools/miniature"),
+    **dict.fromkeys(
+        ("insightface", "onnxruntime"),
+        ("open_clip_idplugin/faces", "webdataset_tools/miniature", "webdataset_tools/faceswap"),
+    ),
     "onnx": ("open_clip_idplugin/faces", "webdataset_tools/miniature"),
     "training_patches": ("training_patches",),
     "webdataset_tools": ("webdataset_tools", "training_patches"),

@@ -285,9 +285,48 @@ def test_factory_doors(tiny_identity_models):
     assert type(model) is open_clip_idplugin.IdCLIP and isinstance(model, open_clip.CustomTextCLIP)
     assert model.output_dict and train is not evaluate
     assert open_clip.get_model_config("IdCLIP-ViT-tiny")["identity_cfg"] == {}
-    with pytest.raises(RuntimeError, match="required"):
+    with pytest.raises(RuntimeError, match=r"[Rr]equired"):
         open_clip.create_model_from_pretrained("IdCLIP-ViT-tiny")
     with pytest.raises(IdClipError, match="no key 'prompts'"):
         open_clip.create_model("IdCLIP-ViT-tiny", identity_cfg={"prompts": 5})
     built = open_clip.create_model("IdCLIP-ViT-tiny", identity_cfg={"face_dim": 128, "adaptor_hidden": 64})
     assert built.adaptor.hidden[0].weight.shape == (64, 128) and built.identity_cfg.visual_prompts == 0
+
+
+def test_a_trace_is_not_bound_to_one_length(create, tokenizer):
+    model = create().eval()
+    traced = torch.jit.trace_module(model, {"encode_text": tokenizer(["a dog", "a cat"])})
+    for texts in (["a dog", "a cat"], ["a man rides a horse on the beach", "word " * 100]):
+        torch.testing.assert_close(traced.encode_text(tokenizer(texts)), model.encode_text(tokenizer(texts)))
+
+
+def test_a_model_folder_of_open_clip_3(create, tokenizer, faces, tmp_path):
+    import json
+
+    import open_clip
+
+    if not hasattr(open_clip.factory, "LOCAL_DIR_PREFIX"):
+        pytest.skip("open_clip 2 has no local-dir: names")
+    model = create(identity_cfg={"visual_prompts": 2}).eval()
+    config = open_clip.get_model_config("IdCLIP-ViT-tiny") | {"identity_cfg": {"visual_prompts": 2}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    name = f"local-dir:{tmp_path}"
+    loaded, text = open_clip.create_model(name).eval(), open_clip.get_tokenizer(name)("[TOK] runs", faces=faces[0])
+    assert torch.equal(loaded.encode_text(text), model.encode_text(text))
+    assert torch.equal(loaded.visual.prompts.tokens, model.visual.prompts.tokens)
+
+
+def test_pooling_at_a_named_eos_token(create, tokenizer, faces):
+    import dataclasses
+
+    import open_clip
+
+    if "eos_id" not in {field.name for field in dataclasses.fields(open_clip.CLIPTextCfg)}:
+        pytest.skip("open_clip 2 pools at the highest id only")
+    text_cfg = open_clip.get_model_config("IdCLIP-ViT-tiny")["text_cfg"] | {"pool_type": "eos", "eos_id": 49407}
+    usual, named = create().eval(), create(text_cfg=text_cfg).eval()
+    assert named.text.cut_is_exact
+    text = tokenizer(["[TOK] runs", "a [TOK] on the beach"], faces=faces[:2])
+    assert torch.equal(named.encode_text(text), usual.encode_text(text))
+    assert torch.equal(named.encode_text(text.tokens), usual.encode_text(text.tokens))

@@ -202,6 +202,8 @@ def test_a_worker_without_any_usable_sample_says_so(tmp_path):
     folder = write_shards(tmp_path, samples, shards=1)
     with pytest.raises(IdClipError, match=r"no usable sample.*1 skipped.*17"):
         next(iter(loader(folder).dataloader))
+    with pytest.raises(IdClipError, match=r"no usable sample.*1000 skipped"):
+        next(iter(loader(folder, dataset_resampled=True).dataloader))
 
 
 def test_every_stage_can_be_sent_to_a_spawned_worker(shards):
@@ -229,6 +231,8 @@ def test_shards_that_cannot_train_are_refused_with_a_hint(tmp_path, shards):
     check_training_shards(host_args(shards, workers=2, world_size=2), FACE_DIM)
     with pytest.raises(IdClipError, match=r"4 training shards cannot feed 3 workers on each of 2.*--workers 2"):
         check_training_shards(host_args(shards, workers=3, world_size=2), FACE_DIM)
+    with pytest.raises(IdClipError, match=r"at least 8 shards, or pass --dataset-resampled"):
+        check_training_shards(host_args(shards, workers=1, world_size=8), FACE_DIM)
     check_training_shards(host_args(shards, workers=9, dataset_resampled=True), FACE_DIM)
     with pytest.raises(IdClipError, match="have 16 numbers and the model takes 512"):
         check_training_shards(host_args(shards), 512)

@@ -68,7 +68,7 @@ def test_a_flag_that_neither_side_knows_is_refused(capsys):
 
 def test_help_shows_the_host_s_flags_and_ours(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+        main(["--", "--help"])  # as behind torchrun's own flags
     text = capsys.readouterr().out
     assert stopped.value.code == 0
     assert "--grad-checkpointing" in text and "--id-caption" in text and "(default: multi)" in text

@@ -13,7 +13,9 @@ _INSTALL = "pip install 'open-clip-idplugin[train]'"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train; see the module."""
+    """Train; see the module. A leading `--` is skipped: behind it torchrun does not mistake `--logs` for its own."""
+    if list(arguments[:1]) == ["--"]:
+        arguments = arguments[1:]
     try:
         return _train(arguments)
     except IdClipError as error:

@@ -33,6 +33,8 @@ Pair = tuple[torch.Tensor, IdentityText]
 
 CAPTIONS_PER_IMAGE = 5  # an epoch of the paper shows every image with each of its first five captions
 
+_HOPELESS = 1000  # samples in a row from the start of an epoch, none of them usable
+
 # The stages of the host's training pipeline behind its tar reader, by the name of their function.
 _TAR_READER = "tarfile_to_samples_nothrow"
 _HOST_TAIL = ("_shuffle", "_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")
@@ -96,6 +98,8 @@ class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
                 if pair is not None:
                     made += 1
                     yield pair
+                elif not occurrences and skipped.count == _HOPELESS:
+                    break  # a pass over resampled shards would never end
             if not made:
                 raise IdClipError(f"a data worker found no usable sample in its shards{skipped}.")
 
@@ -177,9 +181,10 @@ def check_training_shards(args: argparse.Namespace, face_dim: int) -> None:
     paths = shard_paths(args.train_data)
     readers = max(1, args.workers) * args.world_size
     if len(paths) < readers and not args.dataset_resampled:
+        fewer = len(paths) // args.world_size
         raise IdClipError(
             f"{len(paths)} training shards cannot feed {args.workers} workers on each of {args.world_size} processes: "
-            f"pass --workers {len(paths) // args.world_size} or --dataset-resampled, or pack at least {readers} shards."
+            f"pack at least {readers} shards, or pass {f'--workers {fewer} or ' if fewer else ''}--dataset-resampled."
         )
     try:
         sample = next(read_samples(paths[:1]), None)

@@ -1,0 +1,154 @@
+"""The swapper without weights: the identity's photo is warped onto the target's face, recoloured and cloned in.
+
+Role: two faces in pictures -> the target's picture with the source's face between forehead and chin. Steps: affine warp
+by the five landmarks, transfer of colour and sharpness, seamless cloning (Perez et al. 2003) by OpenCV. Hair, ears and
+background stay; everything works on a cut-out around the face, so that its cost does not depend on the picture's size.
+"""
+
+import cv2
+import numpy as np
+
+from webdataset_tools.faceswap import marking
+from webdataset_tools.faceswap.geometry import REFERENCE, SwapFailed, fit_affine, pose_of, scale_of, transform
+from webdataset_tools.faceswap.swappers import FaceInPicture
+
+# The part of a face that is replaced, in ArcFace's 112-pixel frame: from above the brows to the chin, within the cheeks.
+_MIDDLE, _RADII = np.array([56.0, 71.0]), np.array([37.0, 42.0])
+_TURN = 70.0  # frame units by which the visible face moves sideways under the landmarks, per unit of `pose_of`
+_LARGEST_TURN = 0.35  # in units of `pose_of`; beyond, the far eye is at the edge of the face
+_ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, more is fuller at the jaw
+_MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails on masks that touch the border
+_SMALLEST = 12  # pixels a side of a mask below which cloning has nothing to solve
+_CONTRAST = (0.75, 1.2)  # limits of the change in contrast by colour transfer: more would bring up noise
+_EDGES = 97  # percentile of local differences that tells a picture's sharpness; lower ones tell its noise
+_CLONED = 0.7  # share of the cloned picture in the result; the rest is the recoloured face itself, against bled colours
+
+
+class BlendSwapper:
+    """Warp, recolour, clone."""
+
+    # Two photos put together by calculation, without a generative model; see `marking` for the choice.
+    digital_source_type = marking.COMPOSITE_SYNTHETIC
+
+    def swap(self, target: FaceInPicture, source: FaceInPicture) -> np.ndarray:
+        """Return the target's picture [H, W, 3] uint8 with the source's face; raises SwapFailed (see `Swapper`)."""
+        outline = _outline(target.landmarks, target.box)
+        x0, y0, x1, y1 = _window(outline, target.picture.shape)
+        scene = target.picture[y0:y1, x0:x1]
+        shift = np.array([x0, y0])
+        face, covered = _warp(source, target.landmarks - shift, scene.shape)
+        mask = _fill(outline - shift, scene.shape) & covered
+        if np.count_nonzero(mask) < _SMALLEST:
+            raise SwapFailed("the photo does not cover the face")
+        face = _match_sharpness(_match_colour(face, scene, mask), scene, mask)
+        result = target.picture.copy()
+        result[y0:y1, x0:x1] = _put_in(face, scene, mask)
+        return result
+
+
+def _outline(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the edge [n, 2] of the part that is replaced, in pixels, kept inside the face's box.
+
+    Eyes, nose and mouth stand in front of the head: as it turns, they move towards the far edge of the face.
+    """
+    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    direction = np.column_stack([np.cos(angles), np.sin(angles)])
+    rounded = np.sign(direction) * np.abs(direction) ** (2 / _ROUNDNESS)
+    turn = np.clip(pose_of(landmarks)[0], -_LARGEST_TURN, _LARGEST_TURN)
+    points = transform(fit_affine(REFERENCE, landmarks), _MIDDLE - (_TURN * turn, 0) + rounded * _RADII)
+    slack = 0.02 * (box[2:] - box[:2])  # a detector's box may cut the cheek a little
+    return np.clip(points, box[:2] - slack, box[2:] + slack)
+
+
+def _window(outline: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Return the cut-out x0, y0, x1, y1 around the outline, inside the picture."""
+    height, width = shape[:2]
+    low = np.floor(outline.min(0)).astype(int) - _MARGIN
+    high = np.ceil(outline.max(0)).astype(int) + _MARGIN + 1
+    x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], width), min(high[1], height)
+    if x1 - x0 < _SMALLEST or y1 - y0 < _SMALLEST:
+        raise SwapFailed("the face lies outside the picture")
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def _warp(source: FaceInPicture, landmarks: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the source's picture warped to a canvas of `shape`, and where the canvas shows its face, bool [H, W]."""
+    picture, matrix = source.picture, fit_affine(source.landmarks, landmarks)
+    outline = transform(matrix, _outline(source.landmarks, source.box))
+    while scale_of(matrix) < 0.5 and min(picture.shape[:2]) > 2:  # else the warp would skip pixels
+        picture = cv2.pyrDown(picture)
+        matrix = fit_affine(source.landmarks * (picture.shape[1] / source.picture.shape[1]), landmarks)
+    size = (shape[1], shape[0])
+    face = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.warpAffine(np.full(picture.shape[:2], 255, np.uint8), matrix, size, flags=cv2.INTER_NEAREST) > 0
+    return face, inside & _fill(outline, shape)
+
+
+def _fill(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the inside of the outline, bool [H, W]."""
+    mask = np.zeros(shape[:2], np.uint8)
+    cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(outline).astype(np.int32)), 255)
+    return mask > 0
+
+
+def _match_colour(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Give the face the middle and spread of the scene's colours under the mask, in Lab (after Reinhard et al. 2001).
+
+    Medians, because a fringe or a beard must not colour the skin.
+    """
+    lab, wanted = (cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for p in (face, scene))
+    middle, spread = np.median(lab[mask], axis=0), lab[mask].std(0)
+    factor = np.clip(wanted[mask].std(0) / np.maximum(spread, 1e-3), *_CONTRAST)
+    moved = (lab - middle) * factor + np.median(wanted[mask], axis=0)
+    rgb = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
+    return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+
+
+def _match_sharpness(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Blur a face that is sharper than what was there and what surrounds it, until its edges are as soft."""
+    wanted = max(_detail(scene, mask), _detail(scene, ~mask))
+    if _detail(face, mask) <= wanted:
+        return face
+    low, high = 0.0, 4.0  # sigma in pixels
+    for _ in range(7):
+        sigma = (low + high) / 2
+        low, high = (sigma, high) if _detail(cv2.GaussianBlur(face, (0, 0), sigma), mask) > wanted else (low, sigma)
+    return cv2.GaussianBlur(face, (0, 0), high)
+
+
+def _detail(picture: np.ndarray, mask: np.ndarray) -> float:
+    if not mask.any():
+        return 0.0
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return float(np.percentile(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.5))[mask], _EDGES))
+
+
+def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the scene with the face under the mask, its edge faded; nothing changes outside of the mask."""
+    y, x = np.nonzero(mask)
+    side = min(np.ptp(x), np.ptp(y)) + 1
+    alpha = _fade(mask, max(side / 12, 1.0))
+    blended = face.astype(np.float32)
+    if side >= _SMALLEST:
+        blended = (1 - _CLONED) * blended + _CLONED * _clone(face, scene, mask)
+    mixed = scene + alpha[:, :, None] * (blended - scene)
+    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+
+
+def _fade(mask: np.ndarray, width: float) -> np.ndarray:
+    """Return alpha float32 [H, W]: 0 outside and at the mask's edge, 1 from `width` pixels inside on."""
+    # No fade where the mask ends at the picture's border: the face goes on there.
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    return np.clip((distance - 1) / width, 0, 1).astype(np.float32)
+
+
+def _clone(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Clone seamlessly on a padded canvas, since OpenCV refuses masks that touch the border."""
+    pads = (_MARGIN,) * 4
+    wide_face, wide_scene = (cv2.copyMakeBorder(p, *pads, cv2.BORDER_REFLECT_101) for p in (face, scene))
+    wide_mask = cv2.copyMakeBorder(mask.astype(np.uint8) * 255, *pads, cv2.BORDER_CONSTANT, value=0)
+    x, y, width, height = cv2.boundingRect(wide_mask)
+    centre = (x + width // 2, y + height // 2)  # where OpenCV puts the mask's bounding box: onto itself
+    cloned = cv2.seamlessClone(wide_face, wide_scene, wide_mask, centre, cv2.NORMAL_CLONE)
+    return cloned[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]

@@ -1,0 +1,76 @@
+"""The verb `idclip swap`."""
+
+from webdataset_tools.faceswap.contact_sheet import CONTACT_SHEET
+from webdataset_tools.faceswap.manifest import MANIFEST_FILE
+from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE
+from webdataset_tools.faceswap.options import SwapOptions
+from webdataset_tools.faceswap.swap_release import build_release
+from webdataset_tools.faceswap.swap_report import REPORT_FILE
+
+
+def swap(
+    coco: str,
+    identities: str,
+    output: str,
+    swapper: str = "blend",
+    swapper_model: str | None = None,
+    faces: str = "insightface:buffalo_l",
+    det_size: int | None = None,
+    match: str = "gender",
+    unknown: str = "skip",
+    attributes: str | None = None,
+    image_attributes: str | None = None,
+    people_per_image: int = 5,
+    contexts: int = 4,
+    shares: str = "70,10,20",
+    train_images: int | None = None,
+    val_images: int | None = None,
+    test_images: int | None = None,
+    min_face: int = 32,
+    min_score: float = 0.5,
+    min_inside: float = 0.7,
+    photos_per_identity: int = 5,
+    tries: int = 3,
+    margin: float = 0.0,
+    quality: int = 95,
+    workers: int = 2,
+    seed: int = 0,
+) -> None:
+    """Make a COCO-PFS release: faces of identities swapped into COCO images; run it again to go on after an interruption.
+
+    Args:
+        coco: COCO 2017's folder, with train2017/, val2017/ and annotations/.
+        identities: folder of identity photos, <identity id>/*.jpg, with identity_meta.csv in it or beside it.
+        output: folder of the release.
+        swapper: blend (no weights), inswapper (needs --swapper-model), or package.module:function of another one.
+        swapper_model: model file of the swapper, such as inswapper_128.onnx.
+        faces: face engine that finds, verifies and embeds faces; for inswapper the pack it was trained with.
+        det_size: side of the square in which the face detector sees a picture; None takes the pack's own.
+        match: attributes that an image's person and an identity share, such as gender,ethnicity; '' matches everybody.
+        unknown: skip (people of whom a matched attribute is not known are left out) or any (they match everybody).
+        attributes: CSV of identities: identity_id and columns such as gender, ethnicity, age_group.
+        image_attributes: CSV (image_id, ...) or JSON ({id: {...}}) of the same about the person in a COCO image.
+        people_per_image: identities swapped into each image.
+        contexts: least images an identity gets, where there are enough; fewer identities are used otherwise.
+        shares: percentages of the identities for train, val and test; val2017's images are divided as val and test are.
+        train_images: most COCO images of train; all that are usable when not given.
+        val_images: the same of val.
+        test_images: the same of test.
+        min_face: smallest face, in pixels of its shorter side.
+        min_score: least score of the detector for a face to count.
+        min_inside: least share of the face that lies in the annotated person.
+        photos_per_identity: most photos of a person that are used.
+        tries: photos tried until the swapped face is recognised.
+        margin: by how much the swapped face must be closer to the identity than to the original face (cosine).
+        quality: of the JPEGs, 1 to 100.
+        workers: processes.
+        seed: another seed gives another choice of people.
+    """
+    report = build_release(SwapOptions(**locals()))
+    print("\n".join(report.lines()))
+    print(
+        f"wrote {output}: the release, {CAPTIONS_FILE}, {MANIFEST_FILE} and {REPORT_FILE}; "
+        f"have a look at {output}/{CONTACT_SHEET}"
+    )
+    splits = [split for split, totals in report.splits.items() if totals.swaps]
+    print(f"next: idclip shards --release {output} --split {splits[0]} --photos {identities} --output SHARDS")

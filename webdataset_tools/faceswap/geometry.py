@@ -1,0 +1,83 @@
+"""Where faces are: landmarks -> similarity and affine transforms, aligned crops.
+
+All landmarks are [5, 2] pixels in the order left eye, right eye, nose, left and right mouth corner as seen in the
+picture; matrices are [2, 3] float64 as OpenCV's `warpAffine` takes them.
+"""
+
+import cv2
+import numpy as np
+
+from open_clip_idplugin.errors import IdClipError
+
+# ArcFace's reference landmarks in a 112-pixel crop (as insightface aligns).
+REFERENCE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+_LARGEST_STRETCH = 1.7  # ratio of the axes beyond which an affine fit follows a turned head, not a face's proportions
+
+
+class SwapFailed(IdClipError):
+    """One face cannot be put in the place of another; the message says why."""
+
+
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the least-squares rotation, scale and shift [2, 3] from points [n, 2] to points [n, 2] (Umeyama 1991).
+
+    Raises SwapFailed when the points coincide or are not finite.
+    """
+    with np.errstate(all="ignore"):  # judged by the result
+        a, b = (points[:, 0].astype(np.float64) + 1j * points[:, 1] for points in (source, target))
+        centred = a - a.mean()
+        factor = np.vdot(centred, b - b.mean()) / np.vdot(centred, centred)
+        shift = b.mean() - factor * a.mean()
+    matrix = np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
+    if not np.isfinite(matrix).all() or abs(factor) < 1e-3:
+        raise SwapFailed("the face's landmarks lie on one point")
+    return matrix
+
+
+def fit_affine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the least-squares affine transform [2, 3], or the similarity where an affine one would distort the face."""
+    similarity = fit_similarity(source, target)
+    points = np.column_stack([source, np.ones(len(source))]).astype(np.float64)
+    solution, _, rank, _ = np.linalg.lstsq(points, target.astype(np.float64), rcond=None)
+    matrix = solution.T
+    axes = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    if rank < 3 or np.linalg.det(matrix[:, :2]) <= 0 or axes[0] > _LARGEST_STRETCH * axes[1]:
+        return similarity
+    return matrix
+
+
+def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return points [n, 2] moved by `matrix` [2, 3]."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def scale_of(matrix: np.ndarray) -> float:
+    """Return how much larger (> 1) or smaller things become, as a factor of lengths."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def pose_of(landmarks: np.ndarray) -> np.ndarray:
+    """Return how a head is turned, [2]: where the nose stands between eyes and mouth, in distances of the eyes.
+
+    The first number is 0 for a face seen from the front and about 0.3 for one turned by 30 degrees to the picture's right
+    (negative: left); the second grows as the head nods.
+    """
+    left, right, nose = landmarks[:3].astype(np.float64)
+    eyes, mouth = (left + right) / 2, landmarks[3:].astype(np.float64).mean(0)
+    across, down = right - left, mouth - eyes
+    length = np.hypot(*across)
+    height = (nose - eyes) @ down / max(float(down @ down), 1e-6)
+    sideways = (nose - (eyes + height * down)) @ across / max(length**2, 1e-6)
+    return np.array([sideways, height * np.hypot(*down) / max(length, 1e-6)])
+
+
+def align_crop(picture: np.ndarray, landmarks: np.ndarray, side: int = 112) -> np.ndarray:
+    """Return the aligned crop uint8 [side, side, 3] that a recogniser takes, from known landmarks.
+
+    As insightface has it, sides divisible by 112 show the reference frame, others (128, 256) one that is wider.
+    Raises SwapFailed for degenerate landmarks.
+    """
+    reference = REFERENCE * side / 112 if side % 112 == 0 else (REFERENCE + (8.0, 0.0)) * side / 128
+    return cv2.warpAffine(picture, fit_similarity(landmarks, reference), (side, side), borderValue=0.0)

@@ -1,0 +1,105 @@
+"""The options of a swap run, checked: the flags of `idclip swap` as one value."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.release import SPLITS
+
+UNKNOWN = ("skip", "any")
+
+
+@dataclass(frozen=True)
+class SwapOptions:
+    """What to swap and how; see `command.swap` for the meaning of each.
+
+    Raises IdClipError when a value is not allowed.
+    """
+
+    coco: str | Path
+    identities: str | Path
+    output: str | Path
+    swapper: str = "blend"
+    swapper_model: str | Path | None = None
+    faces: str = "insightface:buffalo_l"
+    det_size: int | None = None
+    match: str = "gender"
+    unknown: str = "skip"
+    attributes: str | Path | None = None
+    image_attributes: str | Path | None = None
+    people_per_image: int = 5
+    contexts: int = 4
+    shares: str = "70,10,20"
+    train_images: int | None = None
+    val_images: int | None = None
+    test_images: int | None = None
+    min_face: int = 32
+    min_score: float = 0.5
+    min_inside: float = 0.7
+    photos_per_identity: int = 5
+    tries: int = 3
+    margin: float = 0.0
+    quality: int = 95
+    workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("people_per_image", "contexts", "min_face", "photos_per_identity", "tries", "workers"):
+            _check_integer(name, getattr(self, name), 1)
+        for name in ("det_size", "train_images", "val_images", "test_images"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), 1)
+        _check_integer("seed", self.seed)
+        _check_integer("quality", self.quality, 1)
+        if self.quality > 100:
+            raise IdClipError(f"--quality is JPEG's, from 1 to 100, not {self.quality}")
+        for name in ("min_score", "min_inside"):
+            _check_number(name, getattr(self, name), 0, 1)
+        _check_number("margin", self.margin, -2, 2)
+        if self.unknown not in UNKNOWN:
+            raise IdClipError(f"--unknown must be {' or '.join(UNKNOWN)}, not {self.unknown!r}")
+        for name in ("coco", "identities"):
+            if not Path(getattr(self, name)).is_dir():
+                raise IdClipError(f"there is no folder {getattr(self, name)}; check --{name}")
+        for name in ("attributes", "image_attributes"):
+            path = getattr(self, name)
+            if path is not None and not Path(path).is_file():
+                raise IdClipError(f"there is no file {path}; check --{name.replace('_', '-')}")
+        _ = self.split_shares  # checks them
+
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """Names of the attributes that image and identity must share, lower case."""
+        return tuple(dict.fromkeys(name.strip().lower() for name in self.match.split(",") if name.strip()))
+
+    @property
+    def split_shares(self) -> dict[str, float]:
+        """Share of the identities of each split; they sum to 1."""
+        try:
+            numbers = [float(part) for part in str(self.shares).strip("()[]").split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != len(SPLITS) or min(numbers) < 0 or not 0 < sum(numbers) < float("inf"):
+            raise IdClipError(f"--shares must be three numbers for train, val and test, like 70,10,20: {self.shares!r}")
+        return {split: number / sum(numbers) for split, number in zip(SPLITS, numbers)}
+
+    def limit(self, split: str) -> int | None:
+        """Most COCO images of a split."""
+        return {"train": self.train_images, "val": self.val_images, "test": self.test_images}[split]
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what shapes the release, as plain JSON values: all but places and the number of processes."""
+        places = ("coco", "identities", "output", "workers", "swapper_model", "attributes", "image_attributes")
+        return {name: value for name, value in asdict(self).items() if name not in places}
+
+
+def _check_integer(name: str, value: object, least: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        bound = "" if least is None else f" from {least} on"
+        raise IdClipError(f"--{name.replace('_', '-')} must be a whole number{bound}, not {value!r}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise IdClipError(f"--{name.replace('_', '-')} must be a number from {low} to {high}, not {value!r}")

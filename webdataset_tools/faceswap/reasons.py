@@ -1,0 +1,37 @@
+"""Why a picture, a photo, an identity or a swap is not in the release: the words of the report and the manifest.
+
+They extend those of `webdataset_tools.report`, which stand for the same things in both reports.
+"""
+
+from webdataset_tools.report import MISSING_CAPTIONS as MISSING_CAPTIONS
+from webdataset_tools.report import MISSING_IMAGE as MISSING_IMAGE
+from webdataset_tools.report import UNREADABLE_IMAGE as UNREADABLE_IMAGE
+
+# COCO images that do not show exactly one person: counted, not listed, since they are most of COCO.
+NO_PERSON = "no person annotated"
+SEVERAL_PEOPLE = "several people annotated"
+CROWD = "a crowd annotated"
+NOT_ONE_PERSON = (NO_PERSON, SEVERAL_PEOPLE, CROWD)
+
+# COCO images.
+DUPLICATE_ID = "duplicate id"
+BAD_ENTRY = "broken annotation entry"
+BAD_FILE_NAME = "file name with a folder"
+REJECTED_PICTURE = "picture cannot be used"
+OTHER_SIZE = "picture has another size than annotated"
+NO_FACE = "no face found"
+SEVERAL_FACES = "several faces found"
+FACE_OUTSIDE = "face outside of the person"
+SMALL_FACE = "face too small"
+BAD_LANDMARKS = "face cannot be aligned"
+UNKNOWN_ATTRIBUTE = "unknown attribute to match"
+NO_MATCH = "no identity matches"
+
+# Identities.
+BAD_IDENTITY_ID = "identity id not usable in file names"
+NO_PHOTOS = "identity without photos"
+NO_USABLE_PHOTO = "identity without a usable photo"
+
+# Swaps.
+SWAP_FAILED = "swap failed"
+NOT_RECOGNISED = "not recognised as the identity"

@@ -1,0 +1,80 @@
+"""The text files of a release: results of the splits -> features, captions, names and notes.
+
+Role: everything of the published layout but the pictures (see `webdataset_tools.release` for where each file lies), in an order
+that depends on the ids alone. Features are biometric and written PRIVATE.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
+from webdataset_tools.faceswap import coco
+from webdataset_tools.faceswap.identities import GENDER
+from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE, caption_lines
+from webdataset_tools.faceswap.split_result import SplitResult
+from webdataset_tools.release import ATTRIBUTES_FILE, COCO_FOLDER, IDENTITY_FILE, IDENTITY_FOLDER, SPLITS
+from webdataset_tools.sample_format import sample_key
+
+Notes = Mapping[int, Mapping[str, str]]
+
+
+def write_features(output: Path, split: SplitResult) -> None:
+    """Write key -> [[D floats]]: the embedding of a photo that is not the one swapped in, where there are several."""
+    with atomic_path(output / COCO_FOLDER / SPLITS[split.split].features, PRIVATE) as path, path.open("w") as stream:
+        separator = "{"
+        for swapped, decision in split.kept():
+            face = split.photos[decision.identity_id][str(decision.face_photo)]
+            numbers = ", ".join(f"{value:.9g}" for value in face.embedding.tolist())  # enough digits for float32
+            stream.write(f'{separator}"{sample_key(swapped.image.image_id, decision.identity_id)}": [[{numbers}]]')
+            separator = ",\n"
+        stream.write("}\n" if separator != "{" else "{}\n")
+
+
+def write_captions(output: Path, folder: Path, splits: Sequence[SplitResult], seed: int) -> None:
+    """Write COCO's captions of the swapped images (val and test share a file), and the modified captions."""
+    wanted: dict[str, set[int]] = {}
+    for split in splits:
+        ids = {swapped.image.image_id for swapped, _ in split.kept()}
+        wanted.setdefault(SPLITS[split.split].captions, set()).update(ids)
+    subset = {SPLITS[split.split].captions: coco.SUBSETS[split.split] for split in splits}
+    for name, ids in wanted.items():
+        atomic_write(output / COCO_FOLDER / name, json.dumps(coco.captions_of(folder, subset[name], ids)))
+    with atomic_path(output / CAPTIONS_FILE) as path, path.open("w", encoding="utf-8") as stream:
+        for split in splits:
+            stream.writelines(caption_lines(split, seed))
+
+
+def write_names(output: Path, splits: Sequence[SplitResult], genders: Mapping[str, str | None]) -> None:
+    """Write identity_meta.csv in VGGFace2's form; Flag is 0 for the people of the test split."""
+    rows = ["Class_ID, Name, Sample_Num, Flag, Gender"]
+    for split in splits:
+        count = Counter(decision.identity_id for _, decision in split.kept())
+        for identity_id in sorted(count):
+            name = split.names[identity_id].replace(" ", "_").replace('"', '""')
+            gender = {"female": "f", "male": "m"}.get(genders.get(identity_id) or "", "")
+            rows.append(f'{identity_id}, "{name}", {count[identity_id]}, {int(split.split != "test")}, {gender}')
+    atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(rows) + "\n")
+
+
+def write_notes(output: Path, splits: Sequence[SplitResult], notes: Notes, swapper: str) -> None:
+    """Write attributes.json: what the user told about the image, the matched values, the face's height in pixels, the photo."""
+    content: dict[str, dict[str, Any]] = {}
+    for split in splits:
+        for swapped, decision in split.kept():
+            box = swapped.face.box
+            content[sample_key(swapped.image.image_id, decision.identity_id)] = {
+                **notes.get(swapped.image.image_id, {}),
+                **{name: value for name, value in swapped.values.items() if value is not None},
+                "face_height": round(float(box[3] - box[1]), 1),
+                "photo": decision.photo,
+                "swapper": swapper,
+            }
+    atomic_write(output / ATTRIBUTES_FILE, json.dumps(content, ensure_ascii=False))
+
+
+def genders_of(values: Mapping[str, Mapping[str, str | None]], given: Mapping[str, Mapping[str, str]]) -> dict:
+    """Return identity id -> gender, from the matched values or else from the tables."""
+    return {key: matched.get(GENDER) or given.get(key, {}).get(GENDER) for key, matched in values.items()}

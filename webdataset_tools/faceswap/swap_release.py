@@ -1,0 +1,168 @@
+"""COCO + identity photos -> a COCO-PFS release: the stages of `idclip swap` in their order.
+
+Role: read and check the inputs, select people and scenes (processes), split and assign (pure), swap and verify (processes),
+write the release's files. Everything depends on the inputs, the options and the seed alone, so that any number of workers
+and of interruptions give the same bytes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
+from webdataset_tools.faceswap.assignment import assign, split_by_share
+from webdataset_tools.faceswap.contact_sheet import write_contact_sheet
+from webdataset_tools.faceswap.face_scan import EngineLoader, load_engine
+from webdataset_tools.faceswap.inputs import SwapInputs, fingerprint, hash_file, read_inputs
+from webdataset_tools.faceswap.manifest import MANIFEST_FILE, write_manifest
+from webdataset_tools.faceswap.options import SwapOptions
+from webdataset_tools.faceswap.selection import (
+    Lenders,
+    RunStage,
+    Scene,
+    SplitSelection,
+    select_people,
+    select_scenes,
+)
+from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage
+from webdataset_tools.faceswap.swap_report import REPORT_FILE, SwapReport
+from webdataset_tools.faceswap.swappers import Swapper, SwapperSettings, find_factory
+from webdataset_tools.faceswap.swapping import Decision, ImageSwapper, SwapJob, SwapSettings
+from webdataset_tools.release import COCO_FOLDER, SPLITS
+from webdataset_tools.report import Skip, count_reasons
+from webdataset_tools.shard_folder import locked
+
+VERSION = 1  # raise it when equal inputs and options give another release
+_SWAP_CHUNK = 4  # COCO images a record; each gives several pictures
+
+
+def build_release(options: SwapOptions, load: EngineLoader | None = None) -> SwapReport:
+    """Make the release that `options` describe and return its report; a finished one is only reported.
+
+    `load` () -> face engine replaces the one that `options.faces` names; it must be picklable. Raises IdClipError on bad
+    input, when the output folder holds something else, and when nothing can be swapped.
+    """
+    model = Path(options.swapper_model) if options.swapper_model else None
+    create_swapper = partial(find_factory(options.swapper), SwapperSettings(model))
+    create_swapper()  # a missing model is told now, not after hours of looking for faces
+    load = load or partial(load_engine, options.faces, options.det_size)
+    output = Path(options.output)
+    with locked(output):
+        inputs = read_inputs(options)
+        parameters = {"version": VERSION, **options.parameters(), swap_folder.CONTENT: fingerprint(inputs, model)}
+        swap_folder.claim(output, parameters)
+        finished = output / REPORT_FILE
+        if finished.is_file():
+            report = SwapReport.from_json(json.loads(finished.read_text()))
+        else:
+            report = _build(options, inputs, load, create_swapper, model)
+            atomic_write(finished, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+        swap_folder.clear_work(output)
+    return report
+
+
+def _build(
+    options: SwapOptions,
+    inputs: SwapInputs,
+    load: EngineLoader,
+    create_swapper: Callable[[], Swapper],
+    model: Path | None,
+) -> SwapReport:
+    run: RunStage = partial(swap_folder.run_stage, Path(options.output), options.workers)
+    lenders = select_people(inputs, options, load, run)
+    selections = select_scenes(inputs, options, load, run, lenders.face_model)
+    values = {key: tuple(matched.values()) for key, matched in lenders.values.items()}
+    people = split_by_share(values, options.split_shares, options.seed)
+    jobs = {
+        selection.split: _assign(selection, people[selection.split], lenders, inputs, options)
+        for selection in selections
+    }
+    if not any(jobs.values()):
+        counts = count_reasons(skip for selection in selections for skip in selection.skipped)
+        raise IdClipError(f"no image can be swapped: {counts or 'COCO has no image of one person'}")
+    settings = SwapSettings(load, create_swapper, options.tries, options.margin, options.quality, options.seed)
+    results = _swap(selections, jobs, settings, lenders, inputs, run)
+    return _write(results, lenders, inputs, options, model)
+
+
+def _assign(
+    selection: SplitSelection, people: Sequence[str], lenders: Lenders, inputs: SwapInputs, options: SwapOptions
+) -> list[tuple[Scene, SwapJob]]:
+    """Return the scenes of a split with their identities; scenes that match nobody are noted as skipped."""
+    chosen = assign(
+        {scene.image.image_id: tuple(scene.values.values()) for scene in selection.scenes},
+        {key: tuple(lenders.values[key].values()) for key in people},
+        options.people_per_image,
+        options.contexts,
+        options.seed,
+    )
+    target = Path(options.output) / COCO_FOLDER / SPLITS[selection.split].images
+    target.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for scene in sorted(selection.scenes, key=lambda scene: scene.image.image_id):
+        image = scene.image
+        faces = {key: lenders.photos[key] for key in chosen[image.image_id]}
+        if faces:
+            original = inputs.subsets[image.subset].folder / image.file_name
+            jobs.append((scene, SwapJob(image, original, target, scene.face, faces)))
+        else:
+            selection.skipped.append(Skip(image.label, reasons.NO_MATCH, json.dumps(scene.values, ensure_ascii=False)))
+    return jobs
+
+
+def _swap(
+    selections: Sequence[SplitSelection],
+    jobs: Mapping[str, list[tuple[Scene, SwapJob]]],
+    settings: SwapSettings,
+    lenders: Lenders,
+    inputs: SwapInputs,
+    run: RunStage,
+) -> list[SplitResult]:
+    """Run the jobs of all splits and return the splits' results."""
+    prepare = partial(ImageSwapper, settings, inputs.people.folder)
+    tasks = swap_folder.chunked([job for pairs in jobs.values() for _, job in pairs], _SWAP_CHUNK)
+    records = run("swaps", tasks, prepare, "swapping")
+    made = iter([[Decision(**d) for d in job["decisions"]] for record in records for job in record["jobs"]])
+    names = {identity.identity_id: identity.name for identity in inputs.people.identities}
+    return [
+        SplitResult(
+            split=selection.split,
+            images=[SwappedImage(s.image, s.face, s.values, next(made)) for s, _ in jobs[selection.split]],
+            names=names,
+            photos=lenders.photos,
+            digital_source_type=records[0]["digital_source_type"],
+            skipped=sorted(selection.skipped, key=lambda skip: (skip.reason, skip.key)),
+        )
+        for selection in selections
+    ]
+
+
+def _write(
+    results: list[SplitResult], lenders: Lenders, inputs: SwapInputs, options: SwapOptions, model: Path | None
+) -> SwapReport:
+    """Write everything but the pictures, and return the report."""
+    output = Path(options.output)
+    for result in results:
+        release_output.write_features(output, result)
+    release_output.write_captions(output, Path(options.coco), results, options.seed)
+    given = {identity.identity_id: identity.attributes for identity in inputs.people.identities}
+    release_output.write_names(output, results, release_output.genders_of(lenders.values, given))
+    release_output.write_notes(output, results, inputs.notes, options.swapper)
+    unsplit = [skip for subset in inputs.subsets.values() for skip in subset.skipped]
+    common: dict[str, Any] = {"swapper": options.swapper, "face_model": lenders.face_model, "seed": options.seed}
+    common["swapper_model"] = f"{model.name}-{hash_file(model)[:12]}" if model else None
+    write_manifest(output / MANIFEST_FILE, results, unsplit, common)
+    folders = {result.split: inputs.subsets[coco.SUBSETS[result.split]].folder for result in results}
+    write_contact_sheet(output, results, folders, inputs.people.folder, options.seed)
+    return SwapReport(
+        splits={result.split: swap_report.summarise(result, options.people_per_image) for result in results},
+        not_one_person=inputs.not_one_person(),
+        identities_left_out=lenders.skipped,
+        photos_left_out=lenders.skipped_photos,
+        images_left_out=unsplit + [skip for result in results for skip in result.skipped],
+        swaps_dropped=[skip for result in results for skip in swap_report.dropped_swaps(result)],
+    )

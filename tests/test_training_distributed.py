@@ -115,7 +115,7 @@ def test_the_command_trains_validates_and_saves_with_two_processes(two_processes
     moved = {name for name in first if not torch.equal(first[name], second[name])}
     assert "module.text.adaptor.output.weight" in moved and "module.visual.prompts.tokens" in moved
     assert len((folder / "run" / "checkpoints" / "results.jsonl").read_text().splitlines()) == 2
-    best = torch.load(folder / "run" / "best.pt", weights_only=True)
+    best = torch.load(folder / "run" / "checkpoints" / "best.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in best["state_dict"])
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 
 import open_clip
 import open_clip_train.main
@@ -94,13 +95,13 @@ def test_validation_is_logged_by_the_host_and_the_best_is_kept(world, paper_run)
     assert all(
         0 <= line["t2i_R@1"] <= line["t2i_R@50"] == 1 and "entity_R@1" in line and "mAP@10" in line for line in lines
     )
-    best = checkpoint(world, "paper", file="best.pt")
+    best = checkpoint(world, "paper", file="checkpoints/best.pt")
     values = [line["t2i_R@1"] for line in lines]
     assert best["value"] == max(values) and best["epoch"] == 1 + values.index(max(values))
     assert not changed(best["state_dict"], weights(world, "paper", epoch=best["epoch"]))
     assert "id_caption: in_place" in (world / "logs" / "paper" / "params.txt").read_text()
     assert list((world / "logs" / "paper" / "tensorboard").iterdir())
-    loaded = load_model(MODEL, str(world / "logs" / "paper" / "best.pt"))
+    loaded = load_model(MODEL, str(world / "logs" / "paper" / "checkpoints" / "best.pt"))
     assert not changed(best["state_dict"], loaded.model.state_dict())
 
 
@@ -124,13 +125,21 @@ def test_a_resumed_run_ends_as_an_unbroken_one(world, paper_run):
 
 def test_resume_latest_goes_on_and_remembers_the_best(world, paper_run):
     folder = world / "logs" / "paper"
-    best = checkpoint(world, "paper", file="best.pt")
+    best = checkpoint(world, "paper", file="checkpoints/best.pt")
     best["value"] = 2.0  # nothing can exceed it
-    torch.save(best, folder / "best.pt")
+    torch.save(best, folder / "checkpoints" / "best.pt")
     assert train(world, "paper", *paper_run, epochs=2) == 1  # the host does not overwrite an experiment
     assert train(world, "paper", *paper_run, "--resume", "latest", epochs=3) == 0
     assert [line["epoch"] for line in results(world, "paper")] == [1, 2, 3]
-    assert checkpoint(world, "paper", file="best.pt")["value"] == 2.0
+    assert checkpoint(world, "paper", file="checkpoints/best.pt")["value"] == 2.0
+
+
+def test_resume_latest_does_not_go_on_from_the_best_weights(world, paper_run):
+    folder = world / "logs" / "alone" / "checkpoints"
+    folder.mkdir(parents=True)
+    shutil.copy(world / "logs" / "paper" / "checkpoints" / "best.pt", folder)
+    assert train(world, "alone", *PAPER, "--resume", "latest") == 0
+    assert checkpoint(world, "alone")["epoch"] == 1
 
 
 def test_the_temperature_can_be_frozen(world):

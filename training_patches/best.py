@@ -1,8 +1,7 @@
-"""The best weights of a run: a validation result in, `best.pt` in the run's folder if it is the highest so far.
+"""The best weights of a run: a validation result in, `checkpoints/best.pt` if it is the highest so far.
 
-Role: `--id-save-best`. The file lies beside the host's `checkpoints` folder and not in it: `--resume latest` would take
-any .pt file there for a checkpoint to go on from. It loads like the host's own (`state_dict`), and remembers its value,
-so that a resumed run compares with what came before.
+Role: `--id-save-best`. The file loads like the host's own checkpoints (`state_dict`), but holds no optimizer, so that
+training cannot go on from it; it remembers its value, so that a resumed run compares with what came before.
 """
 
 import logging
@@ -17,12 +16,12 @@ from open_clip_idplugin.atomic import atomic_path
 BEST = "best.pt"
 
 
-def keep_best(run_folder: Path, metric: str, metrics: Mapping[str, float], model: torch.nn.Module, name: str) -> bool:
+def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], model: torch.nn.Module, name: str) -> bool:
     """Write the model's weights if `metrics[metric]` exceeds the value in the file that is there; tell whether it did.
 
-    metrics: the results of a validation, with `epoch`; name: the run's. A file for another metric is replaced.
+    folder: the host's checkpoints; metrics: the results of a validation, with `epoch`; name: the run's. A file for another metric is replaced.
     """
-    path = run_folder / BEST
+    path = folder / BEST
     before = best_so_far(path, metric)
     if before is not None and metrics[metric] <= before:
         return False

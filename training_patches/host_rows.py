@@ -23,7 +23,7 @@ from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.tokenizer import identity_tokenizer_or
 from training_patches import params
-from training_patches.best import keep_best
+from training_patches.best import BEST, keep_best
 from training_patches.data import PairMaker, check_training_shards, use_identity_pairs
 from training_patches.params import IdentityOptions
 from training_patches.validation import IdentityValidation
@@ -49,6 +49,13 @@ def rows(run: "TrainingRun") -> tuple[PatchRow, ...]:
             reason="nothing else is called before the optimizer that could check the model or freeze its temperature",
             hosts=_CHECKED,
             parameters=("model_name", "pretrained", "precision", "device"),
+        ),
+        PatchRow(
+            targets=(f"{_MAIN}:get_latest_checkpoint",),
+            replacement=_before(run.get_latest_checkpoint),
+            reason="--resume latest takes any .pt file of the folder, our best.pt too",
+            hosts=_CHECKED,
+            parameters=("path", "remote"),
         ),
         PatchRow(
             targets=(f"{_MAIN}:get_tokenizer",),
@@ -124,6 +131,11 @@ class TrainingRun:
         namespace, self.options = params.parse_args(args, host)
         return namespace
 
+    def get_latest_checkpoint(self, host: Callable[..., Any], path: str, remote: bool) -> str | None:
+        """The newest checkpoint that training can go on from; `best.pt` comes before any `epoch_N.pt`."""
+        found: str | None = host(path, remote)
+        return None if found and Path(found).name == BEST else found
+
     def create_model_and_transforms(self, host: Callable[..., Any], model_name: str, *args: Any, **kwargs: Any) -> Any:
         """Create a model; the first one is trained (distillation makes a second, the teacher)."""
         created = host(model_name, *args, **kwargs)
@@ -184,7 +196,7 @@ class TrainingRun:
         if self.validation is not None and (last or epoch % self.options.val_frequency == 0):
             metrics = {**metrics, **self.validation.metrics(self.model), "epoch": epoch}
             if self.options.save_best and "train" in data:
-                keep_best(Path(args.logs, args.name), self.options.save_best, metrics, self.model, args.name)
+                keep_best(Path(args.checkpoint_path), self.options.save_best, metrics, self.model, args.name)
         return metrics
 
 

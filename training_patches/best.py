@@ -19,7 +19,8 @@ BEST = "best.pt"
 def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], model: torch.nn.Module, name: str) -> bool:
     """Write the model's weights if `metrics[metric]` exceeds the value in the file that is there; tell whether it did.
 
-    folder: the host's checkpoints; metrics: the results of a validation, with `epoch`; name: the run's. A file for another metric is replaced.
+    folder: the host's checkpoints; metrics: the results of a validation, with `epoch`; name: the run's.
+    A file for another metric is replaced.
     """
     path = folder / BEST
     before = best_so_far(path, metric)

@@ -84,8 +84,7 @@ def load_model(
 
 
 def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a checkpoint file by state-dict key, without reading the tensors where the format
-    allows it.
+    """Shapes of a checkpoint's tensors by state-dict key; the tensors themselves are not read where the format allows.
 
     Empty for TorchScript archives. Raises IdClipError if the file is not a checkpoint or holds more than tensors.
     """

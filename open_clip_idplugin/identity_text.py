@@ -71,8 +71,7 @@ class IdentityText:
         return int(self.tokens.shape[0])
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None, non_blocking: bool = False) -> IdentityText:
-        """Move to `device`. `dtype` is accepted because hosts pass it, and ignored: ids stay int64 and faces
-        float32."""
+        """Move to `device`. `dtype` is accepted because hosts pass it, and ignored: ids stay int64 and faces float32."""
         if device is None or isinstance(device, torch.dtype):
             return self
         return self._map(lambda tensor: tensor.to(device=device, non_blocking=non_blocking))
@@ -103,8 +102,7 @@ class IdentityText:
 
     @staticmethod
     def collate(texts: Sequence[IdentityText]) -> IdentityText:
-        """Join batches (of one or more) into one; shorter rows get padding tokens (id 0), fewer faces get rows of
-        zeros."""
+        """Join batches (of one or more) into one; shorter rows get padding tokens (id 0), fewer faces get rows of zeros."""
         if not texts:
             raise IdClipError("IdentityText.collate needs at least one text.")
         length = max(text.tokens.shape[1] for text in texts)

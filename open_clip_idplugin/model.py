@@ -41,8 +41,7 @@ class IdCLIP(CustomTextCLIP):
         identity_cfg: IdentityConfig | Mapping[str, Any] | None = None,
         **host_settings: Any,
     ) -> None:
-        """Build the host's towers, then add to them. Raises IdClipError on a bad `identity_cfg` or an unsuitable
-        tower."""
+        """Build the host's towers, then add to them. Raises IdClipError on a bad `identity_cfg` or an unsuitable tower."""
         config = IdentityConfig.from_dict(identity_cfg or {})
         super().__init__(embed_dim, vision_cfg, text_cfg, **host_settings)
         self.identity_cfg = config
@@ -131,8 +130,7 @@ class IdCLIP(CustomTextCLIP):
 
 
 def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
-    """open_clip.factory's CustomTextCLIP -> a constructor of IdCLIP for configs with an `identity_cfg` (for the patch
-    table)."""
+    """open_clip.factory's CustomTextCLIP -> one that makes an IdCLIP of configs with an `identity_cfg` (for the patch table)."""
     if hasattr(original, _MARK):
         return original
 

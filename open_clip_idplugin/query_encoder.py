@@ -39,8 +39,7 @@ class QueryEncoder:
         return _unit_rows(self._features(texts, faces))
 
     def encode_ensemble(self, groups: Sequence[Sequence[str]], faces: Any = None) -> np.ndarray:
-        """Several texts a query -> [len(groups), D] float32 unit rows: the mean of a group's unnormalised features,
-        then L2.
+        """Several texts a query -> [len(groups), D] float32 unit rows: the mean of unnormalised features, then L2.
 
         faces: those of each group (None, [D] or [F, D] each; or [G, D], [G, F, D]; or one [D] for all). Every text of a
         group with a face must hold `[TOK]`.
@@ -59,8 +58,7 @@ class QueryEncoder:
         return _unit_rows(means)
 
     def encode_images(self, batches: Iterable[torch.Tensor], progress: str | None = None) -> np.ndarray:
-        """Batches of preprocessed images [b, 3, H, W] -> [N, D] float32 unit rows. `progress`: label of a progress
-        bar."""
+        """Batches of preprocessed images [b, 3, H, W] -> [N, D] float32 unit rows. `progress`: label of a progress bar."""
         features = []
         for images in tqdm(batches, desc=progress, unit="batch", disable=progress is None):
             with torch.inference_mode(), self._autocast():

@@ -1,5 +1,4 @@
-"""open_clip's text tower, taught to take identity tokens: token ids [B, L] or an `IdentityText` -> text features [B,
-D].
+"""open_clip's text tower with identity tokens: token ids [B, L] or an `IdentityText` -> text features [B, D].
 
 The stock tower is promoted in place, so that it keeps the host's constructor, weights and forward pass. What is
 added: the adaptor, the embeddings at the placeholders, the cut at the longest EOT, and a `lock` (open_clip 2.32 has
@@ -24,8 +23,7 @@ from open_clip_idplugin.identity_text import IdentityText
 
 @dataclass(frozen=True, eq=False)
 class _PlacedText:
-    """Stands in for the token tensor in the host's forward pass, which asks it for the position of EOT and nothing
-    else."""
+    """Stands in for the token tensor in the host's forward pass, which asks it for the position of EOT and nothing else."""
 
     tokens: torch.Tensor  # [B, L], an ordinary id at every placeholder
     faces: torch.Tensor  # [B, F, D], F >= 1
@@ -53,8 +51,7 @@ class IdentityTextTransformer(TextTransformer):
     cut_at_eot: bool = True
 
     def forward(self, text: torch.Tensor | IdentityText) -> Any:
-        """Token ids [B, L] int64 or IdentityText -> features [B, D] (with `output_tokens`: and tokens [B, L,
-        width])."""
+        """Token ids [B, L] int64 or IdentityText -> features [B, D] (with `output_tokens`: and tokens [B, L, width])."""
         return super().forward(self._shortened(self._placed(text)))
 
     def forward_intermediates(self, text: torch.Tensor | IdentityText, *args: Any, **kwargs: Any) -> Any:
@@ -73,8 +70,7 @@ class IdentityTextTransformer(TextTransformer):
         return embeddings, mask
 
     def _with_identities(self, embeddings: torch.Tensor, text: _PlacedText) -> torch.Tensor:
-        """Put identity tokens, with the position of their placeholder, where slots are not 0. The input is not
-        changed."""
+        """Put identity tokens, with the position of their placeholder, where slots are not 0. The input is not changed."""
         identities = self.adaptor(text.faces).flatten(1, 2).to(embeddings.dtype)  # [B, F * n, width]
         slots = F.pad(text.slots, (0, embeddings.shape[1] - text.slots.shape[1]))  # a class token may follow the text
         index = (slots - 1).clamp(min=0).unsqueeze(-1).expand(-1, -1, self.width)
@@ -83,8 +79,7 @@ class IdentityTextTransformer(TextTransformer):
         return torch.where((slots > 0).unsqueeze(-1), placed, embeddings)
 
     def _placed(self, text: torch.Tensor | IdentityText) -> torch.Tensor | _PlacedText:
-        """Plain ids where there is nothing to place; in training a text without faces still runs the adaptor,
-        masked."""
+        """Plain ids where there is nothing to place; in training a text without faces still runs the adaptor, masked."""
         if isinstance(text, IdentityText):
             if text.faces.shape[1] > 0:
                 self._check(text)
@@ -156,8 +151,7 @@ def _is_captured(tokens: torch.Tensor) -> bool:
 
 
 def promote_text_tower(tower: nn.Module, config: IdentityConfig) -> IdentityTextTransformer:
-    """Turn open_clip's native text tower into an IdentityTextTransformer, in place; raises IdClipError for other
-    towers."""
+    """Turn open_clip's native text tower into an IdentityTextTransformer, in place; raises IdClipError for other towers."""
     if type(tower) is not TextTransformer:
         raise IdClipError(
             f"IdCLIP needs open_clip's own text tower, not {type(tower).__name__}; use a config without hf_model_name."

@@ -1,5 +1,4 @@
-"""Texts with `[TOK]` and face embeddings -> `IdentityText`; plain texts -> exactly what open_clip's tokenizer makes
-of them.
+"""Texts with `[TOK]` and face embeddings -> `IdentityText`; plain texts -> exactly what open_clip makes of them.
 
 A placeholder becomes n ordinary token ids (n = tokens_per_identity), all below EOT and none of them padding, because
 text towers find EOT as the highest id: a new special token would be taken for it. Where the faces go is kept beside

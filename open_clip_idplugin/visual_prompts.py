@@ -52,7 +52,7 @@ class VisualPrompts(nn.Module):
 
 
 class PromptedVisionTransformer(VisionTransformer):
-    """open_clip's VisionTransformer with prompts; promoted in place by `add_visual_prompts`."""
+    """open_clip's VisionTransformer with prompts; promoted in place by `set_visual_prompts`."""
 
     prompts: VisualPrompts
 
@@ -68,7 +68,7 @@ class PromptedVisionTransformer(VisionTransformer):
 
 
 class PromptedTimmModel(TimmModel):
-    """open_clip's wrapper of a timm VisionTransformer with prompts; promoted in place by `add_visual_prompts`."""
+    """open_clip's wrapper of a timm VisionTransformer with prompts; promoted in place by `set_visual_prompts`."""
 
     prompts: VisualPrompts
 
@@ -111,8 +111,7 @@ def _promote(tower: Any, kind: type, like: torch.Tensor, patch_size: tuple[int, 
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:
-    """Whether a timm model is a VisionTransformer (hybrids included) that passes norm_pre and norm as the stock one
-    does."""
+    """Whether a timm model is a VisionTransformer (hybrids included) that passes norm_pre and norm as the stock one does."""
     return isinstance(trunk, TimmVisionTransformer) and (
         type(trunk).forward_features is TimmVisionTransformer.forward_features
     )

@@ -15,8 +15,7 @@ MADE_BY = {
 
 
 def shipped(name: str) -> Path:
-    """The path of a file or folder of package data; raises IdClipError, with the command that makes it, if it is
-    missing."""
+    """The path of a file or folder of package data; raises IdClipError, with the command that makes it, if it is missing."""
     path = WEIGHTS / name
     if path.exists():
         return path

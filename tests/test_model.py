@@ -293,6 +293,7 @@ def test_factory_doors(tiny_identity_models):
     assert built.adaptor.hidden[0].weight.shape == (64, 128) and built.identity_cfg.visual_prompts == 0
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_is_not_bound_to_one_length(create, tokenizer):
     model = create().eval()
     traced = torch.jit.trace_module(model, {"encode_text": tokenizer(["a dog", "a cat"])})

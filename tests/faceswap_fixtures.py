@@ -1,8 +1,8 @@
 """A small COCO and a folder of identities, drawn, and a face engine that knows where the drawn faces are.
 
 The engine stands in for a face pack: it recognises a picture by its pixels and answers with the landmarks it was drawn
-with; embeddings are a real function of the aligned pixels, so that verification and retries mean something. It is importable, because
-the worker processes are spawned.
+with; embeddings are a real function of the aligned pixels, so that verification and retries mean something. It is
+importable, because the worker processes are spawned.
 """
 
 import hashlib
@@ -18,7 +18,10 @@ import numpy as np
 from PIL import Image
 
 from open_clip_idplugin.faces import Face, load_picture
+from webdataset_tools.faceswap import marking
+from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.geometry import align_crop
+from webdataset_tools.faceswap.swappers import FaceInPicture, SwapperSettings
 from webdataset_tools.miniature.drawing import draw_face
 from webdataset_tools.miniature.head_frame import FacePose
 from webdataset_tools.miniature.people import sample_person
@@ -81,6 +84,32 @@ class DrawnFaceEngine:
         return np.stack(rows).astype(np.float32)
 
 
+class Mute:
+    """A swapper that changes nothing: no result can be recognised as the identity."""
+
+    digital_source_type = marking.COMPOSITE_SYNTHETIC
+
+    def swap(self, target: FaceInPicture, source: FaceInPicture) -> np.ndarray:
+        return target.picture
+
+
+class Picky(BlendSwapper):
+    """Refuses half of the photos, so that others must be tried."""
+
+    def swap(self, target: FaceInPicture, source: FaceInPicture) -> np.ndarray:
+        if int(digest(source.picture), 16) % 2:
+            raise ValueError("not this one")
+        return super().swap(target, source)
+
+
+def create_mute(settings: SwapperSettings) -> Mute:
+    return Mute()
+
+
+def create_picky(settings: SwapperSettings) -> Picky:
+    return Picky()
+
+
 def digest(picture: np.ndarray) -> str:
     return hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest()
 
@@ -118,11 +147,12 @@ def write_world(root: Path, train: int = 6, val: int = 6, people: int = 12, phot
         categories = [{"id": 1, "name": "person"}, {"id": 37, "name": "sports ball"}]
         write_json(world, "instances", subset, {"images": images, "annotations": instances, "categories": categories})
         write_json(world, "captions", subset, {"info": {}, "licenses": [], "images": images, "annotations": captions})
+    world.people.mkdir(parents=True)
     rows = ["Class_ID, Name, Sample_Num, Flag, Gender"]
     for number in range(people):
         person = sample_person(number, "test")
         folder = world.people / person.identity_id
-        folder.mkdir(parents=True)
+        folder.mkdir()
         for photo in range(photos):
             pose = FacePose(yaw=4.0 * photo - 4, smile=0.2, light=0.1 * photo)
             drawn = draw_face(person, pose, size=160, zoom=0.6)

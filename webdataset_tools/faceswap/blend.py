@@ -1,19 +1,29 @@
-"""The swapper without weights: the identity's photo is warped onto the target's face, recoloured and cloned in.
+"""The swapper without weights: the identity's photo is moved onto the target's face, recoloured and cloned in.
 
-Role: two faces in pictures -> the target's picture with the source's face between forehead and chin. Steps: affine warp
-by the five landmarks, transfer of colour and sharpness, seamless cloning (Perez et al. 2003) by OpenCV. Hair, ears and
-background stay; everything works on a cut-out around the face, so that its cost does not depend on the picture's size.
+Role: two faces in pictures -> the target's picture with the source's face between forehead and chin. Steps: rotation,
+scale and shift by the five landmarks (an affine fit would give everybody the same proportions), transfer of colour and
+sharpness, seamless cloning (Perez et al. 2003) by OpenCV. Hair, ears and background stay; everything works on a cut-out
+around the face, so that its cost does not depend on the picture's size.
 """
 
 import cv2
 import numpy as np
 
 from webdataset_tools.faceswap import marking
-from webdataset_tools.faceswap.geometry import REFERENCE, SwapFailed, fit_affine, pose_of, scale_of, transform
+from webdataset_tools.faceswap.geometry import (
+    REFERENCE,
+    SwapFailed,
+    fit_affine,
+    fit_similarity,
+    pose_of,
+    scale_of,
+    transform,
+)
 from webdataset_tools.faceswap.swappers import FaceInPicture
 
-# The part of a face that is replaced, in ArcFace's 112-pixel frame: from above the brows to the chin, within the cheeks.
-_MIDDLE, _RADII = np.array([56.0, 71.0]), np.array([37.0, 42.0])
+# The part of a face that is replaced, in ArcFace's 112-pixel frame: nearly all of it, from the forehead to the chin. Less
+# leaves a mixture of two people that a recogniser takes for the one who was there before.
+_MIDDLE, _RADII = np.array([56.0, 68.5]), np.array([43.0, 47.5])
 _TURN = 70.0  # frame units by which the visible face moves sideways under the landmarks, per unit of `pose_of`
 _LARGEST_TURN = 0.35  # in units of `pose_of`; beyond, the far eye is at the edge of the face
 _ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, more is fuller at the jaw
@@ -21,7 +31,7 @@ _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails o
 _SMALLEST = 12  # pixels a side of a mask below which cloning has nothing to solve
 _CONTRAST = (0.75, 1.2)  # limits of the change in contrast by colour transfer: more would bring up noise
 _EDGES = 97  # percentile of local differences that tells a picture's sharpness; lower ones tell its noise
-_CLONED = 0.7  # share of the cloned picture in the result; the rest is the recoloured face itself, against bled colours
+_CLONED = 0.25  # share of the cloned picture in the result: more lets hair and background bleed into the face
 
 
 class BlendSwapper:
@@ -73,11 +83,11 @@ def _window(outline: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int,
 
 def _warp(source: FaceInPicture, landmarks: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the source's picture warped to a canvas of `shape`, and where the canvas shows its face, bool [H, W]."""
-    picture, matrix = source.picture, fit_affine(source.landmarks, landmarks)
+    picture, matrix = source.picture, fit_similarity(source.landmarks, landmarks)
     outline = transform(matrix, _outline(source.landmarks, source.box))
     while scale_of(matrix) < 0.5 and min(picture.shape[:2]) > 2:  # else the warp would skip pixels
         picture = cv2.pyrDown(picture)
-        matrix = fit_affine(source.landmarks * (picture.shape[1] / source.picture.shape[1]), landmarks)
+        matrix = fit_similarity(source.landmarks * (picture.shape[1] / source.picture.shape[1]), landmarks)
     size = (shape[1], shape[0])
     face = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.full(picture.shape[:2], 255, np.uint8), matrix, size, flags=cv2.INTER_NEAREST) > 0
@@ -127,7 +137,7 @@ def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray
     """Return the scene with the face under the mask, its edge faded; nothing changes outside of the mask."""
     y, x = np.nonzero(mask)
     side = min(np.ptp(x), np.ptp(y)) + 1
-    alpha = _fade(mask, max(side / 12, 1.0))
+    alpha = _fade(mask, max(side / 20, 1.0))
     blended = face.astype(np.float32)
     if side >= _SMALLEST:
         blended = (1 - _CLONED) * blended + _CLONED * _clone(face, scene, mask)

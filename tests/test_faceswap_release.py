@@ -1,9 +1,11 @@
 """`idclip swap` from COCO to a release: layout, equal bytes, going on after a kill, faults, marks, captions, manifest."""
 
+import errno
 import hashlib
 import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,8 +19,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.faceswap import marking, reasons
+from webdataset_tools.faceswap.command import swap as verb
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_folder import WORK_FOLDER
 from webdataset_tools.faceswap.swap_release import build_release
@@ -187,6 +191,32 @@ def test_a_finished_release_is_reported_and_another_one_refused(world, release):
         (world.people / "n200000" / "9.jpg").unlink()
     with pytest.raises(IdClipError, match="is not empty"):
         swap(world, world.root)
+
+
+def test_the_verb_prints_what_it_wrote_and_the_next_step(world, release, capsys):
+    output, _ = release
+    verb(str(world.coco), str(world.people), str(output), **LENIENT)
+    told = capsys.readouterr().out
+    assert re.search(r"train: \d+ swapped images of \d+ people", told)
+    assert "contact_sheet.jpg" in told and f"next: idclip shards --release {output} --split train" in told
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on(world, release, tmp_path, monkeypatch):
+    output, _ = release
+    written = []
+
+    def failing(path, content, mode=0o644):
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        atomic_write(path, content, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("webdataset_tools.faceswap.swapping.atomic_write", failing)
+        with pytest.raises(IdClipError, match=r"cannot write .*No space left.*run the same command again"):
+            swap(world, tmp_path / "swapped")
+    swap(world, tmp_path / "swapped")
+    assert files_of(tmp_path / "swapped") == files_of(output)
 
 
 def test_another_seed_swaps_other_people(world, release, tmp_path):

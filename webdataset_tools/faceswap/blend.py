@@ -136,7 +136,7 @@ def _detail(picture: np.ndarray, mask: np.ndarray) -> float:
 def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return the scene with the face under the mask, its edge faded; nothing changes outside of the mask."""
     y, x = np.nonzero(mask)
-    side = min(np.ptp(x), np.ptp(y)) + 1
+    side = int(min(x.max() - x.min(), y.max() - y.min())) + 1
     alpha = _fade(mask, max(side / 20, 1.0))
     blended = face.astype(np.float32)
     if side >= _SMALLEST:

@@ -22,7 +22,7 @@ from webdataset_tools.report import Skip
 CONTACT_SHEET = "contact_sheet.jpg"
 _EXAMPLES, _COLUMNS = 24, 3
 _CELL, _LABEL, _GAP = 150, 16, 6
-_AROUND = 1.6  # faces of context on each side of a face, in its heights
+_AROUND = 0.9  # faces of context on each side of a face, in its heights
 _QUALITY = 90
 
 
@@ -71,15 +71,10 @@ def _cell(path: Path, face: FoundFace, label: str) -> np.ndarray:
     picture = open_picture(path, label)
     if not isinstance(picture, Skip):
         half = (0.5 + _AROUND) * float(face.box[3] - face.box[1])
-        middle = (face.box[:2] + face.box[2:]) / 2
-        corners = [float(value) for value in (*(middle - half), *(middle + half))]
-        corners = [
-            max(corners[0], 0),
-            max(corners[1], 0),
-            min(corners[2], picture.shape[1]),
-            min(corners[3], picture.shape[0]),
-        ]
-        cut = Image.fromarray(picture).crop([round(value) for value in corners])
+        x, y = (float(value) for value in (face.box[:2] + face.box[2:]) / 2)
+        height, width = picture.shape[:2]
+        corners = (max(x - half, 0), max(y - half, 0), min(x + half, width), min(y + half, height))
+        cut = Image.fromarray(picture).crop(corners)
         cut.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
         if max(cut.size) < _CELL:
             cut = cut.resize([round(side * _CELL / max(cut.size)) for side in cut.size], Image.Resampling.BICUBIC)

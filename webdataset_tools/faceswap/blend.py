@@ -31,7 +31,8 @@ _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails o
 _SMALLEST = 12  # pixels a side of a mask below which cloning has nothing to solve
 _CONTRAST = (0.75, 1.2)  # limits of the change in contrast by colour transfer: more would bring up noise
 _EDGES = 97  # percentile of local differences that tells a picture's sharpness; lower ones tell its noise
-_CLONED = 0.25  # share of the cloned picture in the result: more lets hair and background bleed into the face
+_CLONED = 0.25  # share of the cloned picture in the middle: more lets hair and background bleed into the face
+_SEAM = 9  # the edge is cloned alone; over a ninth of the mask's side inwards the share falls
 
 
 class BlendSwapper:
@@ -140,7 +141,8 @@ def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray
     alpha = _fade(mask, max(side / 20, 1.0))
     blended = face.astype(np.float32)
     if side >= _SMALLEST:
-        blended = (1 - _CLONED) * blended + _CLONED * _clone(face, scene, mask)
+        own = (1 - _CLONED) * _fade(mask, side / _SEAM)[:, :, None]
+        blended = own * blended + (1 - own) * _clone(face, scene, mask)
     mixed = scene + alpha[:, :, None] * (blended - scene)
     return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 

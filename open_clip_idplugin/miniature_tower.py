@@ -35,21 +35,21 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-class ConvolutionNormActivation(nn.Module):
-    """3 x 3 convolution, group norm, ReLU.
+class ConvolutionReLU(nn.Module):
+    """3 x 3 convolution and ReLU.
 
-    Group norm keeps no running statistics: a frozen tower answers the same in training mode.
+    Pretraining puts a batch norm between the two and folds it into the convolution in the end: a frozen tower must not
+    keep running statistics, which would change in training mode.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm = nn.GroupNorm(8, out_channels)
+        self.convolution = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
         self.activation = nn.ReLU()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> [B, C', H / stride, W / stride]."""
-        activated: torch.Tensor = self.activation(self.norm(self.convolution(images)))
+        activated: torch.Tensor = self.activation(self.convolution(images))
         return activated
 
 
@@ -58,8 +58,8 @@ class ResidualPair(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = ConvolutionNormActivation(channels, channels)
-        self.second = ConvolutionNormActivation(channels, channels)
+        self.first = ConvolutionReLU(channels, channels)
+        self.second = ConvolutionReLU(channels, channels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> the same shape."""
@@ -83,11 +83,11 @@ class ConvolutionalPatches(nn.Module):
         self.grid_size = (GRID, GRID)
         self.num_patches = GRID * GRID
         self.layers = nn.Sequential(
-            ConvolutionNormActivation(in_chans, 32, stride=2),
-            ConvolutionNormActivation(32, 64, stride=2),
-            ConvolutionNormActivation(64, 128, stride=2),
+            ConvolutionReLU(in_chans, 32, stride=2),
+            ConvolutionReLU(32, 64, stride=2),
+            ConvolutionReLU(64, 128, stride=2),
             ResidualPair(128),
-            ConvolutionNormActivation(128, embed_dim, stride=2),
+            ConvolutionReLU(128, embed_dim, stride=2),
         )
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:

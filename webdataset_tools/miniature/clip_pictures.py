@@ -1,15 +1,16 @@
 """What the tiny CLIP is pretrained on: drawn pictures [N, 96, 96, 3] uint8 with a few alt-texts each.
 
 Role: stands for the web-scale data of a real CLIP. People come from the pool "clip" and scenes from numbers that no
-release uses. Two pictures share a scene; in every other scene the face is swapped onto another body, so that looks have
-to be read off the face. A third of the people are "celebrities", whose alt-texts often give the name.
+release uses. Four pictures share a scene; in every other scene the face is swapped onto other bodies, so that looks have
+to be read off the face. As on the web, a part of the pictures are portraits, in which faces are large. A third of the
+people are "celebrities", whose alt-texts often give the name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +23,7 @@ from open_clip_idplugin.atomic import atomic_path
 from webdataset_tools.miniature.captions import alt_text
 from webdataset_tools.miniature.people import Person, sample_person, swap_face
 from webdataset_tools.miniature.places import PLACES
-from webdataset_tools.miniature.scenes import draw_scene, sample_scene
+from webdataset_tools.miniature.scenes import Scene, draw_scene, sample_scene
 from webdataset_tools.miniature.streams import stream
 
 POOL = "clip"
@@ -30,8 +31,9 @@ PEOPLE = 3_000
 CELEBRITIES = 1_000  # the first so many people of the pool
 NAMED_SHARE = 0.5  # of the alt-texts of celebrities
 FIRST_SCENE = 500_000_000
-PICTURES_PER_SCENE = 2
-TEXTS_PER_PICTURE = 4
+PORTRAITS = 0.6  # share of the plain scenes, about a third of all
+PICTURES_PER_SCENE = 4
+TEXTS_PER_PICTURE = 8
 SIZE = 96
 UNSEEN = 50_000_000  # pictures from this number on are for validation
 
@@ -81,7 +83,7 @@ def draw_pictures(count: int, first: int = 0, seed: int = 0, workers: int = 2) -
 
 def draw_picture(number: int, seed: int = 0) -> tuple[np.ndarray, list[str], int, int]:
     """One picture: pixels [96, 96, 3] uint8, its alt-texts, the scene's number and the background's."""
-    scene = sample_scene(FIRST_SCENE + 100_000_000 * seed + number // PICTURES_PER_SCENE)
+    scene = _scene(FIRST_SCENE + 100_000_000 * seed + number // PICTURES_PER_SCENE)
     rng = stream(number, "pretraining", seed)
     index, person = _somebody(rng)
     if scene.seed % 2:
@@ -95,6 +97,15 @@ def draw_picture(number: int, seed: int = 0) -> tuple[np.ndarray, list[str], int
 def halved(picture: np.ndarray) -> np.ndarray:
     """uint8 [192, 192, 3] -> [96, 96, 3], resized as open_clip's preprocessing does."""
     return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+def _scene(number: int) -> Scene:
+    """A scene, or a portrait in its place: the camera is near, and what hands do is out of the picture."""
+    scene, rng = sample_scene(number), stream(number, "portrait")
+    if rng.random() >= PORTRAITS or scene.stratum != "plain":
+        return scene
+    near = float(rng.uniform(0.3, 0.6))
+    return replace(scene, activity="standing", held=None, face_share=near, place_x=0.5, place_y=0.46)
 
 
 def _somebody(rng: np.random.Generator) -> tuple[int, Person]:

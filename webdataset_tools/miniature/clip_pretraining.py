@@ -34,8 +34,15 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
 from webdataset_tools.miniature.bpe import learn_merges, vocabulary_size, write_merges
 from webdataset_tools.miniature.captions import scene_captions
+from webdataset_tools.miniature.clip_batch_norm import add_batch_norm, fold_batch_norm
 from webdataset_tools.miniature.clip_groups import choose_groups, group_targets
-from webdataset_tools.miniature.clip_pictures import FIRST_SCENE, UNSEEN, PretrainingPictures, draw_pictures
+from webdataset_tools.miniature.clip_pictures import (
+    FIRST_SCENE,
+    PICTURES_PER_SCENE,
+    UNSEEN,
+    PretrainingPictures,
+    draw_pictures,
+)
 from webdataset_tools.miniature.scenes import sample_scene
 from webdataset_tools.miniature.streams import stream
 
@@ -56,7 +63,7 @@ class Recipe:
     text_steps: int = 1_200
     text_batch: int = 256
     text_rate: float = 1.5e-3
-    hard_places: int = 2  # backgrounds in every other batch of the second stage, whose negatives are then hard
+    hard_places: int = 2  # backgrounds in every other batch of the second stage, which has whole scenes of few places
     weight_decay: float = 0.05
 
 
@@ -112,13 +119,17 @@ def learn_vocabulary(pictures: PretrainingPictures, vocab_size: int) -> list[tup
 
 
 def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: Recipe, seed: int) -> None:
-    """First stage: binary cross-entropy of every word group, from the tower's embedding through a linear head."""
+    """First stage: binary cross-entropy of every word group, from the tower's embedding through a linear head.
+
+    Batch norm is there during this stage only.
+    """
     groups = choose_groups(pictures.texts, recipe.groups)
     targets = torch.from_numpy(group_targets(pictures.texts, groups))
     frequency = targets.float().mean(0)
     torch.manual_seed(seed)
     head = nn.Linear(tower.head.proj.out_features, len(groups))
     head.bias.data = torch.logit(frequency)
+    add_batch_norm(tower)
     optimizer, schedule = _optimizer([tower, head], recipe.image_rate, recipe.weight_decay, recipe.image_steps)
     tower.train()
     batches = _random_batches(len(pictures), recipe.image_batch, recipe.image_steps, seed)
@@ -129,6 +140,7 @@ def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: R
         loss = F.binary_cross_entropy_with_logits(logits.float(), targets[batch].float())
         _step(optimizer, schedule, loss)
         progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    fold_batch_norm(tower)
 
 
 def align_text_tower(
@@ -243,14 +255,13 @@ def _random_batches(count: int, size: int, steps: int, seed: int) -> Iterator[np
 
 
 def _hard_batches(pictures: PretrainingPictures, recipe: Recipe, seed: int) -> Iterator[np.ndarray]:
-    """Random index batches; every other one from a few backgrounds."""
-    rng = np.random.default_rng(seed)
-    places = np.unique(pictures.places)
+    """Random index batches; every other one holds whole scenes of few backgrounds, so that people and details count."""
+    rng, places = np.random.default_rng(seed), np.unique(pictures.places)
     for step, batch in enumerate(_random_batches(len(pictures), recipe.text_batch, recipe.text_steps, seed)):
         if step % 2:
-            chosen = rng.choice(places, recipe.hard_places, replace=False)
-            candidates = np.flatnonzero(np.isin(pictures.places, chosen))
-            batch = rng.choice(candidates, min(recipe.text_batch, len(candidates)), replace=False)
+            chosen = np.isin(pictures.places, rng.choice(places, recipe.hard_places, replace=False))
+            scenes = rng.permutation(np.unique(pictures.scenes[chosen]))
+            batch = np.flatnonzero(np.isin(pictures.scenes, scenes[: recipe.text_batch // PICTURES_PER_SCENE]))
         yield batch
 
 

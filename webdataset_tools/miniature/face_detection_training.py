@@ -1,7 +1,7 @@
 """Train the miniature's face detector: drawn pictures with exact boxes and landmarks -> `Detector`.
 
-Only plain scenes and portraits are shown to it, so that small, turned, hidden, dark and blurred faces are found as
-rarely as real detectors find them.
+It learns the faces of plain scenes and portraits alone, so that small, turned, hidden, dark and blurred ones are found
+as rarely as real detectors find them; of hard scenes it learns where no face is.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def train_detector(data: DetectionSet, steps: int, batch: int = 32, lr: float = 
 
 
 def _view(data: DetectionSet, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One training picture uint8 [192, 192, 3] and its faces float32 [n, 14] (box, then landmarks, in pixels)."""
+    """One training picture uint8 [192, 192, 3] and its faces float32 [n, 15]: box, landmarks (pixels), learn."""
     canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
     kind = rng.random()
     if kind < 0.75:
@@ -82,7 +82,7 @@ def _paste(
     rng: np.random.Generator,
     place: Callable[[np.ndarray, int, np.random.Generator], tuple[float, np.ndarray]],
 ) -> np.ndarray:
-    """Warp picture `index` into the square `tile` (x, y, side) of `canvas`; return its face float32 [1, 14]."""
+    """Warp picture `index` into the square `tile` (x, y, side) of `canvas`; return its face float32 [1, 15]."""
     x, y, side = tile
     box, points = data.boxes[index], data.landmarks[index]
     scale, target = place(box, side, rng)
@@ -93,7 +93,9 @@ def _paste(
     corners = np.sort(box.reshape(2, 2) * factors + shift, axis=0)
     moved = points * factors + shift
     moved = moved[_LANDMARK_SWAP] if factors[0] < 0 else moved
-    return np.concatenate([(corners + [x, y]).ravel(), (moved + [x, y]).ravel()])[None].astype(np.float32)
+    return np.concatenate([(corners + [x, y]).ravel(), (moved + [x, y]).ravel(), data.learn[[index]]])[None].astype(
+        "f4"
+    )
 
 
 def _warp(picture: np.ndarray, factors: np.ndarray, shift: np.ndarray, side: int, border: int) -> np.ndarray:
@@ -146,12 +148,15 @@ def _targets(faces: list[np.ndarray], stride: int, side: int, size: float) -> tu
             height = _face_size(face[:4])
             ratio = max(height / size, size / height)
             distance = np.hypot(x - (face[0] + face[2]) / 2, y - (face[1] + face[3]) / 2)
+            if not face[14]:
+                labels[row, distance < 0.6 * height] = -1
+                continue
             labels[row, (distance < 0.5 * height) & (ratio < _IGNORED) & (labels[row] < 0.5)] = -1
             if ratio < _REACH:
                 inside = distance < max(0.22 * height, 0.72 * stride)
                 labels[row, inside] = 1
                 sides = np.stack([x - face[0], y - face[1], face[2] - x, face[3] - y], 1)
-                offsets = face[4:].reshape(1, 5, 2) - np.stack([x, y], 1)[:, None]
+                offsets = face[4:14].reshape(1, 5, 2) - np.stack([x, y], 1)[:, None]
                 targets[row, inside] = np.concatenate([sides, offsets.reshape(-1, 10)], 1)[inside]
     return torch.from_numpy(labels), torch.from_numpy(targets)
 

@@ -4,8 +4,11 @@
 `Detector`: pictures [1, 3, H, W] (sides multiples of 32) -> SCRFD's nine outputs (Guo et al., arXiv 2105.04714).
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 STRIDES = (8, 16, 32)
 # Face size in pixels that each anchor stands for, two a stride, in steps of about 1.43: small faces
@@ -64,7 +67,10 @@ class Recogniser(nn.Module):
 
 
 class Detector(nn.Module):
-    """An anchor-free detector with two size classes ("anchors") a cell at strides 8, 16 and 32; 0.1 M parameters."""
+    """An anchor-free detector with two size classes ("anchors") a cell at strides 8, 16 and 32; 0.1 M parameters.
+
+    Coarser maps are added to finer ones, so that a part of a large face is not taken for a small one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,6 +83,7 @@ class Detector(nn.Module):
             ]
         )
         widths = (32, 40, 44)
+        self.laterals = nn.ModuleList([nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths)])
         for level, (stride, sizes) in enumerate(zip(STRIDES, ANCHOR_SIZES)):
             scale = (torch.tensor(sizes) / stride).view(2, 1, 1, 1)
             self.register_buffer(f"scale{level}", scale, persistent=False)
@@ -93,10 +100,13 @@ class Detector(nn.Module):
         they leave the net in units of the anchor's face size, so that all anchors learn numbers of one size.
         """
         x = self.stem(pictures)
+        features = [x := stage(x) for stage in self.stages]
+        for level in (1, 0):
+            coarse = functional.interpolate(self.laterals[level](features[level + 1]), scale_factor=2.0)
+            features[level] = features[level] + coarse
         outputs = []
-        for level, (stage, head) in enumerate(zip(self.stages, self.heads)):
-            x = stage(x)
-            logits, boxes, landmarks = head(x).split((2, 8, 20), dim=1)
+        for level, head in enumerate(self.heads):
+            logits, boxes, landmarks = head(features[level]).split((2, 8, 20), dim=1)
             scale = getattr(self, f"scale{level}")
             boxes, landmarks = boxes.unflatten(1, (2, 4)) * scale, landmarks.unflatten(1, (2, 10)) * scale
             outputs.append(tuple(_rows(t) for t in (logits.unflatten(1, (2, 1)), boxes, landmarks)))

@@ -82,19 +82,19 @@ def degrade(crops: Tensor) -> Tensor:
     parts = [_lower_resolution(part) for part in crops.split(max(1, len(crops) // 8))]
     crops = torch.cat(parts)
     count = len(crops)
-    crops = _hide(crops, torch.rand(count) < 0.2)
+    crops = _hide(crops, torch.rand(count) < 0.12)
     light = torch.exp(0.18 * torch.randn(count, 1, 1, 1))
-    light = torch.where(torch.rand(count, 1, 1, 1) < 0.15, 0.2 + 0.6 * torch.rand(count, 1, 1, 1), light)
+    light = torch.where(torch.rand(count, 1, 1, 1) < 0.1, 0.2 + 0.6 * torch.rand(count, 1, 1, 1), light)
     tint = 1 + 0.06 * torch.randn(count, 3, 1, 1)
     noise = torch.rand(count, 1, 1, 1) ** 2 * 0.1 * torch.randn_like(crops)
     return ((crops + 1) * light * tint - 1 + noise).clamp(-1, 1)
 
 
 def _lower_resolution(crops: Tensor) -> Tensor:
-    """Scale down and up again by one random factor, for half of the calls; down to 16 pixels a crop."""
+    """Scale down and up again by one random factor, for half of the calls; down to 18 pixels a crop."""
     if torch.rand(()) < 0.5:
         return crops
-    side = int(torch.exp(torch.empty(()).uniform_(math.log(16), math.log(90))))
+    side = int(torch.exp(torch.empty(()).uniform_(math.log(18), math.log(90))))
     small = functional.interpolate(crops, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
     return functional.interpolate(small, size=crops.shape[2:], mode="bilinear", align_corners=False)
 

@@ -24,6 +24,7 @@ POOL = "faces"
 UNSEEN = 50_000  # people of the pool from this number on are never trained on
 WIDE_SIZE = 96  # pixels a side of a stored crop
 MARGIN = 1.2  # ... which shows this many times the side of the aligned crop, so that training can shift and turn it
+_HARD = 4  # remainder by 5 of the numbers of hard detection pictures
 _Drawn = TypeVar("_Drawn")
 _REFERENCE = np.array(  # ArcFace's landmarks in a 112-pixel crop
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float64
@@ -40,11 +41,15 @@ class CropSet:
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """Pictures uint8 [N, 192, 192, 3] RGB of one face each; boxes [N, 4], landmarks [N, 5, 2] float32 (pixels)."""
+    """Pictures uint8 [N, 192, 192, 3] RGB of one face each; boxes [N, 4], landmarks [N, 5, 2] float32 (pixels).
+
+    `learn` bool [N] is False where the detector is not to learn the face, only that the rest of the picture is none.
+    """
 
     pictures: np.ndarray
     boxes: np.ndarray
     landmarks: np.ndarray
+    learn: np.ndarray
 
 
 def draw_crops(first: int, people: int, per_person: int, workers: int = 2) -> CropSet:
@@ -55,10 +60,14 @@ def draw_crops(first: int, people: int, per_person: int, workers: int = 2) -> Cr
 
 
 def draw_detection_set(first: int, count: int, workers: int = 2) -> DetectionSet:
-    """Draw `count` pictures, plain scenes and portraits by turns, of the people from number `first` on."""
-    parts = _draw(_detection_picture, range(first, first + count), "pictures", workers)
+    """Draw `count` pictures of the people from number `first` on: of five, two are portraits, two plain scenes, one hard.
+
+    The hard one's face is not to be learnt, so that such faces are missed about as often as real detectors miss them.
+    """
+    numbers = range(first, first + count)
+    parts = _draw(_detection_picture, numbers, "pictures", workers)
     pictures, landmarks, boxes = (np.stack([part[i] for part in parts]) for i in range(3))
-    return DetectionSet(pictures, boxes, landmarks)
+    return DetectionSet(pictures, boxes, landmarks, np.array([number % 5 != _HARD for number in numbers]))
 
 
 def _draw(draw: Callable[[int], _Drawn], numbers: range, name: str, workers: int) -> list[_Drawn]:
@@ -78,9 +87,10 @@ def _crops_of(number: int, per_person: int) -> np.ndarray:
 
 def _detection_picture(number: int) -> DrawnFace:
     person = sample_person(number % UNSEEN, POOL)
-    if number % 2:
+    if number % 5 < 2:
         return draw_photo(person, number, number)
-    return draw_scene_face(person, number, 0, "plain")
+    hard = [stratum for stratum in scenes.STRATA if stratum != "plain"]
+    return draw_scene_face(person, number, 0, hard[number // 5 % len(hard)] if number % 5 == _HARD else "plain")
 
 
 def draw_scene_face(person: Person, number: int, index: int, stratum: str | None = None) -> DrawnFace:

@@ -18,11 +18,11 @@ from webdataset_tools.miniature.face_samples import draw_crops, draw_detection_s
 
 def make_face_pack(
     output: str,
-    people: int = 2000,
-    photos: int = 24,
-    recogniser_steps: int = 1500,
-    pictures: int = 4000,
-    detector_steps: int = 2000,
+    people: int = 2500,
+    photos: int = 20,
+    recogniser_steps: int = 2000,
+    pictures: int = 5000,
+    detector_steps: int = 2500,
     workers: int = 2,
     seed: int = 0,
 ) -> None:

@@ -25,6 +25,7 @@ class Verb(typing.NamedTuple):
 VERBS: Mapping[str, Verb] = {
     "demo": Verb("webdataset_tools.miniature.demo:demo", "make, train, evaluate, index and search a small world"),
     "miniature": Verb("webdataset_tools.miniature.command:miniature", "draw a small COCO-PFS release (no downloads)"),
+    "swap": Verb("webdataset_tools.faceswap.command:swap", "make a COCO-PFS release from COCO and identity photos"),
     "shards": Verb("webdataset_tools.shards:shards", "pack a COCO-PFS release into webdataset shards"),
     "inspect": Verb("webdataset_tools.inspection:inspect", "print what is in a shard"),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
@@ -44,6 +45,7 @@ EXTRAS: Mapping[str, str] = {
     "insightface": "faces",
     "onnxruntime": "faces",
     "cv2": "faces",
+    "pyarrow": "faces",
     "clip_retrieval": "serve",
     "all_clip": "serve",
     "autofaiss": "serve",

@@ -7,6 +7,7 @@ import pytest
 import release_fixtures as fixtures
 
 from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.faceswap.marking import COMPOSITE_SYNTHETIC, mark_jpeg
 from webdataset_tools.inspection import describe, inspect, read_contents
 from webdataset_tools.shards import ShardOptions, build_shards
 
@@ -46,6 +47,16 @@ def test_the_printed_text_holds_what_matters_and_no_embedding(shard, capsys):
     assert "512 floats, length 1.000" in text and "Person Number" in text and "words 4" in text
     assert f"{fixtures.face_embedding(0)[0]:.3f}" not in text
     assert text.count("512 floats") == 1
+
+
+def test_the_mark_inside_the_images_is_read(shard, tmp_path):
+    with tarfile.open(shard) as tar:
+        entries = [(entry.name, tar.extractfile(entry).read()) for entry in tar]
+    first = next(index for index, (name, _) in enumerate(entries) if name.endswith(".jpg"))
+    name, content = entries[first]
+    entries[first] = (name, mark_jpeg(content, COMPOSITE_SYNTHETIC))
+    lines = "\n".join(describe(read_contents(write_tar(tmp_path / "marked.tar", entries))))
+    assert "mark in the images: none 11, compositeSynthetic 1" in lines
 
 
 def test_several_shards_and_a_missing_one(shard, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.faceswap.marking import read_digital_source_type, short_name
 from webdataset_tools.sample_format import IMAGE, MEMBERS, REQUIRED, Sample, members_to_sample, shard_paths
 
 
@@ -38,6 +39,7 @@ class ShardContents:
     splits: Counter[str] = field(default_factory=Counter)
     crop_sources: Counter[str] = field(default_factory=Counter)
     synthetic: int = 0
+    image_marks: Counter[str] = field(default_factory=Counter)  # DigitalSourceType written in the images themselves
     first: list[Sample] = field(default_factory=list)
 
 
@@ -79,6 +81,8 @@ def _count(contents: ShardContents, sample: Sample) -> None:
     contents.splits[record.split] += 1
     contents.crop_sources[record.face_crop_source or "no crop"] += 1
     contents.synthetic += record.synthetic is True
+    mark = read_digital_source_type(sample.image_bytes)
+    contents.image_marks[short_name(mark) if mark else "none"] += 1
 
 
 def _grouped(path: Path) -> Iterator[dict]:
@@ -129,7 +133,7 @@ def _describe_people(contents: ShardContents) -> list[str]:
     return [
         f"  people: {len(contents.identities):,}; scenes: {len(contents.images):,}; split: {_counts(contents.splits)}",
         f"  face crops: {_counts(contents.crop_sources)}",
-        f"  marked as synthetic: {synthetic}",
+        f"  marked as synthetic: {synthetic}; mark in the images: {_counts(contents.image_marks)}",
     ]
 
 

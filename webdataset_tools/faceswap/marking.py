@@ -3,7 +3,8 @@
 Role: JPEG bytes <-> IPTC's `DigitalSourceType`, the property by which platforms and the EU's rules expect machine-made
 content to say so. The packet is an APP1 segment (XMP specification part 3), so packing and copying keep it. Which code:
 * a swapper that runs a trained model: `compositeWithTrainedAlgorithmicMedia`;
-* one that calculates without such a model: `compositeSynthetic`, "composite including synthetic elements". IPTC's milder
+* a picture that a program drew without any trained model: `algorithmicMedia`;
+* a swapper that calculates without such a model: `compositeSynthetic`, "composite including synthetic elements". IPTC's milder
   `composite` and `compositeCapture` would let a face that was never there pass for an ordinary collage.
 """
 
@@ -16,6 +17,7 @@ from open_clip_idplugin.errors import IdClipError
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 COMPOSITE_TRAINED = f"{VOCABULARY}compositeWithTrainedAlgorithmicMedia"
 COMPOSITE_SYNTHETIC = f"{VOCABULARY}compositeSynthetic"
+ALGORITHMIC = f"{VOCABULARY}algorithmicMedia"
 NOTE = "The face in this picture was replaced by a machine; the person shown was not there."
 
 _HEADER = b"http://ns.adobe.com/xap/1.0/\x00"
@@ -39,7 +41,7 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="w"?>"""
 
 
-def mark_jpeg(jpeg: bytes, digital_source_type: str, tool: str = "open-clip-idplugin") -> bytes:
+def mark_jpeg(jpeg: bytes, digital_source_type: str, note: str = NOTE, tool: str = "open-clip-idplugin") -> bytes:
     """Return `jpeg` with an XMP packet that says what it is; the compressed picture stays byte for byte.
 
     Raises IdClipError when the bytes are no JPEG or the code is none of IPTC's vocabulary.
@@ -48,7 +50,7 @@ def mark_jpeg(jpeg: bytes, digital_source_type: str, tool: str = "open-clip-idpl
         raise IdClipError(f"{digital_source_type!r} is no IPTC digital source type; they start with {VOCABULARY}")
     if jpeg[:2] != bytes((0xFF, _START)):
         raise IdClipError("the picture to be marked is no JPEG")
-    packet = _PACKET.format(source_type=escape(digital_source_type), tool=escape(tool), note=escape(NOTE)).encode()
+    packet = _PACKET.format(source_type=escape(digital_source_type), tool=escape(tool), note=escape(note)).encode()
     content = _HEADER + packet
     if len(content) > _LONGEST:
         raise IdClipError(f"the mark of a picture may have {_LONGEST} bytes, it has {len(content)}; shorten the tool")

@@ -21,6 +21,7 @@ DETECTOR_SIDE = 192  # the drawn scenes are 192 pixels wide
 SPLITS = ("train", "val", "test")
 BATCH_SIZE = 128
 SAMPLES_PER_SHARD = 500
+ITEMS_AN_EPOCH = 8192  # few, long epochs: each one fills the loader's shuffle buffers anew
 RUN_NAME = "idclip"
 
 
@@ -82,14 +83,14 @@ class Demo:
         self.seconds[title] = time.monotonic() - start
 
 
-def demo(output: str = "demo", seed: int = 0, workers: int = 2, epochs: int = 8) -> None:
+def demo(output: str = "demo", seed: int = 0, workers: int = 2, epochs: int = 3) -> None:
     """Make, train, evaluate, index and search a small drawn world; ends with a table and OUTPUT/report.html.
 
     Args:
         output: folder for everything that is made.
         seed: of the drawn world and of training.
         workers: processes that draw, pack and decode.
-        epochs: passes over the training images.
+        epochs: of training, 64 steps each.
     """
     if epochs < 1 or workers < 1:
         raise IdClipError("--epochs and --workers must be at least 1")
@@ -104,7 +105,7 @@ def demo(output: str = "demo", seed: int = 0, workers: int = 2, epochs: int = 8)
     print(f"Wrote {run.output / 'report.html'}; open it in a browser")
     print(
         f"Next: idclip serve --index {run.index} --model {MODEL} --checkpoint {run.checkpoint} "
-        f"--gallery {run.gallery} --faces {FACES}"
+        f"--gallery {run.gallery} --faces {FACES} --det_size {DETECTOR_SIDE}"
     )
 
 
@@ -165,6 +166,7 @@ def training_arguments(run: Demo) -> list[str]:
         "--pretrained": "miniature",
         "--train-data": pattern,
         "--dataset-type": "webdataset",
+        "--train-num-samples": ITEMS_AN_EPOCH,
         "--batch-size": BATCH_SIZE,
         "--epochs": run.epochs,
         "--lr": "1e-3",
@@ -182,14 +184,13 @@ def training_arguments(run: Demo) -> list[str]:
         "--lock-text": None,
         "--id-caption": "fixed",
         "--id-val-data": str(run.shards("val")),
-        "--id-val-frequency": 2,
         "--id-save-best": "t2i_sum",
     }
     words = []
     for flag, value in flags.items():
         words += [flag] if value is None else [flag, str(value)]
     if _last_checkpoint(run).exists():
-        words += ["--resume", str(_last_checkpoint(run))]
+        words += ["--resume", "latest"]
     return words
 
 

@@ -55,6 +55,7 @@ def evaluate_and_search(run: "Demo") -> None:
     command = ["idclip", "evaluate", "--data", str(run.shards("test")), "--model", steps.MODEL]
     command += ["--checkpoint", str(run.checkpoint), "--configurations", ",".join(CONFIGURATIONS)]
     command += ["--templates", str(TEMPLATE), "--rival", steps.FACES, "--rival_data", str(run.shards("val"))]
+    command += ["--det_size", str(steps.DETECTOR_SIDE)]
     command += ["--output", str(run.output / "results")]
     run.step("evaluate on unseen people", command, lambda: results.update(evaluate(run, loaded)))
     app = searchable(run, loaded)
@@ -107,8 +108,8 @@ def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
     flags = ["--model", steps.MODEL, "--checkpoint", str(run.checkpoint)]
     run.step(
         "embed and index",
-        ["idclip", "index", "--images", images, "--output", output, *flags],
-        lambda: index(images, steps.MODEL, output, str(run.checkpoint), workers=run.workers),
+        ["idclip", "index", "--images", images, "--output", output, *flags, "--index_key", "Flat"],
+        lambda: index(images, steps.MODEL, output, str(run.checkpoint), workers=run.workers, index_key="Flat"),
     )
     engine = load_face_engine(steps.FACES, det_size=steps.DETECTOR_SIDE)
     gallery = Gallery(str(run.gallery))
@@ -116,6 +117,7 @@ def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
         name = sample.record.identity_name
         photos = [str(photo) for photo in identity_photos(run, sample)[:PHOTOS_A_PERSON]]
         command = ["idclip", "enroll", name, *photos, "--gallery", str(run.gallery), "--faces", steps.FACES]
+        command += ["--det_size", str(steps.DETECTOR_SIDE)]
         run.step(f"enrol {name}", command, partial(enroll_photos, gallery, name, photos, engine))
     people = People(engine.embedding_size, gallery, engine)
     return create_app({"index": run.index}, loaded, people)

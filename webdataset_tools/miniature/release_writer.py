@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from webdataset_tools.faceswap.marking import ALGORITHMIC, mark_jpeg
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
 from webdataset_tools.miniature.identity_photos import (
@@ -47,6 +48,7 @@ from webdataset_tools.worker_pool import Tick, run_tasks
 VERSION = 1  # of the drawings: raise it when equal settings give other pictures
 SETTINGS_FILE = "miniature.json"
 CONTACT_SHEET = "contact_sheet.jpg"
+_NOTE = "This picture was drawn by a program; nobody in it exists."
 _QUALITY = 85
 _TASK_SIZE = 8  # scenes or people a task
 _Task = Sequence[PlannedScene] | Sequence[Person]
@@ -173,7 +175,8 @@ class _Painter:
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return mark_jpeg(encoded, ALGORITHMIC, _NOTE)
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:

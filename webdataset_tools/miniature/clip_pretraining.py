@@ -47,6 +47,7 @@ from webdataset_tools.miniature.scenes import sample_scene
 from webdataset_tools.miniature.streams import stream
 
 CONFIG = Path(miniature_tower.__file__).parent / "model_configs" / "IdCLIP-ViT-miniature.json"
+Pixels = Callable[[np.ndarray], np.ndarray]  # rows [n] -> uint8 [n, H, W, 3]
 WEIGHTS_NAME, VOCABULARY_NAME = "miniature_clip.safetensors", "miniature_bpe.txt.gz"
 
 
@@ -57,10 +58,11 @@ class Recipe:
     pictures: int = 24_000
     held_out: int = 1_000
     groups: int = 900
-    image_steps: int = 500
+    head_steps: int = 800
+    image_steps: int = 600
     image_batch: int = 128
-    image_rate: float = 1.5e-3
-    text_steps: int = 1_200
+    image_rate: float = 2e-3
+    text_steps: int = 800
     text_batch: int = 256
     text_rate: float = 1.5e-3
     hard_places: int = 2  # backgrounds in every other batch of the second stage, which has whole scenes of few places
@@ -118,28 +120,46 @@ def learn_vocabulary(pictures: PretrainingPictures, vocab_size: int) -> list[tup
     return merges
 
 
-def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: Recipe, seed: int) -> None:
-    """First stage: binary cross-entropy of every word group, from the tower's embedding through a linear head.
+class _View(nn.Module):
+    """A way to look at pictures: which pixels, and the word groups that an embedding of them names."""
 
-    Batch norm is there during this stage only.
+    def __init__(self, encode: Callable[[torch.Tensor], torch.Tensor], pixels: Pixels, frequency: torch.Tensor) -> None:
+        super().__init__()
+        self.encode, self.pixels = encode, pixels
+        self.namer = nn.Linear(miniature_tower.WIDTH, len(frequency))
+        self.namer.bias.data = torch.logit(frequency)
+
+    def loss(self, rows: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy of all groups, `targets` float32 [n, G], for some pictures."""
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.namer(self.encode(to_pixels(self.pixels(rows))))
+        return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+
+def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: Recipe, seed: int) -> None:
+    """First stage: name the word groups of pictures. Batch norm is there during this stage only.
+
+    In whole pictures faces are small and places are easy. So the convolutions learn from heads first, which is cheap.
     """
     groups = choose_groups(pictures.texts, recipe.groups)
     targets = torch.from_numpy(group_targets(pictures.texts, groups))
-    frequency = targets.float().mean(0)
     torch.manual_seed(seed)
-    head = nn.Linear(tower.head.proj.out_features, len(groups))
-    head.bias.data = torch.logit(frequency)
     add_batch_norm(tower)
-    optimizer, schedule = _optimizer([tower, head], recipe.image_rate, recipe.weight_decay, recipe.image_steps)
     tower.train()
-    batches = _random_batches(len(pictures), recipe.image_batch, recipe.image_steps, seed)
-    progress = tqdm(batches, total=recipe.image_steps, desc="image tower", unit="step")
-    for batch in progress:
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = head(tower(to_pixels(pictures.pixels[batch])))
-        loss = F.binary_cross_entropy_with_logits(logits.float(), targets[batch].float())
-        _step(optimizer, schedule, loss)
-        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    trunk = tower.trunk.patch_embed
+    heads = _View(lambda images: trunk(images).mean(1), pictures.heads, targets.float().mean(0))
+    whole = _View(lambda images: tower(images), lambda rows: pictures.pixels[rows], targets.float().mean(0))
+    for label, learner, views, steps in (
+        ("heads", trunk, [heads], recipe.head_steps),
+        ("image tower", tower, [whole], recipe.image_steps),
+    ):
+        optimizer, schedule = _optimizer([learner, *views], recipe.image_rate, recipe.weight_decay, steps)
+        batches = _random_batches(len(pictures), recipe.image_batch, steps, seed)
+        progress = tqdm(batches, total=steps, desc=label, unit="step")
+        for rows in progress:
+            losses = [view.loss(rows, targets[rows].float()) for view in views]
+            _step(optimizer, schedule, torch.stack(losses).sum())
+            progress.set_postfix(loss=f"{losses[-1].item():.3f}", refresh=False)
     fold_batch_norm(tower)
 
 

@@ -175,6 +175,10 @@ class TestMeasures:
         missing[3] = np.nan
         assert face_measures.verification(missing, eye)["rank1"] == 1.0
 
+    def test_nobody_found(self):
+        nobody = np.full((4, 4), np.nan, np.float32)
+        assert face_measures.verification(nobody, np.eye(4, dtype=np.float32))["rank1"] is None
+
     def test_overlap(self):
         assert face_measures.overlap(np.array([0, 0, 2, 2]), np.array([1, 0, 3, 2])) == pytest.approx(1 / 3)
         assert face_measures.overlap(np.array([0, 0, 1, 1]), np.array([5, 5, 6, 6])) == 0

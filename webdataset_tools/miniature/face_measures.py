@@ -67,12 +67,12 @@ class _Found:
                 if best.embedding is not None:
                     self.embeddings[start + offset] = best.embedding
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float | None]:
         """Recall, precision and landmark error."""
         return {
             "recall": _round(self._hits / max(1, self._drawn)),
             "precision": _round(self._hits / max(1, self._findings)),
-            "landmark_error": _round(float(np.mean(self._errors)) if self._errors else float("nan")),
+            "landmark_error": _round(float(np.mean(self._errors))) if self._errors else None,
         }
 
 
@@ -88,10 +88,15 @@ def landmark_error(face: Face, truth: DrawnFace) -> float:
     return float(np.linalg.norm(face.landmarks - truth.landmarks, axis=1).mean() / (truth.box[3] - truth.box[1]))
 
 
-def verification(queries: np.ndarray, gallery: np.ndarray) -> dict[str, float]:
-    """Unit rows [N, D] of the same N people, NaN where no face was found -> rank1, tar, mean similarities."""
+def verification(queries: np.ndarray, gallery: np.ndarray) -> dict[str, float | None]:
+    """Unit rows [N, D] of the same N people, NaN where no face was found -> rank1, tar, mean similarities.
+
+    All are None where too few faces were found to compare anybody with anybody else.
+    """
     queried, known = np.isfinite(queries[:, 0]), np.isfinite(gallery[:, 0])
     both = queried & known
+    if not both.any() or known.sum() < 2:
+        return dict.fromkeys(("rank1", "tar", "same", "different"))
     similarity = queries[both] @ gallery[known].T
     own = np.flatnonzero(both[known])
     same = similarity[np.arange(len(own)), own]

@@ -53,7 +53,7 @@ WEIGHTS_NAME, VOCABULARY_NAME = "miniature_clip.safetensors", "miniature_bpe.txt
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much and how fast; the defaults made the shipped weights."""
+    """How much and how fast; the defaults are the step counts of the shipped weights (docs/miniature.md)."""
 
     pictures: int = 24_000
     held_out: int = 1_000

@@ -87,9 +87,14 @@ def headline(metrics: Metrics) -> str:
     width = max(map(len, LABELS.values()))
     lines = [f"{'on unseen people, percent':<{width}}  " + "  ".join(COLUMNS.values())]
     for name, label in LABELS.items():
-        cells = (f"{percent(metrics[name][column]):>{len(head)}}" for column, head in COLUMNS.items())
+        cells = (f"{cell(metrics[name], column):>{len(head)}}" for column, head in COLUMNS.items())
         lines.append(f"{label:<{width}}  " + "  ".join(cells))
     return "\n".join([*lines, ratio_sentence(metrics)])
+
+
+def cell(metrics: Mapping[str, float], column: str) -> str:
+    """A value in percent; a plain caption names nobody, so that it has no entity metrics."""
+    return percent(metrics[column]) if column in metrics else "-"
 
 
 def ratio_sentence(metrics: Metrics) -> str:
@@ -173,7 +178,7 @@ def report(
 ) -> Report:
     """Everything that the page shows."""
     rows = [
-        Row([LABELS[name], *(percent(metrics[name][column]) for column in COLUMNS)], ours=name == "conf1")
+        Row([LABELS[name], *(cell(metrics[name], column) for column in COLUMNS)], ours=name == "conf1")
         for name in LABELS
     ]
     notes = [

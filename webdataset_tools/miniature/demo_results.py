@@ -188,8 +188,8 @@ def report(
     ]
     return Report(
         title="A person in a context",
-        summary="A face photo becomes one token of the sentence; the frozen CLIP of this small drawn world was adapted in "
-        "seconds, and the people below never occurred in its training.",
+        summary="A face photo becomes one token of the sentence; the CLIP of this small drawn world stayed frozen, and "
+        "the people below never occurred in training.",
         table=Table(["query", *COLUMNS.values()], rows, notes),
         strata=strata_table(strata),
         queries=queries,

@@ -1,7 +1,7 @@
 """The batch container for texts about people: token ids with placeholders, the faces, and where each face goes.
 
 Role: carries what the tokenizer made through DataLoader workers, pinning, open_clip's unmodified training loop and a
-model's `encode_text`. Imports torch only.
+model's `encode_text`. Imports torch and nothing heavier.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.prompts import PLACEHOLDER as PLACEHOLDER
 
-PLACEHOLDER = "[TOK]"
 UNKNOWN_IDENTITY = -1
 
 

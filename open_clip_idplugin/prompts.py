@@ -10,7 +10,7 @@ import re
 from open_clip_idplugin.errors import IdClipError
 
 ENTITY = "[ENTITY]"  # where the person stands in a template, before a configuration says how the person is written
-PLACEHOLDER = "[TOK]"  # where the identity token goes, as in `identity_text`
+PLACEHOLDER = "[TOK]"  # where the identity token goes
 
 KEYWORDS = (
     "person", "man", "mother", "father", "dad", "mum", "woman", "child", "boy", "guy",

@@ -154,8 +154,8 @@ def test_pretraining_pictures_repeat_and_share_scenes():
     assert not np.array_equal(other[0], first[0])
 
 
-def test_shipped_model_knows_scenes_but_not_faces(model, tokenizer):
-    """Captions find their scene among others; among five people of one scene they cannot choose."""
+def test_shipped_model_finds_scenes_by_caption(model, tokenizer):
+    """Captions find their scene among others."""
     scenes = importlib.import_module("webdataset_tools.miniature.scenes")
     people = importlib.import_module("webdataset_tools.miniature.people")
     captions = importlib.import_module("webdataset_tools.miniature.captions")

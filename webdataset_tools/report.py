@@ -67,8 +67,8 @@ class BuildReport:
         ]
         if self.crops:
             lines.append("face crops: " + ", ".join(f"{name} {count:,}" for name, count in self.crops.items()))
-        lines += _reason_lines("left out", self.skipped)
-        lines += _reason_lines("without face crop", self.without_crop)
+        lines += reason_lines("left out", self.skipped)
+        lines += reason_lines("without face crop", self.without_crop)
         return lines
 
 
@@ -78,7 +78,8 @@ def count_reasons(entries: Iterable[Skip]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _reason_lines(title: str, entries: list[Skip]) -> list[str]:
+def reason_lines(title: str, entries: list[Skip]) -> list[str]:
+    """One line a reason: how often, and the first few keys."""
     lines = []
     for reason, count in count_reasons(entries).items():
         examples = [entry.key for entry in entries if entry.reason == reason][:SHOWN_PER_REASON]

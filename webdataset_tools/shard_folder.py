@@ -61,7 +61,9 @@ def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
     """
     path = folder / BUILD_FILE
     if path.is_file():
-        differences = _differences(json.loads(path.read_text()), parameters)
+        differences = differences_between(
+            json.loads(path.read_text()), parameters, "the release or the photos have changed"
+        )
         if differences:
             raise IdClipError(
                 f"{folder} holds shards that were made otherwise ({'; '.join(differences)}); "
@@ -75,10 +77,11 @@ def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
         leftover.unlink()
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences_between(before: Mapping[str, Any], now: Mapping[str, Any], content_changed: str) -> list[str]:
+    """What differs between two runs' parameters, in words; `content_changed` is said where only the input's hash does."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names == [CONTENT]:
-        return ["the release or the photos have changed"]
+        return [content_changed]
     return [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name != CONTENT]
 
 

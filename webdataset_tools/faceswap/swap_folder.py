@@ -16,11 +16,12 @@ from tqdm import tqdm
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.release import COCO_FOLDER, SPLITS
+from webdataset_tools.shard_folder import CONTENT as CONTENT
+from webdataset_tools.shard_folder import differences_between
 from webdataset_tools.worker_pool import Tick, run_tasks
 
 BUILD_FILE = "swap_build.json"
 WORK_FOLDER = ".swap"
-CONTENT = "content"  # the parameter that stands for the pictures and tables themselves
 
 Item = TypeVar("Item")
 Task = tuple[int, list[Item]]
@@ -34,7 +35,11 @@ def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
     """
     path = folder / BUILD_FILE
     if path.is_file():
-        differences = _differences(json.loads(path.read_text()), parameters)
+        differences = differences_between(
+            json.loads(path.read_text()),
+            parameters,
+            "the COCO files, the identities or the swapper's model have changed",
+        )
         if differences:
             raise IdClipError(
                 f"{folder} holds a release that was made otherwise ({'; '.join(differences)}); "
@@ -49,13 +54,6 @@ def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
     for place in {folder, coco, coco / "annotations", *images, *(folder / WORK_FOLDER).glob("*")}:
         for leftover in place.glob(".*.part"):
             leftover.unlink(missing_ok=True)
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if names == [CONTENT]:
-        return ["the COCO files, the identities or the swapper's model have changed"]
-    return [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name != CONTENT]
 
 
 def chunked(items: Sequence[Item], size: int, first: int = 0) -> list[Task[Item]]:

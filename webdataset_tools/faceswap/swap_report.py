@@ -10,7 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from webdataset_tools.faceswap.split_result import SplitResult
-from webdataset_tools.report import SHOWN_PER_REASON, Skip, count_reasons
+from webdataset_tools.report import Skip, count_reasons, reason_lines
 from webdataset_tools.sample_format import sample_key
 
 REPORT_FILE = "report.json"
@@ -74,7 +74,7 @@ class SwapReport:
                 lines.append(f"  {totals.scenes_with_fewer_people:,} scenes have fewer people than asked for")
         lines += [f"COCO images passed over: {count:,} x {reason}" for reason, count in self.not_one_person.items()]
         for name, title in _LISTS.items():
-            lines += _reason_lines(title, getattr(self, name))
+            lines += reason_lines(title, getattr(self, name))
         return lines
 
 
@@ -125,12 +125,3 @@ def _detail(decision: Any) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(mean(known), 6) if known else None
-
-
-def _reason_lines(title: str, entries: list[Skip]) -> list[str]:
-    lines = []
-    for reason, count in count_reasons(entries).items():
-        examples = [entry.key for entry in entries if entry.reason == reason][:SHOWN_PER_REASON]
-        dots = ", ..." if count > len(examples) else ""
-        lines.append(f"{title}: {count:,} x {reason} ({', '.join(examples)}{dots})")
-    return lines

@@ -7,8 +7,8 @@ model's `encode_text`. Imports torch and nothing heavier.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class IdentityText:
     slots [B, L] int64: 0 = ordinary token; 1 + f * n + j = j-th identity token (of n = tokens_per_identity) of face f.
     identity_ids [B] int64: `identity_key` of the person the text is about, or -1.
     tokens_per_identity: the n by which slots are counted; a model refuses texts made for another n.
+    labels: name -> tensor [B, ...] that a loss needs to know of each text; IdCLIP returns them beside its features.
     """
 
     tokens: torch.Tensor
@@ -42,6 +43,7 @@ class IdentityText:
     slots: torch.Tensor
     identity_ids: torch.Tensor
     tokens_per_identity: int = 1
+    labels: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = self.tokens.shape[0] if self.tokens.ndim == 2 else None
@@ -51,10 +53,11 @@ class IdentityText:
             or self.faces.ndim != 3
             or self.faces.shape[0] != rows
             or self.identity_ids.shape != (rows,)
+            or any(label.shape[:1] != (rows,) for label in self.labels.values())
         ):
             raise IdClipError(
-                "IdentityText needs tokens [B, L], faces [B, F, D], slots [B, L] and identity_ids [B], not "
-                f"{_shapes(self.tokens, self.faces, self.slots, self.identity_ids)}."
+                "IdentityText needs tokens [B, L], faces [B, F, D], slots [B, L], identity_ids [B] and labels [B, ...], not "
+                f"{_shapes(self.tokens, self.faces, self.slots, self.identity_ids, **self.labels)}."
             )
 
     @property
@@ -112,12 +115,16 @@ class IdentityText:
             raise IdClipError(f"face embeddings of different sizes ({sorted(sizes)}) cannot be one batch.")
         if len({text.tokens_per_identity for text in texts}) > 1:
             raise IdClipError("texts tokenized for models with different tokens_per_identity cannot be one batch.")
+        names = texts[0].labels.keys()
+        if any(text.labels.keys() != names for text in texts):
+            raise IdClipError("texts with different labels cannot be one batch.")
         return IdentityText(
             torch.cat([F.pad(text.tokens, (0, length - text.tokens.shape[1])) for text in texts]),
             torch.cat([F.pad(text.faces, (0, 0, 0, most_faces - text.faces.shape[1])) for text in texts]),
             torch.cat([F.pad(text.slots, (0, length - text.slots.shape[1])) for text in texts]),
             torch.cat([text.identity_ids for text in texts]),
             texts[0].tokens_per_identity,
+            {name: torch.cat([text.labels[name] for text in texts]) for name in names},
         )
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> IdentityText:
@@ -127,13 +134,16 @@ class IdentityText:
             function(self.slots),
             function(self.identity_ids),
             self.tokens_per_identity,
+            {name: function(label) for name, label in self.labels.items()},
         )
 
     def __repr__(self) -> str:
-        shapes = _shapes(self.tokens, self.faces, self.slots, self.identity_ids)
+        shapes = _shapes(self.tokens, self.faces, self.slots, self.identity_ids, **self.labels)
         return f"IdentityText({shapes}, device={str(self.device)!r})"
 
 
-def _shapes(tokens: torch.Tensor, faces: torch.Tensor, slots: torch.Tensor, identity_ids: torch.Tensor) -> str:
-    named = {"tokens": tokens, "faces": faces, "slots": slots, "identity_ids": identity_ids}
+def _shapes(
+    tokens: torch.Tensor, faces: torch.Tensor, slots: torch.Tensor, identity_ids: torch.Tensor, **labels: torch.Tensor
+) -> str:
+    named = {"tokens": tokens, "faces": faces, "slots": slots, "identity_ids": identity_ids, **labels}
     return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in named.items())

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
 
 from open_clip_idplugin.adaptor import IdentityAdaptor
@@ -54,6 +55,20 @@ class IdCLIP(CustomTextCLIP):
         """Face embeddings [..., face_dim] -> identity tokens [..., tokens_per_identity, text width]."""
         adaptor: IdentityAdaptor = self.text.adaptor
         return adaptor
+
+    def forward(self, image: torch.Tensor | None = None, text: torch.Tensor | IdentityText | None = None) -> Any:
+        """The host's; a dictionary also holds the `labels` of an IdentityText, so that they reach the loss."""
+        output = super().forward(image, text)
+        if isinstance(text, IdentityText) and self.output_dict:
+            output.update(text.labels)
+        return output
+
+    def encode_image(self, image: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        """Images [B, 3, H, W] -> features [B, D]; features [B, D] that were computed before pass as they are."""
+        if image.ndim == 2:
+            return F.normalize(image, dim=-1) if normalize else image
+        features: torch.Tensor = super().encode_image(image, normalize=normalize)
+        return features
 
     def encode_text(self, text: torch.Tensor | IdentityText, normalize: bool = False) -> torch.Tensor:
         """Token ids [B, L] int64 or IdentityText -> features [B, D], of unit length if `normalize`."""

@@ -139,6 +139,11 @@ def test_splits_share_out_every_group_and_overlap_nowhere():
     assert parts == split_by_share(dict(reversed(ids.items())), shares, seed=1)
     assert parts != split_by_share(ids, shares, seed=2)
     assert split_by_share(ids, {"train": 1.0, "val": 0.0, "test": 0.0}, 0)["test"] == []
+    fixed = {"n001": "test", "n002": "val", "n199": "test"}
+    parts = split_by_share(ids, shares, 1, fixed)
+    assert all(key in parts[split] for key, split in fixed.items())
+    assert sorted(key for part in parts.values() for key in part) == sorted(ids)
+    assert abs(len(parts["train"]) - 197 * 0.7) <= 1
 
 
 def test_identities_match_and_get_several_contexts():

@@ -357,6 +357,32 @@ def test_attributes_of_people_and_images_are_matched(world, tmp_path):
         assert sample.attributes["stratum"] == "plain"
 
 
+def test_a_table_may_say_who_belongs_to_which_split(world, tmp_path):
+    people = sorted(path.name for path in world.people.iterdir() if path.is_dir())
+    part = {key: ("train", "val", "test")[number % 3] for number, key in enumerate(people)}
+    (tmp_path / "people.csv").write_text("identity_id,split\n" + "".join(f"{k},{v}\n" for k, v in part.items()))
+    usable = sorted({row["image_id"] for row in rows_of(_swapped(world, tmp_path / "free")) if row["kept"]})
+    images = json.loads((world.coco / "annotations" / "instances_val2017.json").read_text())["images"]
+    tests = {image["id"] for image in images[::2]}
+    wanted = {image["id"]: {"split": "test" if image["id"] in tests else "val"} for image in images}
+    (tmp_path / "images.json").write_text(json.dumps(wanted))
+    tables = {"attributes": tmp_path / "people.csv", "image_attributes": tmp_path / "images.json"}
+    rows = [row for row in rows_of(_swapped(world, tmp_path / "told", **tables)) if row["kept"]]
+    assert {row["image_id"] for row in rows} <= set(usable) and {row["split"] for row in rows} == {
+        "train",
+        "val",
+        "test",
+    }
+    for row in rows:
+        assert part[row["identity_id"]] == row["split"]
+        assert wanted.get(row["image_id"], {"split": "train"})["split"] == row["split"]
+
+
+def _swapped(world, output, **options):
+    swap(world, output, **options)
+    return output
+
+
 def test_the_shipped_pack_recognises_swaps(tmp_path):
     world = fixtures.write_world(tmp_path, train=4, val=0, people=16)
     options = {"faces": "insightface:miniature", "shares": "1,0,0", "margin": 0.0, "workers": 1, "min_face": 24}

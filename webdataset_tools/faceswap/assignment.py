@@ -15,21 +15,24 @@ import numpy as np
 from webdataset_tools.faceswap.matching import Values, compatible
 
 
-def split_by_share(ids: Mapping[str, Values], shares: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+def split_by_share(
+    ids: Mapping[str, Values], shares: Mapping[str, float], seed: int, fixed: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
     """Deal ids into splits by their shares, each group of equal values by itself; sorted lists of disjoint ids.
 
-    A split with a share never starves while another one has more than its part: groups are cut where the shares end,
-    and what a cut leaves over goes on to the next group.
+    Ids in `fixed` go to the split that it names, however many those are. A split with a share never starves while another
+    one has more than its part: groups are cut where the shares end, and what a cut leaves over goes on to the next group.
     """
+    fixed = fixed or {}
     groups: dict[Values, list[str]] = defaultdict(list)
-    for key in sorted(ids):
+    for key in sorted(ids.keys() - fixed.keys()):
         groups[ids[key]].append(key)
     dealt: list[str] = []
     for values in sorted(groups, key=repr):
         members = groups[values]
         random.Random(f"split {seed} {values!r}").shuffle(members)
         dealt += members
-    parts: dict[str, list[str]] = {split: [] for split in shares}
+    parts = {split: [key for key in ids if fixed.get(key) == split] for split in shares}
     owed = dict.fromkeys(shares, 0.0)
     for key in dealt:  # each id goes to the split that is furthest behind its share
         for split, share in shares.items():

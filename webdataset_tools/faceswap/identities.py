@@ -18,6 +18,7 @@ from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import parse_key, sample_key
 
 GENDER = "gender"
+SPLIT = "split"  # a column that says to which split somebody belongs
 _GENDERS = {
     **dict.fromkeys(("f", "female", "woman", "girl"), "female"),
     **dict.fromkeys(("m", "male", "man", "boy"), "male"),

@@ -17,6 +17,7 @@ from webdataset_tools.faceswap.assignment import shuffled
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import EngineLoader, ImageScanner, PhotoScanner, ScanRules, read_entry
+from webdataset_tools.faceswap.identities import SPLIT
 from webdataset_tools.faceswap.inputs import SwapInputs
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_folder import Task, chunked
@@ -137,18 +138,24 @@ def _judge(
 
 
 def _deal_images(inputs: SwapInputs, options: SwapOptions) -> dict[str, list[CocoImage]]:
-    """Return the images of each split, disjoint, in the order in which they are looked at."""
+    """Return the images of each split, disjoint, in the order in which they are looked at.
+
+    An image goes where the user's table has it, if that split is made of its subset; the others are dealt by the shares.
+    """
     shares = {split: share for split, share in options.split_shares.items() if share > 0}
     dealt: dict[str, list[CocoImage]] = {split: [] for split in SPLITS if split in shares}
     for name, subset in inputs.subsets.items():
         splits = [split for split in dealt if coco.SUBSETS[split] == name]
         by_id = {image.image_id: image for image in subset.images}
-        order = shuffled(list(by_id), options.seed, name)
+        told = {image_id: inputs.notes.get(image_id, {}).get(SPLIT) for image_id in by_id}
+        order = shuffled([image_id for image_id in by_id if told[image_id] not in splits], options.seed, name)
         start, cumulated = 0, 0.0
         for split in splits:
             cumulated += shares[split]
             end = round(len(order) * cumulated / sum(shares[other] for other in splits))
-            dealt[split] = [by_id[image_id] for image_id in order[start:end]]
+            fixed = [image_id for image_id in by_id if told[image_id] == split]
+            chosen = shuffled([*order[start:end], *fixed], options.seed, name) if fixed else order[start:end]
+            dealt[split] = [by_id[image_id] for image_id in chosen]
             start = end
     return dealt
 

@@ -17,6 +17,7 @@ from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder
 from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.contact_sheet import write_contact_sheet
 from webdataset_tools.faceswap.face_scan import EngineLoader, load_engine
+from webdataset_tools.faceswap.identities import SPLIT
 from webdataset_tools.faceswap.inputs import SwapInputs, fingerprint, hash_file, read_inputs
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE, write_manifest
 from webdataset_tools.faceswap.options import SwapOptions
@@ -76,7 +77,9 @@ def _build(
     lenders = select_people(inputs, options, load, run)
     selections = select_scenes(inputs, options, load, run, lenders.face_model)
     values = {key: tuple(matched.values()) for key, matched in lenders.values.items()}
-    people = split_by_share(values, options.split_shares, options.seed)
+    told = {identity.identity_id: identity.attributes.get(SPLIT, "") for identity in inputs.people.identities}
+    fixed = {key: split for key, split in told.items() if split in SPLITS}
+    people = split_by_share(values, options.split_shares, options.seed, fixed)
     jobs = {
         selection.split: _assign(selection, people[selection.split], lenders, inputs, options)
         for selection in selections

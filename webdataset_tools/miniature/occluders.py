@@ -72,6 +72,9 @@ OCCLUDERS: dict[str, Callable[[np.ndarray, HeadFrame, Colour], None]] = {
 }
 
 
+STANDING = ("pillar", "leaves")  # before the person; the others are worn
+
+
 def draw_occluder(canvas: np.ndarray, name: str, frame: HeadFrame, colour: Colour) -> None:
     """Paint occluder `name` (a key of OCCLUDERS) over the head in `frame`; a scarf takes `colour`."""
     OCCLUDERS[name](canvas, frame, colour)

@@ -4,6 +4,7 @@ Role: the context half of the miniature. Each property of a scene comes from a s
 hair, build and hands, the face person the face; drawing the same scene with another face changes the face region alone.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ from webdataset_tools.miniature.body import Clothes, Figure, draw_arm, draw_body
 from webdataset_tools.miniature.drawing import FacePose, HeadFrame, locate_face, paint_head
 from webdataset_tools.miniature.lighting import apply_camera
 from webdataset_tools.miniature.objects import draw_object
-from webdataset_tools.miniature.occluders import OCCLUDERS, draw_occluder
+from webdataset_tools.miniature.occluders import OCCLUDERS, STANDING, draw_occluder
 from webdataset_tools.miniature.palette import CLOTHES
 from webdataset_tools.miniature.people import Person, swap_face
 from webdataset_tools.miniature.photos import sample_pose
@@ -22,6 +23,7 @@ from webdataset_tools.miniature.places import PLACES, draw_place
 from webdataset_tools.miniature.streams import stream
 
 SIZE = 192
+PLACE, PERSON, THING = 0, 1, 2  # what a pixel shows: the place, the person, the thing held
 # Shares of the strata in per cent: some two fifths of the scenes are hard, as archives are.
 STRATA = {"plain": 58, "small": 12, "turned": 10, "occluded": 8, "dark": 6, "blurred": 6}
 # What each activity holds; the hands' places are below, offsets from the middle of the shoulders in frame units.
@@ -141,21 +143,27 @@ def draw_scene(scene: Scene, body: Person, face: Person | None = None, size: int
     person = body if face is None else swap_face(body, face)
     canvas = _background(scene.place, scene.seed, size).copy()
     frame = _head_frame(scene, size)
-    figure = Figure((frame.centre[0], frame.centre[1] + 80 * frame.scale), frame.scale)
-    clothes = Clothes(scene.garment, CLOTHES[scene.top_colour], CLOTHES[scene.bottom_colour])
-    hair.draw_back_hair(canvas, person.head, scene.pose, frame)
-    draw_body(canvas, person, clothes, figure)
-    landmarks, face_box = paint_head(canvas, person, scene.pose, frame, figure.shoulders)
-    if scene.occluder is not None:
-        draw_occluder(canvas, scene.occluder, frame, CLOTHES[scene.held_colour])
-    _draw_arms(canvas, scene, person, clothes, figure)
+    for _, paint in _layers(scene, person, frame):
+        paint(canvas)
+    landmarks, box = locate_face(person.face, scene.pose, frame)
     return DrawnScene(
         picture=apply_camera(canvas, scene.pose, stream(scene.seed, "noise")),
         landmarks=landmarks,
-        face_box=face_box,
-        person_box=_person_box(figure, frame, size),
+        face_box=box,
+        person_box=_person_box(_figure(frame), frame, size),
         stratum=scene.stratum,
     )
+
+
+def visible_parts(scene: Scene, person: Person, size: int = SIZE) -> np.ndarray:
+    """Return what each pixel of the drawn scene shows, uint8 [size, size]: PLACE, PERSON or THING."""
+    parts = np.zeros((size, size), np.uint8)
+    for part, paint in _layers(scene, person, _head_frame(scene, size)):
+        black, white = (np.full((size, size, 3), value, np.uint8) for value in (0, 255))
+        paint(black)
+        paint(white)  # where both look alike, the paint covers
+        parts[(white[:, :, 1].astype(np.int16) - black[:, :, 1]) < 128] = part
+    return parts
 
 
 @lru_cache(maxsize=2)
@@ -175,20 +183,36 @@ def _head_frame(scene: Scene, size: int) -> HeadFrame:
     return HeadFrame(scene.pose, scene.face_share * size / 105, (scene.place_x * size, scene.place_y * size))
 
 
-def _draw_arms(canvas: np.ndarray, scene: Scene, person: Person, clothes: Clothes, figure: Figure) -> None:
-    """Paint arms and the held object."""
+def _figure(frame: HeadFrame) -> Figure:
+    return Figure((frame.centre[0], frame.centre[1] + 80 * frame.scale), frame.scale)
+
+
+def _layers(scene: Scene, person: Person, frame: HeadFrame) -> Iterator[tuple[int, Callable[[np.ndarray], object]]]:
+    """Yield (what it shows, a function that paints it) from back to front: the person and what is with them."""
+    figure = _figure(frame)
+    clothes = Clothes(scene.garment, CLOTHES[scene.top_colour], CLOTHES[scene.bottom_colour])
+    yield PERSON, lambda canvas: hair.draw_back_hair(canvas, person.head, scene.pose, frame)
+    yield PERSON, lambda canvas: draw_body(canvas, person, clothes, figure)
+    yield PERSON, lambda canvas: paint_head(canvas, person, scene.pose, frame, figure.shoulders)
+    if (occluder := scene.occluder) is not None:
+        worn = PLACE if occluder in STANDING else PERSON
+        yield worn, lambda canvas: draw_occluder(canvas, occluder, frame, CLOTHES[scene.held_colour])
     turn = -1.0 if scene.mirrored else 1.0
     left, right = _HANDS[scene.activity]
     both = scene.activity in ("holding", "reading")
     grip = ((left[0] + right[0]) / 2, left[1] - 8) if both else right
-    place = figure.at((turn * grip[0], grip[1]))
-    draw_arm(canvas, person, clothes, figure, -turn, (turn * left[0], left[1]))
+    arms = [
+        lambda canvas: draw_arm(canvas, person, clothes, figure, -turn, (turn * left[0], left[1])),
+        lambda canvas: draw_arm(canvas, person, clothes, figure, turn, (turn * right[0], right[1])),
+    ]
+    yield PERSON, arms[0]
     if not both:
-        draw_arm(canvas, person, clothes, figure, turn, (turn * right[0], right[1]))
-    if scene.held is not None:
-        draw_object(canvas, scene.held, place, figure.scale, CLOTHES[scene.held_colour])
+        yield PERSON, arms[1]
+    if (held := scene.held) is not None:
+        place = figure.at((turn * grip[0], grip[1]))
+        yield THING, lambda canvas: draw_object(canvas, held, place, figure.scale, CLOTHES[scene.held_colour])
     if both:
-        draw_arm(canvas, person, clothes, figure, turn, (turn * right[0], right[1]))
+        yield PERSON, arms[1]
 
 
 def _person_box(figure: Figure, frame: HeadFrame, size: int) -> np.ndarray:

@@ -51,6 +51,7 @@ EXTRAS: Mapping[str, str] = {
     "autofaiss": "serve",
     "faiss": "serve",
     "flask": "serve",
+    "pyspark": "spark",
 }
 
 

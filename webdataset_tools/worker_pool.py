@@ -1,7 +1,7 @@
-"""Tasks over worker processes, with one progress bar that counts items, not tasks.
+"""Tasks over worker processes or Spark, with one progress bar that counts items, not tasks.
 
 Role: a list of tasks -> their results, in the order of completion. Every worker prepares itself once (loads its face
-engine), dies when the parent dies, and stops at the next item when another worker fails.
+engine), dies when the parent dies, and stops at the next item when another worker fails. Spark is in `spark_pool`.
 """
 
 import multiprocessing
@@ -16,10 +16,14 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Location, is_private_to_process
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Tick = Callable[[], object]  # called by the work after every item
+
+PROCESSES, PYSPARK = "processes", "pyspark"
+DISTRIBUTORS = (PROCESSES, PYSPARK)
 
 _POLL_SECONDS = 0.2
 _state: dict[str, Any] = {}  # of a worker process: its work, the shared counter and the stop flag
@@ -29,18 +33,43 @@ class Stopped(RuntimeError):
     """Another worker failed or the user interrupted; raised at the next tick."""
 
 
+def check_distributor(name: object) -> None:
+    """Raise IdClipError for a --distributor that is not known."""
+    if name not in DISTRIBUTORS:
+        raise IdClipError(f"--distributor must be {' or '.join(DISTRIBUTORS)}, not {name!r}")
+
+
+def check_reachable(place: Location, workers: int, distributor: str = PROCESSES) -> None:
+    """Raise IdClipError for a place in this process's memory when other processes are to work there."""
+    if is_private_to_process(place) and (workers > 1 or distributor != PROCESSES):
+        raise IdClipError(f"{place} lies in the memory of one process; use --workers 1 and --distributor {PROCESSES}")
+
+
 def run_tasks(
-    prepare: Callable[[], Callable[[Task, Tick], Result]], tasks: Sequence[Task], workers: int, bar: tqdm
+    prepare: Callable[[], Callable[[Task, Tick], Result]],
+    tasks: Sequence[Task],
+    workers: int,
+    bar: tqdm,
+    distributor: str = PROCESSES,
 ) -> Iterator[Result]:
-    """Yield the result of every task; `bar` advances by one at each tick.
+    """Yield the result of every task; `bar` advances by one at each tick (on Spark: by a task's ticks when it is finished).
 
     `prepare` is called once in each worker and returns the work; it, the tasks and the results must be picklable when
-    `workers` > 1. One worker runs in this process. The first exception of a task is raised here.
+    `workers` > 1 and on Spark. One worker of `processes` runs in this process. On Spark, a new local session gets
+    `workers` threads; any other session as many tasks at a time as it has cores, and at least `workers`. The first
+    exception of a task is raised here.
     """
+    check_distributor(distributor)
     workers = min(workers, len(tasks))
-    if workers > 1:
+    if not tasks:
+        return
+    if distributor == PYSPARK:
+        from webdataset_tools.spark_pool import run_on_spark
+
+        yield from run_on_spark(prepare, tasks, workers, bar)
+    elif workers > 1:
         yield from _run_in_processes(prepare, tasks, workers, bar)
-    elif tasks:
+    else:
         work = prepare()
         for task in tasks:
             yield work(task, bar.update)

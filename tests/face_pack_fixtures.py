@@ -91,8 +91,8 @@ def write_recogniser(
     return _save(graph, path)
 
 
-def write_gender_age(path: Path) -> Path:
-    """Gender and age contract: a 96-pixel input, three outputs; always a man of 42."""
+def write_gender_age(path: Path, answer: tuple[float, float, float] = (0.1, 0.9, 0.42)) -> Path:
+    """Gender and age contract: a 96-pixel input, three outputs (female, male, age / 100); by default a man of 42."""
     graph = helper.make_graph(
         [
             helper.make_node("GlobalAveragePool", ["data"], ["mean"]),
@@ -104,7 +104,7 @@ def write_gender_age(path: Path) -> Path:
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3])],
         [
             numpy_helper.from_array(np.zeros((3, 3), np.float32), "zero"),
-            numpy_helper.from_array(np.array([0.1, 0.9, 0.42], np.float32), "answer"),
+            numpy_helper.from_array(np.array(answer, np.float32), "answer"),
         ],
     )
     return _save(graph, path)
@@ -124,3 +124,61 @@ def write_pack(folder: Path, **recogniser) -> Path:
     write_detector(folder / "det.onnx")
     write_recogniser(folder / "rec.onnx", **recogniser)
     return folder
+
+
+def write_yunet(folder: Path, name: str = "face_detection_yunet_2023mar.onnx", without: str = "") -> Path:
+    """YuNet contract of OpenCV 4.11: raw BGR in; for strides 8, 16, 32 class and objectness scores, boxes (centre from
+    the cell's corner and logarithm of the size, in strides) and five landmarks. Finds the same squares as the detector
+    above; `without` leaves an output out.
+    """
+    nodes, initialisers, outputs = [], [], []
+
+    def head(kind: str, stride: int, weight: np.ndarray, bias: np.ndarray, sigmoid: bool = False) -> None:
+        name, width = f"{kind}_{stride}", len(bias)
+        initialisers.append(
+            numpy_helper.from_array(weight.reshape(width, 3, 1, 1).astype(np.float32), f"{name}_weight")
+        )
+        initialisers.append(numpy_helper.from_array(np.asarray(bias, np.float32), f"{name}_bias"))
+        initialisers.append(numpy_helper.from_array(np.array([1, -1, width], np.int64), f"{name}_shape"))
+        conv = [f"pooled_{stride}", f"{name}_weight", f"{name}_bias"]
+        nodes.append(helper.make_node("Conv", conv, [f"{name}_map"], kernel_shape=[1, 1]))
+        nodes.append(helper.make_node("Transpose", [f"{name}_map"], [f"{name}_rows"], perm=[0, 2, 3, 1]))
+        flat = f"{name}_flat" if sigmoid else name
+        nodes.append(helper.make_node("Reshape", [f"{name}_rows", f"{name}_shape"], [flat]))
+        if sigmoid:
+            nodes.append(helper.make_node("Sigmoid", [flat], [name]))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "cells", width]))
+
+    for stride in STRIDES:
+        window = {"kernel_shape": [stride, stride], "strides": [stride, stride]}
+        nodes.append(helper.make_node("AveragePool", ["input"], [f"pooled_{stride}"], **window))
+        fires = (
+            np.array([0.1, -0.1, 0.1]) if stride == 32 else np.zeros(3)
+        )  # 51 for magenta, below 40 for all else here
+        head("cls", stride, fires, np.array([-45.0 if stride == 32 else -1e3]), sigmoid=True)
+        head("obj", stride, np.zeros(3), np.array([10.0]), sigmoid=True)
+        head("bbox", stride, np.zeros((4, 3)), np.array([0.5, 0.5, 0, 0]))
+        head("kps", stride, np.zeros((10, 3)), REFERENCE.reshape(-1))
+    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 640, 640])
+    outputs = [output for output in outputs if output.name != without]
+    return _save(helper.make_graph(nodes, "toy YuNet", [image], outputs, initialisers), folder / name)
+
+
+def write_sface(folder: Path, name: str = "face_recognition_sface_2021dec.onnx", seed: int = 0) -> Path:
+    """SFace contract: raw RGB [1, 3, 112, 112] in, scaled by the graph itself, [1, 128] out."""
+    matrix = np.random.default_rng(seed).standard_normal((48, 128)).astype(np.float32)
+    constants = {"mean": np.float32([127.5]), "scale": np.float32([1 / 128]), "matrix": matrix}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sub", ["data", "mean"], ["centred"]),
+            helper.make_node("Mul", ["centred", "scale"], ["scaled"]),
+            helper.make_node("AveragePool", ["scaled"], ["grid"], kernel_shape=[28, 28], strides=[28, 28]),
+            helper.make_node("Flatten", ["grid"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "matrix"], ["fc1"]),
+        ],
+        "toy SFace",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [1, 128])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    return _save(graph, folder / name)

@@ -1,25 +1,42 @@
-"""Faces: a picture in, typed faces with aligned crops and unit embeddings out (insightface packs, nothing downloaded).
+"""Faces: a picture in, typed faces with aligned crops and unit embeddings out (local model files, nothing downloaded).
 
 `load_picture` is the one picture decoder, `load_face_engine` the one door to face models. Importing this package loads
-NumPy only; insightface, onnxruntime and OpenCV are loaded with the first engine.
+NumPy only; insightface, onnxruntime, OpenCV and timm are loaded with the first engine that needs them.
 """
 
-from open_clip_idplugin.faces.engine import FaceEngine, load_face_engine
-from open_clip_idplugin.faces.errors import ImageRejected, NoFace, PackInvalid, PackNotFound, SeveralFaces
+from open_clip_idplugin.faces.engine import FaceEngine
+from open_clip_idplugin.faces.errors import (
+    EngineUnknown,
+    FaceNotAligned,
+    ImageRejected,
+    ModelMismatch,
+    NoFace,
+    PackInvalid,
+    PackNotFound,
+    ProviderUnavailable,
+    SeveralFaces,
+    require_same_model,
+)
 from open_clip_idplugin.faces.face import Face, FacePolicy, choose_face
+from open_clip_idplugin.faces.loading import load_face_engine
 from open_clip_idplugin.faces.pictures import PictureSource, load_picture
 
 __all__ = [
+    "EngineUnknown",
     "Face",
     "FaceEngine",
+    "FaceNotAligned",
     "FacePolicy",
     "ImageRejected",
+    "ModelMismatch",
     "NoFace",
     "PackInvalid",
     "PackNotFound",
     "PictureSource",
+    "ProviderUnavailable",
     "SeveralFaces",
     "choose_face",
     "load_face_engine",
     "load_picture",
+    "require_same_model",
 ]

@@ -1,21 +1,20 @@
 """The face engine: pictures -> typed faces with aligned crops and unit embeddings.
 
-Detection runs picture by picture (SCRFD graphs take one), the recogniser once over the crops of all pictures. Where
-detectors and encoders come from is told by the part of a spec before the colon (see `load_face_engine`).
+Detection runs picture by picture (detectors' graphs take one), the recogniser over the crops of all pictures in batches.
+Detectors and encoders are anything with the two small interfaces here; `loading.py` makes them from a spec.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces.errors import PackInvalid
-from open_clip_idplugin.faces.face import Face, FacePolicy, choose_face
+from open_clip_idplugin.faces.alignment import align_face
+from open_clip_idplugin.faces.errors import EmbeddingBroken
+from open_clip_idplugin.faces.face import Face, FacePolicy, choose_aligned_face, choose_face
 from open_clip_idplugin.faces.pictures import PictureSource, load_picture
-
-_MAX_BATCH = 128  # crops a recogniser run: beyond some 32 nothing is gained, and memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Detection:
 
 
 class FaceDetector(Protocol):
-    """Finds faces in one RGB picture."""
+    """Finds faces in one RGB picture; may be called from several threads."""
 
     def detect(self, picture: np.ndarray) -> list[Detection]:
         """RGB uint8 [H, W, 3] -> detections, best first."""
@@ -38,19 +37,16 @@ class FaceDetector(Protocol):
 
 
 class FaceEncoder(Protocol):
-    """Embeds aligned crops."""
+    """Embeds aligned crops; may be called from several threads."""
 
-    model_id: str
+    model_id: str  # changes with the weights
     embedding_size: int
     crop_size: int
-    batch: int | None  # the only batch size the graph accepts, None when any is fine
-
-    def align(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-        """Picture and landmarks [5, 2] -> RGB uint8 crop [crop_size, crop_size, 3]; None for degenerate landmarks."""
-        ...
+    batch: int  # crops a run
+    fixed_batch: bool  # the graph takes exactly `batch` crops, else up to so many
 
     def encode(self, crops: list[np.ndarray]) -> np.ndarray:
-        """N >= 1 RGB uint8 crops -> [N, D] float32, not normalised."""
+        """1 to `batch` RGB uint8 crops [crop_size, crop_size, 3] -> [N, D] float32, not normalised."""
         ...
 
 
@@ -71,107 +67,91 @@ class FaceEngine:
         """D, the length of an embedding."""
         return self._encoder.embedding_size
 
+    @property
+    def crop_size(self) -> int:
+        """S, the side of an aligned crop."""
+        return self._encoder.crop_size
+
     def detect(self, picture: PictureSource) -> list[Face]:
         """All faces of one picture, best score first."""
         return self.detect_many([picture])[0]
 
     def detect_many(self, pictures: Iterable[PictureSource]) -> list[list[Face]]:
-        """The faces of each picture; the recogniser runs once over all of them.
+        """The faces of each picture; the recogniser runs over all of them together.
 
         Raises:
             ImageRejected: for the first picture that `load_picture` refuses.
         """
-        found = [self._detect_and_align(load_picture(picture)) for picture in pictures]
-        aligned = [crop for faces in found for _, crop in faces if crop is not None]
-        embeddings = iter(self._encode(aligned))
-        return [[self._face(detection, crop, embeddings) for detection, crop in faces] for faces in found]
+        found = [self.find(picture) for picture in pictures]
+        embedded = iter(self.embed([face for faces in found for face in faces]))
+        return [[next(embedded) for _ in faces] for faces in found]
 
     def the_face(self, picture: PictureSource, policy: FacePolicy = "largest") -> Face:
         """The one face that is the person; see `choose_face` for the policies and errors."""
         pixels = load_picture(picture)
         return choose_face(self.detect(pixels), pixels.shape[1], pixels.shape[0], policy)
 
+    def find(self, picture: PictureSource) -> list[Face]:
+        """All faces of one picture with their crops, best score first; the recogniser does not run."""
+        pixels = load_picture(picture)
+        return [self._align(pixels, detection) for detection in self._detector.detect(pixels)]
+
+    def embed(self, faces: Sequence[Face]) -> list[Face]:
+        """The same faces (of any number of pictures) with embeddings, as far as they are aligned."""
+        rows = iter(self._encode([face.crop for face in faces if face.aligned]))
+        return [replace(face, embedding=next(rows)) if face.aligned else face for face in faces]
+
+    def crops_of(self, picture: PictureSource) -> list[np.ndarray]:
+        """Aligned crops [S, S, 3] RGB uint8 of all faces that can be aligned; the recogniser does not run."""
+        return [face.crop for face in self.find(picture) if face.aligned]
+
+    def the_crop(self, picture: PictureSource, policy: FacePolicy = "largest") -> np.ndarray:
+        """The aligned crop of the person, without running the recogniser; policies and errors as in `choose_face`."""
+        pixels = load_picture(picture)
+        return choose_aligned_face(self.find(pixels), pixels.shape[1], pixels.shape[0], policy).crop
+
     def embed_crops(self, crops: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Aligned RGB uint8 crops, [N, S, S, 3] or a list of [S, S, 3] -> [N, D] float32 rows of length 1.
 
         Raises:
             IdClipError: a crop of another shape or type.
-            PackInvalid: the recogniser gave numbers that are not finite, or zeros.
+            EmbeddingBroken: the recogniser gave numbers that are not finite, or zeros.
         """
         for crop in crops:
             if crop.ndim != 3 or crop.shape[0] != crop.shape[1] or crop.shape[2] != 3 or crop.dtype != np.uint8:
                 raise IdClipError(f"Crops must be square RGB uint8 [S, S, 3], got {crop.shape} {crop.dtype}.")
-        rows = self._encode(list(crops))
+        rows = self._encode([self._resized(crop) for crop in crops])
         broken = sum(row is None for row in rows)
         if broken:
-            raise PackInvalid(
-                f"The recogniser {self.model_id} gave no usable numbers for {broken} of {len(rows)} crops."
+            raise EmbeddingBroken(
+                f"The recogniser {self.model_id} gave no usable numbers for {broken} of {len(rows)} crops; "
+                "its file is damaged or meant for another input."
             )
         return np.stack([row for row in rows if row is not None]) if rows else np.zeros((0, self.embedding_size), "f4")
 
-    def _detect_and_align(self, picture: np.ndarray) -> list[tuple[Detection, np.ndarray | None]]:
-        return [(found, self._encoder.align(picture, found.landmarks)) for found in self._detector.detect(picture)]
+    def _resized(self, crop: np.ndarray) -> np.ndarray:
+        if crop.shape[0] == self.crop_size:
+            return crop
+        import cv2
 
-    def _face(self, found: Detection, crop: np.ndarray | None, embeddings: Iterator[np.ndarray | None]) -> Face:
-        embedding = None if crop is None else next(embeddings)
-        if crop is None:
-            crop = np.zeros((self._encoder.crop_size, self._encoder.crop_size, 3), np.uint8)
-        return Face(found.box, found.landmarks, found.score, crop, embedding, found.gender, found.age)
+        return cv2.resize(crop, (self.crop_size, self.crop_size), interpolation=cv2.INTER_LINEAR)
+
+    def _align(self, picture: np.ndarray, found: Detection) -> Face:
+        crop = align_face(picture, found.landmarks, self.crop_size)
+        pixels = np.zeros((self.crop_size, self.crop_size, 3), np.uint8) if crop is None else crop
+        return Face(
+            found.box, found.landmarks, found.score, pixels, None, found.gender, found.age, aligned=crop is not None
+        )
 
     def _encode(self, crops: list[np.ndarray]) -> list[np.ndarray | None]:
         """Unit rows in order; None where the numbers are not finite or zero."""
-        step = self._encoder.batch or _MAX_BATCH
+        step = self._encoder.batch
         rows: list[np.ndarray | None] = []
         for start in range(0, len(crops), step):
             chunk = crops[start : start + step]
-            padding = [chunk[-1]] * (step - len(chunk)) if self._encoder.batch else []
+            padding = [chunk[-1]] * (step - len(chunk)) if self._encoder.fixed_batch else []
             raw = self._encoder.encode(chunk + padding)[: len(chunk)].astype(np.float32)
             norms = np.linalg.norm(raw, axis=1)
             usable = np.isfinite(raw).all(axis=1) & np.isfinite(norms) & (norms > 0)
             rows.extend(row / norm if good else None for row, norm, good in zip(raw, norms, usable))
         return rows
-
-
-def load_face_engine(
-    spec: str = "insightface:buffalo_l",
-    det_size: int | None = None,
-    providers: Sequence[str] | None = None,
-    threads: int | None = None,
-) -> FaceEngine:
-    """Load a face engine; never touches the network.
-
-    Args:
-        spec: `insightface:<name>` for a pack in insightface's folder (`~/.insightface/models/<name>`),
-            `insightface:<folder>` for a pack elsewhere (with a slash in it), `insightface:miniature` for the shipped
-            pack of drawn faces.
-        det_size: side of the square the detector sees a picture in, a multiple of 32 from 64 on; None takes what the
-            pack's manifest recommends (192 for the shipped pack), else 640.
-        providers: onnxruntime execution providers; None takes CUDA where it is available, else the CPU.
-        threads: threads of one onnxruntime call; None leaves it to onnxruntime.
-
-    Raises:
-        PackNotFound, PackInvalid: with what is missing and where it belongs.
-        IdClipError: unknown kind of engine, impossible option.
-    """
-    kind, separator, name = str(spec).partition(":")
-    if not separator or kind not in _LOADERS or not name:
-        kinds = ", ".join(f"{known}:<pack>" for known in _LOADERS)
-        raise IdClipError(f"Unknown face engine {spec!r}; give one of: {kinds}.")
-    if det_size is not None and (det_size < 64 or det_size % 32):
-        raise IdClipError(f"det_size {det_size} does not fit the detector; give a multiple of 32 from 64 on.")
-    if threads is not None and threads < 1:
-        raise IdClipError(f"threads must be at least 1, got {threads}.")
-    detector, encoder = _LOADERS[kind](name, det_size, providers, threads)
-    return FaceEngine(detector, encoder)
-
-
-def _load_insightface(
-    name: str, det_size: int | None, providers: Sequence[str] | None, threads: int | None
-) -> tuple[FaceDetector, FaceEncoder]:
-    from open_clip_idplugin.faces.insightface_pack import load_pack
-
-    return load_pack(name, det_size, providers, threads)
-
-
-_Loader = Callable[[str, "int | None", "Sequence[str] | None", "int | None"], tuple[FaceDetector, FaceEncoder]]
-_LOADERS: dict[str, _Loader] = {"insightface": _load_insightface}

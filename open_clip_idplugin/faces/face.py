@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces.errors import NoFace, SeveralFaces
+from open_clip_idplugin.faces.errors import FaceNotAligned, NoFace, SeveralFaces
 
 FacePolicy = Literal["largest", "center", "only"]
 
@@ -21,9 +21,10 @@ class Face:
             the picture (x grows to the right).
         score: detection confidence in [0, 1].
         crop: [S, S, 3] uint8 RGB, aligned for the recogniser (S = 112 for nearly all); black where the picture ends.
-        embedding: [D] float32 of length 1, or None when the landmarks cannot be aligned.
+        embedding: [D] float32 of length 1, or None when the landmarks cannot be aligned (or it was not asked for).
         gender: "female", "male" or None where the pack has no such model.
         age: in years, or None.
+        aligned: False when the landmarks cannot be aligned; the crop is black then.
     """
 
     box: np.ndarray
@@ -33,6 +34,7 @@ class Face:
     embedding: np.ndarray | None
     gender: str | None = None
     age: float | None = None
+    aligned: bool = True
 
     @property
     def area(self) -> float:
@@ -47,15 +49,23 @@ def choose_face(faces: list[Face], width: int, height: int, policy: FacePolicy =
     than one face. Faces without an embedding do not count.
 
     Raises:
-        NoFace: no face, or none with an embedding.
+        NoFace: no face; `FaceNotAligned` of it: none with an embedding.
         SeveralFaces: several under "only".
     """
+    return _choose([face for face in faces if face.embedding is not None], len(faces), width, height, policy)
+
+
+def choose_aligned_face(faces: list[Face], width: int, height: int, policy: FacePolicy = "largest") -> Face:
+    """As `choose_face`, of faces that need no embedding."""
+    return _choose([face for face in faces if face.aligned], len(faces), width, height, policy)
+
+
+def _choose(usable: list[Face], found: int, width: int, height: int, policy: FacePolicy) -> Face:
     if policy not in get_args(FacePolicy):
         raise IdClipError(f"Unknown face policy {policy!r}; choose one of {', '.join(get_args(FacePolicy))}.")
-    usable = [face for face in faces if face.embedding is not None]
     if not usable:
-        found = "only faces that cannot be aligned were" if faces else "no face was"
-        raise NoFace(f"In the picture ({width}x{height}) {found} found; give a clearer, larger picture of the face.")
+        kind, words = (FaceNotAligned, "only faces that cannot be aligned were") if found else (NoFace, "no face was")
+        raise kind(f"In the picture ({width}x{height}) {words} found; give a clearer, larger picture of the face.")
     if policy == "only" and len(usable) > 1:
         raise SeveralFaces(
             f"The picture shows {len(usable)} faces where one is wanted; cut it to the person, "

@@ -7,13 +7,27 @@ bare assertions; here every such case ends in `PackNotFound` or `PackInvalid`.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip_idplugin.faces.errors import PackInvalid, PackNotFound
+from open_clip_idplugin.faces.errors import (
+    DetectorMissing,
+    ManifestBroken,
+    ModelUnreadable,
+    PackEmpty,
+    PackInvalid,
+    PackNested,
+    PackNotFound,
+    RecogniserMissing,
+)
 
 SHIPPED_PACK = "miniature"
 _MODEL_ROOT = Path("~/.insightface/models")
+_NEEDED: Mapping[str, tuple[type[PackInvalid], str]] = {
+    "detection": (DetectorMissing, "detector; it needs an SCRFD detector with landmarks"),
+    "recognition": (RecogniserMissing, "recogniser; it needs an ArcFace recogniser"),
+}
 _WHERE_TO_FETCH = "https://github.com/deepinsight/insightface/tree/master/python-package"
 
 
@@ -35,16 +49,24 @@ class Pack:
     def model_id(self) -> str:
         """`insightface:<pack>/<recogniser>-<12 hex digits of its SHA-256>`: other weights, other id."""
         recogniser = self.files["recognition"]
-        digest = hashlib.sha256(recogniser.read_bytes()).hexdigest()[:12]
-        return f"insightface:{self.name}/{recogniser.stem}-{digest}"
+        return f"insightface:{self.name}/{recogniser.stem}-{weights_hash(recogniser)}"
 
 
-def find_pack(name: str) -> Pack:
+def weights_hash(path: Path) -> str:
+    """12 hex digits of a file's SHA-256: what tells models of one name apart in a model id."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def find_pack(name: str, task: str) -> Pack:
     """Resolve `name` ("miniature", a pack's name, or a folder written with a slash) and route its files.
 
     Raises:
         PackNotFound: no such folder.
-        PackInvalid: the folder lacks a detector or a recogniser, or holds an unreadable model.
+        PackInvalid: the folder lacks a model for `task` ("detection" or "recognition"), or holds an unreadable one.
     """
     folder = _folder_of(name)
     label = name if _is_bare(name) else folder.name
@@ -54,11 +76,9 @@ def find_pack(name: str) -> Pack:
 
     manifest = has_model_package_manifest(folder)
     files = _manifest_files(folder) if manifest else _routed_files(folder)
-    for task, word in (("detection", "detector"), ("recognition", "recogniser")):
-        if task not in files:
-            raise PackInvalid(
-                f"The face pack {folder} holds no {word}; it needs an SCRFD detector and an ArcFace recogniser (.onnx)."
-            )
+    if task not in files:
+        kind, word = _NEEDED[task]
+        raise kind(f"The face pack {folder} holds no {word} (.onnx).")
     return Pack(label, folder, files, manifest, _recommended_det_size(folder) if manifest else 640)
 
 
@@ -93,14 +113,14 @@ def _manifest_files(folder: Path) -> dict[str, Path]:
         tasks = load_model_package(folder).tasks
         return {task: verify_model_artifact(descriptor) for task, descriptor in tasks.items()}
     except (TypeError, ValueError, OSError, RuntimeError) as error:
-        raise PackInvalid(f"The manifest of the face pack {folder} does not hold: {error}.") from error
+        raise ManifestBroken(f"The manifest of the face pack {folder} does not hold: {error}.") from error
 
 
 def _recommended_det_size(folder: Path) -> int:
     """The manifest's `det_size`, our own addition to it: insightface passes over fields it does not know."""
     side = json.loads((folder / "manifest.json").read_text()).get("det_size", 640)
     if not isinstance(side, int) or side < 64 or side % 32:
-        raise PackInvalid(f"The manifest of the face pack {folder} gives det_size {side!r}, not a multiple of 32.")
+        raise ManifestBroken(f"The manifest of the face pack {folder} gives det_size {side!r}, not a multiple of 32.")
     return side
 
 
@@ -109,8 +129,11 @@ def _routed_files(folder: Path) -> dict[str, Path]:
     paths = sorted(folder.glob("*.onnx"))
     if not paths:
         nested = sorted(path.parent for path in folder.glob("*/*.onnx"))
-        hint = f"the files lie in {nested[0]}, move them up or name that folder" if nested else "unpack them there"
-        raise PackInvalid(f"The face pack {folder} holds no .onnx file; {hint}.")
+        if nested:
+            raise PackNested(
+                f"The face pack {folder} holds no .onnx file; the files lie in {nested[0]}, move them up or name that folder."
+            )
+        raise PackEmpty(f"The face pack {folder} holds no .onnx file; unpack them there.")
     files: dict[str, Path] = {}
     for path in paths:
         task = _task_of(path)
@@ -130,7 +153,9 @@ def _task_of(path: Path) -> str | None:
         graph = onnx.load(path, load_external_data=False).graph
         sides = [dimension.dim_value for dimension in graph.input[0].type.tensor_type.shape.dim[2:4]]
     except Exception as error:  # protobuf's DecodeError, IndexError and more: whatever a damaged file leads to
-        raise PackInvalid(f"The model file {path} cannot be read as ONNX ({type(error).__name__}).") from error
+        raise ModelUnreadable(
+            f"The model file {path} cannot be read as ONNX ({type(error).__name__}); fetch it again."
+        ) from error
     initialised = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialised]  # old exporters list weights as inputs
     if len(graph.output) >= 5:

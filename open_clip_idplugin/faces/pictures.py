@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
-from open_clip_idplugin.faces.errors import ImageRejected
+from open_clip_idplugin.faces.errors import (
+    NoPicture,
+    PictureDamaged,
+    PictureMissing,
+    PictureTooElongated,
+    PictureTooLarge,
+    PictureTooSmall,
+    PixelsUnusable,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +42,10 @@ def load_picture(source: PictureSource) -> np.ndarray:
     in [0, 1].
 
     Raises:
-        ImageRejected: missing, damaged or truncated file; more than `MAX_PIXELS` pixels or `MAX_SIDE` a side, a side
-            below `MIN_SIDE`, sides beyond 1:`MAX_ASPECT`; array of another shape, type or range.
+        ImageRejected: one of its kinds. `PictureMissing`, `NoPicture`, `PictureDamaged` (also truncated),
+            `PictureTooLarge` (more than `MAX_PIXELS` pixels, or `MAX_SIDE` a side), `PictureTooSmall` (a side below
+            `MIN_SIDE`), `PictureTooElongated` (sides beyond 1:`MAX_ASPECT`), `PixelsUnusable` (an array of another
+            shape, type or range).
     """
     name = _name_of(source)
     if isinstance(source, np.ndarray):
@@ -58,13 +68,17 @@ def _name_of(source: PictureSource) -> str:
 def _check_size(width: int, height: int, name: str) -> None:
     """Refuse sizes no face model handles; called before any pixel is decoded."""
     if width * height > MAX_PIXELS:
-        raise ImageRejected(name, f"{width}x{height} is more than {MAX_PIXELS // 10**6} million pixels; scale it down")
+        raise PictureTooLarge(
+            name, f"{width}x{height} is more than {MAX_PIXELS // 10**6} million pixels; scale it down"
+        )
     if max(width, height) > MAX_SIDE:
-        raise ImageRejected(name, f"{width}x{height} has a side over {MAX_SIDE} pixels; scale or cut it")
+        raise PictureTooLarge(name, f"{width}x{height} has a side over {MAX_SIDE} pixels; scale or cut it")
     if min(width, height) < MIN_SIDE:
-        raise ImageRejected(name, f"{width}x{height} is too small, each side needs at least {MIN_SIDE} pixels")
+        raise PictureTooSmall(name, f"{width}x{height} is too small, each side needs at least {MIN_SIDE} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageRejected(name, f"{width}x{height} is too elongated, sides may differ {MAX_ASPECT}-fold at most")
+        raise PictureTooElongated(
+            name, f"{width}x{height} is too elongated, sides may differ {MAX_ASPECT}-fold at most"
+        )
 
 
 def _open(source: PictureSource, name: str) -> "Image.Image":
@@ -80,15 +94,18 @@ def _open(source: PictureSource, name: str) -> "Image.Image":
             image = Image.open(content, formats=[kind for kind in _FORMATS if kind in Image.OPEN])
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             reason = f"its header claims more than {MAX_PIXELS // 10**6} million pixels; scale it down"
-            raise ImageRejected(name, reason) from None
+            raise PictureTooLarge(name, reason) from None
         except UnidentifiedImageError:
-            raise ImageRejected(name, f"it is no picture in a known format ({', '.join(_FORMATS)})") from None
+            raise NoPicture(name, f"it is no picture in a known format ({', '.join(_FORMATS)})") from None
         except FileNotFoundError:
-            raise ImageRejected(name, "the file does not exist") from None
+            raise PictureMissing(name, "the file does not exist") from None
+        except OSError as error:
+            kind = PictureMissing if error.errno is not None else PictureDamaged  # the system's errors have numbers
+            raise kind(name, f"it cannot be opened ({_short(error)})") from None
         except Exception as error:  # Pillow's parsers let anything through on malformed headers
-            raise ImageRejected(name, f"it cannot be opened ({_short(error)})") from None
+            raise PictureDamaged(name, f"it cannot be opened ({_short(error)})") from None
     else:
-        raise ImageRejected(name, "give a path, bytes, a Pillow image or a NumPy array")
+        raise NoPicture(name, "give a path, bytes, a Pillow image or a NumPy array")
     _check_size(*image.size, name)
     return image
 
@@ -99,7 +116,7 @@ def _image_to_rgb(image: "Image.Image", name: str) -> np.ndarray:
     try:
         image.load()  # raises on truncated data
     except Exception as error:  # as above: damaged data raises whatever the decoder met
-        raise ImageRejected(name, f"its data is damaged or truncated ({_short(error)})") from None
+        raise PictureDamaged(name, f"its data is damaged or truncated ({_short(error)})") from None
     image = _upright(image)
     if image.mode.startswith("I;16"):
         return _array_to_rgb(np.asarray(image, dtype=np.uint16), name)
@@ -114,7 +131,7 @@ def _image_to_rgb(image: "Image.Image", name: str) -> np.ndarray:
     try:
         return np.asarray(image.convert("RGB"))
     except (ValueError, OSError):
-        raise ImageRejected(name, f"its colour mode {Image.getmodebase(image.mode)} cannot be read as RGB") from None
+        raise PixelsUnusable(name, f"its colour mode {Image.getmodebase(image.mode)} cannot be read as RGB") from None
 
 
 def _upright(image: "Image.Image") -> "Image.Image":
@@ -130,7 +147,7 @@ def _wide_integers(values: np.ndarray, name: str) -> np.ndarray:
     """Values of a 32-bit integer image as the 8- or 16-bit values they nearly always hold."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65_535:
-        raise ImageRejected(name, f"its integer values {low} to {high} fit neither 8 nor 16 bits")
+        raise PixelsUnusable(name, f"its integer values {low} to {high} fit neither 8 nor 16 bits")
     return values.astype(np.uint8 if high <= 255 else np.uint16)
 
 
@@ -139,7 +156,7 @@ def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ImageRejected(name, "an array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
+        raise PixelsUnusable(name, "an array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
     _check_size(array.shape[1], array.shape[0], name)
     array = _to_eight_bit(array, name)
     if array.shape[2] == 1:
@@ -153,11 +170,11 @@ def _to_eight_bit(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.uint16:
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ImageRejected(name, "its values must be uint8, uint16 or floats in [0, 1]")
+        raise PixelsUnusable(name, "its values must be uint8, uint16 or floats in [0, 1]")
     if not np.isfinite(array).all():
-        raise ImageRejected(name, "it holds values that are not finite")
+        raise PixelsUnusable(name, "it holds values that are not finite")
     if array.min() < 0 or array.max() > 1:
-        raise ImageRejected(name, "floats must lie in [0, 1]; give 0 to 255 as uint8")
+        raise PixelsUnusable(name, "floats must lie in [0, 1]; give 0 to 255 as uint8")
     return np.rint(array * 255).astype(np.uint8)
 
 

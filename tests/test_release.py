@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pytest
 import release_fixtures as fixtures
@@ -198,6 +199,24 @@ def test_a_broken_layout_is_named_in_one_sentence(tmp_path, damage, message):
     with pytest.raises(ReleaseError, match=message) as caught:
         load_release(tmp_path, "train")
     assert "\n" not in str(caught.value)
+
+
+def test_a_release_is_read_from_a_url_as_from_a_folder(tmp_path):
+    folder = fixtures.write_release(tmp_path / "release")
+    (folder / "attributes.json").write_text('{"9_n000001": {"stratum": "small"}}')
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/release", recursive=True)
+    local = load_release(folder, "train")
+    for url in ("memory://bucket/release", f"file://{folder}"):
+        split = load_release(url, "train")
+        assert [(s.key, s.identity_name, s.captions, s.attributes) for s in split.samples] == [
+            (s.key, s.identity_name, s.captions, s.attributes) for s in local.samples
+        ]
+        assert split.source == local.source and split.skipped == local.skipped
+        first = split.samples[0].file_name
+        assert (split.images / first).read_bytes() == (local.images / first).read_bytes()
+    with pytest.raises(ReleaseError, match="memory://bucket/nothing holds no folder coco_dataset"):
+        load_release("memory://bucket/nothing", "train")
 
 
 def test_an_unknown_split_is_refused(tmp_path):

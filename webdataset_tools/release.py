@@ -1,18 +1,18 @@
-"""A COCO-PFS release on disk -> the list of samples of one split.
+"""A COCO-PFS release -> the list of samples of one split.
 
-Role: the layout (which file lies where) and the join of embeddings, captions and names. Input: the release's folder;
+Role: the layout (which file lies where) and the join of embeddings, captions and names. Input: the release's folder or URL;
 output: `ReleaseSplit` with every usable sample, sorted by key, and every unusable one with its reason. Images are not
 opened here.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin import locations
+from open_clip_idplugin.locations import Location, Place
 from webdataset_tools import release_files, report
 from webdataset_tools.release_files import ReleaseError
 from webdataset_tools.report import Skip
@@ -74,7 +74,7 @@ class ReleaseSplit:
 
     source: str  # name of the release's folder
     split: str
-    images: Path  # folder of the swapped images
+    images: Location  # folder of the swapped images
     samples: list[ReleaseSample]  # sorted by key
     skipped: list[Skip]
 
@@ -85,37 +85,37 @@ def swapped_file_name(image_id: int, identity_id: str) -> str:
 
 
 def load_release(
-    release: str | os.PathLike[str], split: str, embedding_size: int = EMBEDDING_SIZE, names_required: bool = True
+    release: Place, split: str, embedding_size: int = EMBEDDING_SIZE, names_required: bool = True
 ) -> ReleaseSplit:
-    """Read one split of a release.
+    """Read one split of a release; `release` may be a URL.
 
     With `names_required` an identity without a name is skipped, and a release without `identity_meta.csv` refused; else
     the identity id stands in for the name. Raises ReleaseError when a file of the layout is missing or broken.
     """
     if split not in SPLITS:
         raise ReleaseError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
-    root = Path(release).resolve()
+    root = locations.location(release).resolve()
     coco, files = root / COCO_FOLDER, SPLITS[split]
-    if not coco.is_dir():
+    if not locations.is_folder(coco):
         raise ReleaseError(f"{release} holds no folder {COCO_FOLDER}; give the release's top folder")
     features = _find_features(coco, files.features)
     captions_path, images = coco / files.captions, coco / files.images
-    if not captions_path.is_file():
+    if not locations.is_file(captions_path):
         raise ReleaseError(f"the release lacks {captions_path}; it is COCO's own captions file")
-    if not images.is_dir():
+    if not locations.is_folder(images):
         raise ReleaseError(f"the release lacks the image folder {images}")
 
     skipped: list[Skip] = []
     faces = dict(_read_faces(features, embedding_size, skipped))
     captions = release_files.read_captions(captions_path, {image_id for image_id, _ in faces})
-    files_there = {entry.name for entry in os.scandir(images)}
+    files_there = {entry.name for entry in locations.list_folder(images)}
     name_of = _load_names(root, names_required)
     samples = list(_join(faces, captions, name_of, _load_attributes(root), files_there, skipped))
     skipped.sort(key=lambda skip: (skip.reason, skip.key, skip.detail))
     return ReleaseSplit(source=root.name, split=split, images=images, samples=samples, skipped=skipped)
 
 
-def _read_faces(path: Path, size: int, skipped: list[Skip]) -> Iterator[tuple[tuple[int, str], np.ndarray]]:
+def _read_faces(path: Location, size: int, skipped: list[Skip]) -> Iterator[tuple[tuple[int, str], np.ndarray]]:
     """Yield ((image id, identity id), [size] float32) of the usable entries; the others go to `skipped`."""
     seen = set()
     for text, value in release_files.stream_object(path):
@@ -176,24 +176,29 @@ def _join(
             )
 
 
-def _find_features(coco: Path, name: str) -> Path:
+def _find_features(coco: Location, name: str) -> Location:
     """Find the file below `coco` without walking through the folders of images."""
     image_folders = {files.images for files in SPLITS.values()}
-    for folder, folders, files in os.walk(coco):
-        if name in files:
-            return Path(folder, name)
-        folders[:] = sorted(set(folders) - image_folders)
+    left = [coco]
+    while left:
+        folder = left.pop()
+        entries = locations.list_folder(folder)
+        if locations.Entry(name, False) in entries:
+            return folder / name
+        left += [
+            folder / entry.name for entry in reversed(entries) if entry.is_folder and entry.name not in image_folders
+        ]
     raise ReleaseError(f"the release lacks {name} in {coco} or below; it holds the face embeddings and is the split")
 
 
-def _load_names(root: Path, required: bool) -> Callable[[str], str | None]:
+def _load_names(root: Location, required: bool) -> Callable[[str], str | None]:
     """Return the look-up of names: without `required` an unknown identity is called by its id."""
     candidates = [
         root / IDENTITY_FOLDER / IDENTITY_FILE,
         root / IDENTITY_FILE,
-        *sorted(root.glob(f"*/{IDENTITY_FILE}")),
+        *(root / entry.name / IDENTITY_FILE for entry in locations.list_folder(root) if entry.is_folder),
     ]
-    path = next((path for path in candidates if path.is_file()), None)
+    path = next((path for path in candidates if locations.is_file(path)), None)
     if path is None and required:
         raise ReleaseError(
             f"the release lacks {IDENTITY_FOLDER}/{IDENTITY_FILE} with the people's names; "
@@ -203,9 +208,9 @@ def _load_names(root: Path, required: bool) -> Callable[[str], str | None]:
     return names.get if required else lambda identity_id: names.get(identity_id, identity_id)
 
 
-def _load_attributes(root: Path) -> dict[tuple[int, str], dict[str, Any]]:
+def _load_attributes(root: Location) -> dict[tuple[int, str], dict[str, Any]]:
     path = root / ATTRIBUTES_FILE
-    if not path.is_file():
+    if not locations.is_file(path):
         return {}
     parsed = ((parse_key(key), value) for key, value in release_files.read_attributes(path).items())
     return {key: value for key, value in parsed if key is not None}

@@ -1,6 +1,6 @@
 """The files of a COCO-PFS release, one reader each.
 
-Role: file -> plain Python values, without any joining or judging. Input: paths inside a release; output: captions per
+Role: file -> plain Python values, without any joining or judging. Input: places inside a release; output: captions per
 image, names per identity, face embeddings per key. Large files are streamed.
 """
 
@@ -8,10 +8,10 @@ import csv
 import json
 import re
 from collections.abc import Container, Iterator
-from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Location
 
 _CHUNK = 1 << 22  # characters read at a time
 _LARGEST_VALUE = 1 << 26  # characters; more without an end means that the file is broken
@@ -23,7 +23,7 @@ class ReleaseError(IdClipError):
     """A release lacks a file or a file has another form than the published one."""
 
 
-def stream_object(path: Path) -> Iterator[tuple[str, Any]]:
+def stream_object(path: Location) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of a file that is one JSON object, in file order and with repeated keys.
 
     Memory stays at a few MB however large the file is (the embeddings of a release are hundreds of MB of text).
@@ -56,7 +56,7 @@ def _decode(decoder: json.JSONDecoder, window: str, start: int) -> tuple[Any, in
         return None, len(window)
 
 
-def read_captions(path: Path, wanted: Container[int]) -> dict[int, list[str]]:
+def read_captions(path: Location, wanted: Container[int]) -> dict[int, list[str]]:
     """Return image id -> captions (stripped, in file order, empty ones dropped) of a COCO captions file.
 
     Only images in `wanted` are kept. Raises ReleaseError when the file is not a COCO captions file.
@@ -74,7 +74,7 @@ def read_captions(path: Path, wanted: Container[int]) -> dict[int, list[str]]:
     return captions
 
 
-def read_identity_names(path: Path) -> dict[str, str]:
+def read_identity_names(path: Location) -> dict[str, str]:
     """Return identity id -> name of an `identity_meta.csv`: `Class_ID, Name, ...`.
 
     Spaces after commas, quoted names, names with commas and any script are understood; underscores become spaces. The
@@ -106,7 +106,7 @@ def clean_name(name: str) -> str:
     return " ".join(name.replace("_", " ").split())
 
 
-def read_attributes(path: Path) -> dict[str, dict[str, Any]]:
+def read_attributes(path: Location) -> dict[str, dict[str, Any]]:
     """Return `<image id>_<identity id>` -> notes; values that are not objects are refused with ReleaseError."""
     attributes: dict[str, dict[str, Any]] = {}
     for key, value in stream_object(path):

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Location
 from webdataset_tools import face_crops, report
 from webdataset_tools.face_crops import Cropper, FaceCrop
 from webdataset_tools.release import ReleaseSample
@@ -30,7 +31,7 @@ class PackSettings:
     """What all shards of a build share; goes to every worker once."""
 
     output: Path
-    images: Path
+    images: Location
     source: str
     split: str
     face_model: str | None
@@ -162,7 +163,7 @@ def _write_tar(stream: BinaryIO, samples: Iterator[Sample]) -> int:
     return count
 
 
-def _read_image(path: Path, key: str) -> bytes | Skip:
+def _read_image(path: Location, key: str) -> bytes | Skip:
     """Return the file's bytes when they decode, else the reason."""
     try:
         content = path.read_bytes()

@@ -1,47 +1,90 @@
 """What makes an IdCLIP of a CLIP: the `identity_cfg` of a model config -> a checked, frozen `IdentityConfig`.
 
 The dictionary comes from JSON or from `open_clip.create_model(name, identity_cfg={...})`, which replaces it whole.
+Every field carries its help and what it may be, so that command lines are made from them (`parse_setting`, `override`).
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from open_clip_idplugin.block_choice import NO_BLOCKS, parse_blocks
 from open_clip_idplugin.errors import IdClipError
 
-# Key -> smallest and largest allowed value.
-_RANGES: Mapping[str, tuple[int, int]] = {
-    "face_dim": (1, 1 << 16),
-    "adaptor_hidden": (1, 1 << 16),
-    "adaptor_layers": (1, 2),
-    "tokens_per_identity": (1, 64),
-    "visual_prompts": (0, 1024),
-}
+FREE, FIXED, LEARNED = "free", "fixed", "learned"
+ATTENTION, MLP, BOTH = "attention", "mlp", "both"
+
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_LORA_DETAILS = ("lora_rank", "lora_alpha", "lora_targets")
+
+
+def _number(default: int, low: int, high: int, text: str) -> Any:
+    return field(default=default, metadata={"help": text, "range": (low, high)})
+
+
+def _switch(text: str) -> Any:
+    return field(default=False, metadata={"help": text})
+
+
+def _choice(default: str, choices: tuple[str, ...], text: str) -> Any:
+    return field(default=default, metadata={"help": f"{text}: {', '.join(choices)}", "choices": choices})
+
+
+def _blocks(text: str) -> Any:
+    return field(default=NO_BLOCKS, metadata={"help": text, "blocks": True})
 
 
 @dataclass(frozen=True)
 class IdentityConfig:
     """Shape of the parts that IdCLIP adds to the towers (Messina et al., ECIR 2025, arXiv 2412.21009).
 
-    face_dim: size of a face embedding. adaptor_hidden, adaptor_layers (1 or 2), adaptor_bias: the adaptor's hidden
-    layers. tokens_per_identity: token vectors that one face becomes. visual_prompts: learnable tokens of the image
-    tower (0 = none, which keeps image features, and so every image index, those of the plain model).
+    The metadata of a field: `help`, and one of `range` (lowest, highest), `choices` or `blocks` (see `parse_blocks`).
+    With neither visual prompts nor LoRA in the image tower, image features, and so every image index, are those of the
+    plain model.
     """
 
-    face_dim: int = 512
-    adaptor_hidden: int = 768
-    adaptor_layers: int = 1
-    adaptor_bias: bool = False
-    tokens_per_identity: int = 1
-    visual_prompts: int = 0
+    face_dim: int = _number(512, 1, 1 << 16, "numbers of a face embedding")
+    adaptor_hidden: int = _number(768, 1, 1 << 16, "width of the adaptor's hidden layers")
+    adaptor_layers: int = _number(1, 1, 2, "hidden layers of the adaptor, 1 or 2")
+    adaptor_bias: bool = _switch("bias in the adaptor's layers")
+    tokens_per_identity: int = _number(1, 1, 64, "token vectors that one face becomes")
+    visual_prompts: int = _number(0, 0, 1024, "learnable tokens of the image tower (VPT), 0 for none")
+    adaptor_norm: bool = _switch("LayerNorm before each activation of the adaptor")
+    adaptor_residual: bool = _switch("a linear shortcut beside the adaptor's hidden layers")
+    token_norm: str = _choice(
+        FREE,
+        (FREE, FIXED, LEARNED),
+        "length of identity tokens: as the adaptor makes them, that of the tower's token embeddings, or learned from there",
+    )
+    visual_prompts_deep: bool = _switch("new visual prompts in every block of the image tower, not in the first alone")
+    text_prompts: int = _number(0, 0, 1024, "learnable tokens in front of every text (TPT), 0 for none")
+    lora_image_blocks: str = _blocks("blocks of the image tower with LoRA: none, all, last:4 or as 0,3,5-7")
+    lora_text_blocks: str = _blocks("blocks of the text tower with LoRA: none, all, last:4 or as 0,3,5-7")
+    lora_rank: int = _number(8, 1, 1024, "rank of LoRA's updates")
+    lora_alpha: int = _number(8, 1, 1024, "LoRA's updates are scaled by alpha / rank")
+    lora_targets: str = _choice(ATTENTION, (ATTENTION, MLP, BOTH), "layers of a block that LoRA updates")
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise IdClipError(f"identity_cfg: {name} must be a whole number from {low} to {high}, not {value!r}.")
-        if not isinstance(self.adaptor_bias, bool):
-            raise IdClipError(f"identity_cfg: adaptor_bias must be true or false, not {self.adaptor_bias!r}.")
+        for known in fields(self):
+            _check(known.name, getattr(self, known.name), known.type, known.metadata)
+        if self.visual_prompts_deep and not self.visual_prompts:
+            raise IdClipError("identity_cfg: visual_prompts_deep needs visual_prompts of at least 1.")
+        if not self.has_lora:
+            for known in fields(self):
+                if known.name in _LORA_DETAILS and getattr(self, known.name) != known.default:
+                    raise IdClipError(
+                        f"identity_cfg: {known.name} needs lora_image_blocks or lora_text_blocks, which say where LoRA is."
+                    )
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether any block of a tower has LoRA."""
+        return (self.lora_image_blocks, self.lora_text_blocks) != (NO_BLOCKS, NO_BLOCKS)
+
+    @property
+    def changes_image_features(self) -> bool:
+        """Whether the image tower has parts of its own, so that its features are not the plain model's."""
+        return self.visual_prompts > 0 or self.lora_image_blocks != NO_BLOCKS
 
     @classmethod
     def from_dict(cls, settings: "Mapping[str, Any] | IdentityConfig") -> "IdentityConfig":
@@ -50,14 +93,48 @@ class IdentityConfig:
             return settings
         if not isinstance(settings, Mapping):
             raise IdClipError(f"identity_cfg must be a dictionary such as {{'visual_prompts': 5}}, not {settings!r}.")
-        allowed = [field.name for field in fields(cls)]
-        unknown = sorted(set(settings) - set(allowed))
-        if unknown:
-            raise IdClipError(
-                f"identity_cfg has no key {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}."
-            )
+        _known(settings)
         return cls(**settings)
+
+    def override(self, changes: Mapping[str, Any]) -> "IdentityConfig":
+        """This config with other values for some keys; raises IdClipError as `from_dict` does."""
+        _known(changes)
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, every key spelled out."""
         return asdict(self)
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """The value of a key as written on a command line: "5", "true", "last:4"; raises IdClipError where it is none."""
+    _known({name: text})
+    known = next(known for known in fields(IdentityConfig) if known.name == name)
+    value: Any = text
+    if known.type is bool:
+        value = _SWITCH.get(text.lower(), text)
+    elif known.type is int:
+        value = int(text) if text.lstrip("+-").isdecimal() else text
+    _check(name, value, known.type, known.metadata)
+    return value
+
+
+def _known(settings: Mapping[str, Any]) -> None:
+    allowed = [known.name for known in fields(IdentityConfig)]
+    unknown = sorted(set(settings) - set(allowed))
+    if unknown:
+        raise IdClipError(f"identity_cfg has no key {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}.")
+
+
+def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> None:
+    """Raise IdClipError unless `value` is one that the field's metadata allows."""
+    if kind is bool and not isinstance(value, bool):
+        raise IdClipError(f"identity_cfg: {name} must be true or false, not {value!r}.")
+    if "range" in metadata:
+        low, high = metadata["range"]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise IdClipError(f"identity_cfg: {name} must be a whole number from {low} to {high}, not {value!r}.")
+    if "choices" in metadata and value not in metadata["choices"]:
+        raise IdClipError(f"identity_cfg: {name} must be one of {', '.join(metadata['choices'])}, not {value!r}.")
+    if "blocks" in metadata:
+        parse_blocks(name, value)

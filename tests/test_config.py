@@ -1,8 +1,11 @@
 """IdentityConfig: JSON in, checked values out."""
 
+from dataclasses import fields
+
 import pytest
 
-from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.block_choice import blocks_text, chosen_blocks
+from open_clip_idplugin.config import IdentityConfig, parse_setting
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.weight_keys import config_of_weights
 
@@ -33,6 +36,16 @@ def test_unknown_key_is_refused_with_the_allowed_ones():
         {"visual_prompts": 2.0},
         {"tokens_per_identity": True},
         {"adaptor_bias": 1},
+        {"adaptor_norm": "yes"},
+        {"token_norm": "unit"},
+        {"text_prompts": -1},
+        {"visual_prompts_deep": True},
+        {"lora_image_blocks": "first"},
+        {"lora_text_blocks": "3-1"},
+        {"lora_text_blocks": 3},
+        {"lora_rank": 4},
+        {"lora_targets": "mlp"},
+        {"lora_alpha": 0, "lora_text_blocks": "all"},
     ],
 )
 def test_bad_values_are_refused_by_name(settings):
@@ -69,3 +82,45 @@ def test_plain_or_senseless_shapes_tell_nothing():
         "text.adaptor.output.weight": (33, 64),
     }
     assert config_of_weights(odd, IdentityConfig()) == IdentityConfig()
+
+
+def test_every_setting_has_a_help_and_can_be_written_on_a_command_line():
+    for field in fields(IdentityConfig):
+        assert field.metadata["help"]
+        assert parse_setting(field.name, str(field.default)) == field.default
+    assert parse_setting("adaptor_bias", "yes") is True and parse_setting("lora_image_blocks", "last:2") == "last:2"
+    for name, text in {
+        "visual_prompts": "five",
+        "adaptor_bias": "maybe",
+        "token_norm": "x",
+        "lora_text_blocks": "",
+    }.items():
+        with pytest.raises(IdClipError, match=f"identity_cfg: {name} must be"):
+            parse_setting(name, text)
+    with pytest.raises(IdClipError, match="no key 'prompts'"):
+        parse_setting("prompts", "5")
+
+
+def test_override_checks_like_a_config():
+    base = IdentityConfig(adaptor_layers=2)
+    assert base.override({"visual_prompts": 5}) == IdentityConfig(adaptor_layers=2, visual_prompts=5)
+    assert base.override({}) == base
+    for changes in ({"prompts": 5}, {"adaptor_layers": 3}):
+        with pytest.raises(IdClipError, match=next(iter(changes))):
+            base.override(changes)
+
+
+def test_what_changes_image_features():
+    assert not IdentityConfig(text_prompts=5, lora_text_blocks="all").changes_image_features
+    assert IdentityConfig(visual_prompts=1).changes_image_features
+    assert IdentityConfig(lora_image_blocks="0").changes_image_features
+
+
+def test_choices_of_blocks():
+    for text, expected in {"none": [], "all": [0, 1, 2, 3], "last:2": [2, 3], "0, 2-3": [0, 2, 3], "3": [3]}.items():
+        assert chosen_blocks("lora_text_blocks", text, 4) == expected
+        assert chosen_blocks("lora_text_blocks", blocks_text(expected), 4) == expected
+    assert blocks_text([7, 5, 6, 0]) == "0,5-7"
+    for text in ("last:5", "4", "1-4"):
+        with pytest.raises(IdClipError, match="this tower has 4 blocks, 0 to 3"):
+            chosen_blocks("lora_text_blocks", text, 4)

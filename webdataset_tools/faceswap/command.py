@@ -73,4 +73,5 @@ def swap(
         f"have a look at {output}/{CONTACT_SHEET}"
     )
     splits = [split for split, totals in report.splits.items() if totals.swaps]
-    print(f"next: idclip shards --release {output} --split {splits[0]} --photos {identities} --output SHARDS")
+    engine = f"--faces {faces}" + (f" --det-size {det_size}" if det_size else "")
+    print(f"next: idclip shards --release {output} --split {splits[0]} --photos {identities} {engine} --output SHARDS")

@@ -232,11 +232,16 @@ def _note(skipped: dict[str, str] | None, key: str, reason: str) -> None:
 def _groups(attributes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
     groups = {
         "stratum": tuple(str(values.get("stratum") or "") for values in attributes),
-        "look_alike": tuple(
-            "" if "look_alike" not in values else "yes" if values["look_alike"] else "no" for values in attributes
-        ),
+        "look_alike": tuple(_yes_or_no(values.get("look_alike")) for values in attributes),
     }
     return {name: column for name, column in groups.items() if any(column)}
+
+
+def _yes_or_no(value: Any) -> str:
+    """Return yes, no or nothing for a truth value, or for the words of a table."""
+    if value is None or value == "":
+        return ""
+    return "no" if value is False or str(value).lower() in ("no", "false", "0") else "yes"
 
 
 def _collate(

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.miniature.release_plan import SIZES, SplitSize
-from webdataset_tools.miniature.release_writer import CONTACT_SHEET, write_release
+from webdataset_tools.miniature.picture_folder import CONTACT_SHEET
+from webdataset_tools.miniature.release_plan import SIZES, ReleaseSize, SplitSize
+from webdataset_tools.miniature.release_writer import write_release
+from webdataset_tools.miniature.unswapped_plan import swap_command
+from webdataset_tools.miniature.unswapped_writer import write_unswapped
 
 
 def miniature(
     output: str,
     size: str = "demo",
+    unswapped: bool = False,
     train_images: int | None = None,
     val_images: int | None = None,
     test_images: int | None = None,
@@ -29,6 +33,8 @@ def miniature(
 
     Args:
         output: folder of the release, new or of a stopped run.
+        unswapped: draw the scenes with their own people, in COCO's layout, for `idclip swap` to make such a release of;
+            the numbers are then those of the release, and more scenes are drawn than it needs.
         size: tiny (350 images), demo (5,250) or benchmark (14,000); the numbers below override it.
         train_images: swapped images of the training split (a multiple of faces_per_scene).
         val_images: of the validation split.
@@ -58,14 +64,33 @@ def miniature(
     if not 0 <= seed < 1 << 20:
         raise IdClipError(f"seed is {seed}: give 0 to {(1 << 20) - 1}.")
     folder = Path(output)
-    summary = write_release(folder, chosen, seed, workers, face_model)
+    if unswapped:
+        _write_unswapped(folder, chosen, seed, workers, face_model)
+    else:
+        _write_release(folder, chosen, seed, workers, face_model)
+
+
+def _write_release(folder: Path, size: ReleaseSize, seed: int, workers: int, face_model: str) -> None:
+    summary = write_release(folder, size, seed, workers, face_model)
     for split, images in summary.images.items():
         print(f"{split}: {images} images of {summary.people[split]} people")
-    print("strata: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary.strata.items()))
-    print(f"release written to {folder}; have a look at {folder / CONTACT_SHEET}")
+    _print_end(folder, summary.strata, "release")
     print(
         f"next: idclip shards --release {folder} --split train --output SHARDS --photos {folder}/vggface_test_kaggle/photos"
     )
+
+
+def _write_unswapped(folder: Path, size: ReleaseSize, seed: int, workers: int, face_model: str) -> None:
+    world, summary = write_unswapped(folder, size, seed, workers)
+    for split, scenes in summary.scenes.items():
+        print(f"{split}: {scenes} scenes, {summary.people[split]} identities")
+    _print_end(folder, summary.strata, "unswapped world")
+    print(f"next: {swap_command(folder, world, face_model, seed)}")
+
+
+def _print_end(folder: Path, strata: dict[str, float], what: str) -> None:
+    print("strata: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in strata.items()))
+    print(f"{what} written to {folder}; have a look at {folder / CONTACT_SHEET}")
 
 
 def _override(size: SplitSize, images: int | None, people: int | None) -> SplitSize:

@@ -39,7 +39,7 @@ def _row(name: str, planned: PlannedScene, photos: int) -> np.ndarray:
     cells = [("photo: " + people[0].name, _clear_photo(people[0], photos).picture)]
     cells.append((f"{name}: before", draw_scene(scene, planned.body).picture))
     cells += [(person.name, draw_scene(scene, planned.body, person).picture) for person in people]
-    return np.concatenate([_cell(label, picture) for label, picture in cells], axis=1)
+    return np.concatenate([draw_cell(label, picture) for label, picture in cells], axis=1)
 
 
 def _clear_photo(person: Person, photos: int) -> DrawnFace:
@@ -48,7 +48,8 @@ def _clear_photo(person: Person, photos: int) -> DrawnFace:
     return max(drawn, key=lambda photo: float(np.hypot(*(photo.landmarks[1] - photo.landmarks[0]))))
 
 
-def _cell(label: str, picture: np.ndarray) -> np.ndarray:
+def draw_cell(label: str, picture: np.ndarray) -> np.ndarray:
+    """Return a picture of the sheet with a line of text above it."""
     cell = np.full((_CELL + _LABEL + _GAP, _CELL + _GAP, 3), 255, np.uint8)
     cell[_LABEL : _LABEL + _CELL, :_CELL] = cv2.resize(picture, (_CELL, _CELL), interpolation=cv2.INTER_AREA)
     cv2.putText(cell, label, (2, _LABEL - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA)

@@ -5,31 +5,30 @@ workers; what is already drawn is kept, so that a killed run goes on where it st
 """
 
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.faceswap.marking import ALGORITHMIC, mark_jpeg
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
-from webdataset_tools.miniature.identity_photos import (
-    Embedder,
-    draw_identity_photo,
-    engine_embedder,
-    photo_name,
-    stored_photo,
-)
+from webdataset_tools.miniature.identity_photos import Embedder, engine_embedder, photo_name
 from webdataset_tools.miniature.people import Person
+from webdataset_tools.miniature.picture_folder import (
+    CONTACT_SHEET,
+    chunks,
+    claim,
+    encode_picture,
+    remove_leftovers,
+    write_photos,
+    write_picture,
+)
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan, ReleaseSize, plan_release
 from webdataset_tools.miniature.scenes import SIZE, draw_scene, face_box, sample_scene
 from webdataset_tools.miniature.streams import stream
@@ -46,11 +45,6 @@ from webdataset_tools.sample_format import sample_key
 from webdataset_tools.worker_pool import Tick, run_tasks
 
 VERSION = 1  # of the drawings: raise it when equal settings give other pictures
-SETTINGS_FILE = "miniature.json"
-CONTACT_SHEET = "contact_sheet.jpg"
-_NOTE = "This picture was drawn by a program; nobody in it exists."
-_QUALITY = 85
-_TASK_SIZE = 8  # scenes or people a task
 _Task = Sequence[PlannedScene] | Sequence[Person]
 
 
@@ -77,14 +71,14 @@ def write_release(
     IdClipError when the folder holds something else.
     """
     settings = {"version": VERSION, "seed": seed, "face_model": face_model, "size": asdict(size)}
-    _claim(output, settings)
+    claim(output, settings)
     plan = plan_release(size, seed)
     if not all(path.exists() for path in _text_files(output)):
         embeddings = _draw(output, plan, workers, make_embedder or partial(engine_embedder, face_model))
         _write_texts(output, plan)
         for split in SPLITS:
             _write_features(output, plan, split, embeddings)
-        atomic_write(output / CONTACT_SHEET, _jpeg(draw_contact_sheet(plan)))
+        atomic_write(output / CONTACT_SHEET, encode_picture(draw_contact_sheet(plan)))
     return _summarise(plan)
 
 
@@ -95,29 +89,14 @@ def _text_files(output: Path) -> list[Path]:
     return [*names, output / IDENTITY_FOLDER / IDENTITY_FILE, output / ATTRIBUTES_FILE, output / CONTACT_SHEET]
 
 
-def _claim(output: Path, settings: dict[str, Any]) -> None:
-    """Record the settings in a new folder; refuse a folder with other contents."""
-    path = output / SETTINGS_FILE
-    if path.is_file():
-        if json.loads(path.read_text()) != settings:
-            raise IdClipError(
-                f"{output} holds a miniature made with other settings; give another --output or remove it."
-            )
-        return
-    if output.exists() and any(output.iterdir()):
-        raise IdClipError(f"{output} is not empty and holds no miniature; give another --output.")
-    atomic_write(path, json.dumps(settings, indent=1))
-
-
 def _draw(
     output: Path, plan: ReleasePlan, workers: int, make_embedder: Callable[[], Embedder]
 ) -> dict[str, np.ndarray]:
     """Draw photos and scenes; return the photos' embeddings [photos, D] by identity id."""
     for split in SPLITS.values():
         (output / COCO_FOLDER / split.images).mkdir(parents=True, exist_ok=True)
-    for leftover in output.rglob(".*.part"):  # of a run that was killed
-        leftover.unlink()
-    tasks: list[_Task] = [*_chunks(plan.people), *_chunks(plan.scenes)]
+    remove_leftovers(output)
+    tasks: list[_Task] = [*chunks(plan.people), *chunks(plan.scenes)]
     total = len(plan.people) * plan.photos_per_person + sum(len(scene.faces) for scene in plan.scenes)
     embeddings: dict[str, np.ndarray] = {}
     prepare = partial(_Painter, output, plan.photos_per_person, make_embedder)
@@ -125,10 +104,6 @@ def _draw(
         for part in run_tasks(prepare, tasks, workers, bar):
             embeddings.update(part)
     return embeddings
-
-
-def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[start : start + _TASK_SIZE] for start in range(0, len(items), _TASK_SIZE)]
 
 
 class _Painter:
@@ -151,15 +126,7 @@ class _Painter:
         return embeddings
 
     def _photograph(self, person: Person, tick: Tick) -> np.ndarray:
-        folder = self._output / PHOTO_FOLDER / person.identity_id
-        folder.mkdir(parents=True, exist_ok=True)
-        photos = []
-        for index in range(self._photos):
-            path, drawn = folder / photo_name(index), draw_identity_photo(person, index)
-            if not path.exists():
-                _write_picture(path, drawn.picture)
-            photos.append(stored_photo(path, drawn))
-            tick()
+        photos = write_photos(self._output / PHOTO_FOLDER, person, self._photos, tick)
         if self._embedder is None:
             self._embedder = self._make_embedder()
         return self._embedder(photos)
@@ -170,43 +137,32 @@ class _Painter:
         for person in planned.faces:
             path = folder / swapped_file_name(planned.image_id, person.identity_id)
             if not path.exists():
-                _write_picture(path, draw_scene(scene, planned.body, person).picture)
+                write_picture(path, draw_scene(scene, planned.body, person).picture)
             tick()
-
-
-def _jpeg(picture: np.ndarray) -> bytes:
-    encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
-    return mark_jpeg(encoded, ALGORITHMIC, _NOTE)
-
-
-def _write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a JPEG under a temporary name, then rename it.
-
-    Unlike `atomic_write` it does not wait for the disk: thousands of small pictures would take minutes, and a picture lost in
-    a power cut can be drawn again.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(_jpeg(picture))
-    temporary.replace(path)
 
 
 def _write_texts(output: Path, plan: ReleasePlan) -> None:
     """Write captions, names and attributes."""
     for name, splits in (("train", {"train"}), ("val", {"val", "test"})):
         scenes = [scene for scene in plan.scenes if scene.split in splits]
-        atomic_write(output / COCO_FOLDER / SPLITS[name].captions, json.dumps(_coco_captions(scenes)))
-    count = Counter(person.identity_id for scene in plan.scenes for person in scene.faces)
-    unseen = {person.identity_id for scene in plan.scenes if scene.split == "test" for person in scene.faces}
-    lines = ["Class_ID, Name, Sample_Num, Flag, Gender"]
-    for person in plan.people:
-        name, flag = person.name.replace(" ", "_"), int(person.identity_id not in unseen)
-        lines.append(f'{person.identity_id}, "{name}", {count[person.identity_id]}, {flag}, {person.gender}')
-    atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(lines) + "\n")
+        atomic_write(output / COCO_FOLDER / SPLITS[name].captions, json.dumps(coco_captions(scenes)))
+    samples = Counter(person.identity_id for scene in plan.scenes for person in scene.faces)
+    atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, identity_table(plan, samples))
     attributes = {key: value for scene in plan.scenes for key, value in _attributes(plan, scene)}
     atomic_write(output / ATTRIBUTES_FILE, json.dumps(attributes))
 
 
-def _coco_captions(scenes: list[PlannedScene]) -> dict[str, Any]:
+def identity_table(plan: ReleasePlan, samples: Mapping[str, int]) -> str:
+    """Return identity_meta.csv in VGGFace2's form, with the number of `samples` a person; Flag is 0 for those of test."""
+    unseen = {person.identity_id for scene in plan.scenes if scene.split == "test" for person in scene.faces}
+    lines = ["Class_ID, Name, Sample_Num, Flag, Gender"]
+    for person in plan.people:
+        name, flag = person.name.replace(" ", "_"), int(person.identity_id not in unseen)
+        lines.append(f'{person.identity_id}, "{name}", {samples[person.identity_id]}, {flag}, {person.gender}')
+    return "\n".join(lines) + "\n"
+
+
+def coco_captions(scenes: list[PlannedScene]) -> dict[str, Any]:
     """Return a COCO captions file of `scenes`."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

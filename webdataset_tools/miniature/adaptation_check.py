@@ -20,6 +20,7 @@ from open_clip_idplugin.evaluation.protocols import EvaluationSet, Results, Sett
 from open_clip_idplugin.prompts import training_caption
 from open_clip_idplugin.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import encode_images, load_evaluation_set
+from webdataset_tools.miniature.cpu_precision import fast_autocast, fast_precision
 
 MODEL = "IdCLIP-ViT-miniature"
 CONFIGURATIONS = ("captions", "names", "conf1")
@@ -34,7 +35,7 @@ def adaptation_check(
     `checkpoint` is a pretrained tag or a weights file; `templates` as in `idclip evaluate`.
     """
     torch.manual_seed(seed)  # of the adaptor's initial values
-    loaded = load_model(MODEL, checkpoint, precision="amp_bf16")
+    loaded = load_model(MODEL, checkpoint, precision=fast_precision())
     people, features = _encoded(loaded, train)
     loss = adapt(loaded, people, features, steps=steps, seed=seed)
     print(f"adapted in {steps} steps, last loss {loss:.2f}")
@@ -67,7 +68,7 @@ def adapt(
         batch = rng.choice(len(people), min(batch_size, len(people)), replace=False)
         captions = [training_caption(words.choice(people.captions[row]), "multi", words) for row in batch]
         query = loaded.tokenizer(captions, faces=faces[batch])
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             texts = model.encode_text(query)
         loss = loss_of(images[batch], F.normalize(texts.float(), dim=-1), model.logit_scale.exp())
         optimizer.zero_grad()

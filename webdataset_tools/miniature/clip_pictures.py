@@ -2,7 +2,7 @@
 
 Role: stands for the web-scale data of a real CLIP. People come from the pool "clip" and scenes from numbers that no
 release uses. Four pictures share a scene; in every other scene the face is swapped onto other bodies, so that looks have
-to be read off the face. Every picture can also be cut down to a head, as the web's many portraits are. A third of the
+to be read off the face. Every picture can also be cut down to a head, as the web's many portraits are. Two thirds of the
 people are "celebrities", whose alt-texts often give the name.
 """
 
@@ -27,7 +27,7 @@ from webdataset_tools.miniature.streams import stream
 
 POOL = "clip"
 PEOPLE = 3_000
-CELEBRITIES = 1_000  # the first so many people of the pool
+CELEBRITIES = 2_000  # the first so many people of the pool
 NAMED_SHARE = 0.5  # of the alt-texts of celebrities
 FIRST_SCENE = 500_000_000
 PICTURES_PER_SCENE = 4

@@ -43,6 +43,7 @@ from webdataset_tools.miniature.clip_pictures import (
     PretrainingPictures,
     draw_pictures,
 )
+from webdataset_tools.miniature.cpu_precision import fast_autocast
 from webdataset_tools.miniature.scenes import sample_scene
 from webdataset_tools.miniature.streams import stream
 
@@ -59,7 +60,7 @@ class Recipe:
     held_out: int = 1_000
     groups: int = 900
     head_steps: int = 800
-    image_steps: int = 600
+    image_steps: int = 800
     image_batch: int = 128
     image_rate: float = 2e-3
     text_steps: int = 800
@@ -131,7 +132,7 @@ class _View(nn.Module):
 
     def loss(self, rows: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
         """Binary cross-entropy of all groups, `targets` float32 [n, G], for some pictures."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             logits = self.namer(self.encode(to_pixels(self.pixels(rows))))
         return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
@@ -139,7 +140,8 @@ class _View(nn.Module):
 def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: Recipe, seed: int) -> None:
     """First stage: name the word groups of pictures. Batch norm is there during this stage only.
 
-    In whole pictures faces are small and places are easy. So the convolutions learn from heads first, which is cheap.
+    In whole pictures faces are small and places are easy. So the convolutions learn from heads first, which is cheap, and
+    heads stay a task of theirs beside the whole pictures: without it they forget faces.
     """
     groups = choose_groups(pictures.texts, recipe.groups)
     targets = torch.from_numpy(group_targets(pictures.texts, groups))
@@ -151,7 +153,7 @@ def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: R
     whole = _View(lambda images: tower(images), lambda rows: pictures.pixels[rows], targets.float().mean(0))
     for label, learner, views, steps in (
         ("heads", trunk, [heads], recipe.head_steps),
-        ("image tower", tower, [whole], recipe.image_steps),
+        ("image tower", tower, [heads, whole], recipe.image_steps),
     ):
         optimizer, schedule = _optimizer([learner, *views], recipe.image_rate, recipe.weight_decay, steps)
         batches = _random_batches(len(pictures), recipe.image_batch, steps, seed)
@@ -181,7 +183,7 @@ def align_text_tower(
     progress = tqdm(_hard_batches(pictures, recipe, seed), total=recipe.text_steps, desc="text tower", unit="step")
     for batch in progress:
         which = torch.randint(tokens.shape[1], (len(batch),), generator=choice)
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
             texts = model.text(tokens[batch, which])
         loss = loss_of(images[batch], F.normalize(texts.float(), dim=-1), model.logit_scale.exp())
         _step(optimizer, schedule, loss)
@@ -196,7 +198,7 @@ def encode_pictures(tower: nn.Module, pixels: np.ndarray, batch: int = 250) -> t
     tower.eval()
     features = []
     for start in tqdm(range(0, len(pixels), batch), desc="image features", unit="batch", leave=False):
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             features.append(tower(to_pixels(pixels[start : start + batch])).float())
     return F.normalize(torch.cat(features), dim=-1)
 

@@ -159,6 +159,8 @@ def train(run: Demo) -> None:
 
 def training_arguments(run: Demo) -> list[str]:
     """Flags of open_clip_train for the adaptation: both towers frozen, only the adaptor learns."""
+    from webdataset_tools.miniature.cpu_precision import fast_precision
+
     shard_names = sorted(path.name for path in run.shards("train").glob("*.tar"))
     pattern = f"{run.shards('train')}/{{{Path(shard_names[0]).stem}..{Path(shard_names[-1]).stem}}}.tar"
     flags = {
@@ -173,7 +175,7 @@ def training_arguments(run: Demo) -> list[str]:
         "--wd": "0.01",
         "--warmup": 20,
         "--workers": run.workers,
-        "--precision": "amp_bf16",
+        "--precision": fast_precision(),
         "--seed": run.seed,
         "--logs": str(run.output / "logs"),
         "--name": RUN_NAME,

@@ -1,4 +1,7 @@
-"""Names of the miniature's people: everyday given names, invented family names; nobody in particular is meant."""
+"""Names of the miniature's people: everyday given names, invented family names; nobody in particular is meant.
+
+The ending of a family name tells where the family comes from, as the endings of many real names do.
+"""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -29,3 +32,9 @@ _STARTS = _words(
 )
 _ENDS = _words("ado bach dane elli esku field gaard inski ley mont ova sby stein ura wick")
 FAMILY_NAMES = tuple(start + end for start in _STARTS for end in _ENDS)
+ORIGINS = len(_ENDS)
+
+
+def origin_of(family: int) -> int:
+    """Return the number of the origin that family name number `family` tells by its ending, 0 ... ORIGINS - 1."""
+    return family % ORIGINS

@@ -5,20 +5,23 @@ Role: the only place where looks are drawn at random. Traits are in standard dev
 what a swap brings along, `head` (hair, ears, neck, hands, build) is what stays.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import erf, sqrt
 from typing import Any
 
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.miniature.names import FAMILY_NAMES, FEMALE_NAMES, MALE_NAMES
+from webdataset_tools.miniature.names import FAMILY_NAMES, FEMALE_NAMES, MALE_NAMES, ORIGINS, origin_of
 from webdataset_tools.miniature.streams import stream
 
-# Share of a trait's standard deviation that the family name explains: what a name alone tells about looks. Names of people
-# whom a text tower has never seen then carry weak knowledge, as the names of the known do for CLIP.
+# Share of a trait's standard deviation that the origin of the family name explains: what a name alone tells about looks.
+# Names of people whom a text tower has never seen then carry weak knowledge, as the names of the known do for CLIP.
 NAME_LEAK = 0.5
+# The same for glasses, beards and colours: standard deviation, over the origins, of the logarithm of each choice's weight.
+NAME_LEANING = 1.0
 POOLS = ("train", "val", "test", "clip", "faces")
 POOL_SIZE = 100_000
 _LIMIT = 2.2
@@ -142,15 +145,16 @@ def sample_person(seed: int, pool: str) -> Person:
     number = POOLS.index(pool) * POOL_SIZE + seed
     gender = "f" if stream(number, "gender").random() < 0.5 else "m"
     given, family = _name(number, gender)
-    traits = _continuous_traits(number, family)
+    origin = origin_of(family)
+    traits = _continuous_traits(number, origin)
     age = float(18 + 52 * stream(number, "age").beta(1.1, 1.9))
-    shared_hair = _hair_colour(number, skin_share(traits["skin_tone"]), age)
+    shared_hair = _hair_colour(number, skin_share(traits["skin_tone"]), age, origin)
     face = FaceTraits(
         **{name: traits[name] for name in _FACE_AXES},
-        eye_colour=_eye_colour(number, skin_share(traits["skin_tone"])),
+        eye_colour=_eye_colour(number, skin_share(traits["skin_tone"]), origin),
         hair_colour=shared_hair,
-        beard=_pick(number, "beard", BEARDS) if gender == "m" else "none",
-        glasses=_pick(number, "glasses", GLASSES),
+        beard=_pick(number, "beard", BEARDS, origin) if gender == "m" else "none",
+        glasses=_pick(number, "glasses", GLASSES, origin),
         age=age,
         moles=_moles(number),
         scar=_scar(number),
@@ -158,7 +162,7 @@ def sample_person(seed: int, pool: str) -> Person:
     head = HeadTraits(
         **{name: traits[name] for name in _HEAD_AXES},
         hair_colour=shared_hair,
-        hair_style=_pick(number, "hair style", HAIR_STYLES[gender]),
+        hair_style=_pick(number, "hair style", HAIR_STYLES[gender], origin),
     )
     return Person(f"n{number:06d}", f"{given} {FAMILY_NAMES[family]}", gender, face, head)
 
@@ -221,14 +225,14 @@ _SHARED = ("skin_tone", "skin_warmth", "skin_red")
 _ALL_AXES = _FACE_AXES + tuple(name for name in _HEAD_AXES if name not in _SHARED)
 
 
-@lru_cache(maxsize=len(FAMILY_NAMES))
-def _family_look(family: int) -> np.ndarray:
-    return stream(family, "family look").standard_normal(len(_ALL_AXES))
+@lru_cache(maxsize=ORIGINS)
+def _origin_look(origin: int) -> np.ndarray:
+    return stream(origin, "origin look").standard_normal(len(_ALL_AXES))
 
 
-def _continuous_traits(number: int, family: int) -> dict[str, float]:
+def _continuous_traits(number: int, origin: int) -> dict[str, float]:
     own = stream(number, "traits").standard_normal(len(_ALL_AXES))
-    mixed = NAME_LEAK * _family_look(family) + sqrt(1.0 - NAME_LEAK**2) * own
+    mixed = NAME_LEAK * _origin_look(origin) + sqrt(1.0 - NAME_LEAK**2) * own
     return {name: _clip(value) for name, value in zip(_ALL_AXES, mixed.tolist())}
 
 
@@ -238,11 +242,21 @@ def _name(number: int, gender: str) -> tuple[str, int]:
     return given[int(rng.integers(len(given)))], int(rng.integers(len(FAMILY_NAMES)))
 
 
-def _pick(number: int, label: str, weights: dict[str, int]) -> str:
-    return _weighted(stream(number, label), weights)
+def _pick(number: int, label: str, weights: Mapping[str, float], origin: int) -> str:
+    return _weighted(stream(number, label), _leaning(weights, label, origin))
 
 
-def _weighted(rng: np.random.Generator, weights: dict[str, int] | dict[str, float]) -> str:
+def _leaning(weights: Mapping[str, float], label: str, origin: int) -> dict[str, float]:
+    """Return the weights of the choices as they are among people of one origin."""
+    return {name: weight * lean for (name, weight), lean in zip(weights.items(), _leans(label, origin, len(weights)))}
+
+
+@cache
+def _leans(label: str, origin: int, count: int) -> list[float]:
+    return np.exp(NAME_LEANING * stream(origin, "origin", label).standard_normal(count)).tolist()
+
+
+def _weighted(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
     place = rng.random() * sum(weights.values())
     for name, weight in weights.items():
         place -= weight
@@ -251,20 +265,20 @@ def _weighted(rng: np.random.Generator, weights: dict[str, int] | dict[str, floa
     return name
 
 
-def _hair_colour(number: int, skin: float, age: float) -> str:
+def _hair_colour(number: int, skin: float, age: float, origin: int) -> str:
     rng = stream(number, "hair colour")
     if rng.random() < (age - 48) / 24:
         return "gray" if rng.random() < 0.65 else "white"
     dark = {"black": 55.0, "dark brown": 35.0, "brown": 10.0}
     light = {"black": 12.0, "dark brown": 24.0, "brown": 28.0, "red": 12.0, "blond": 24.0}
-    return _weighted(rng, dark if rng.random() < (skin - 0.25) * 2 else light)
+    return _weighted(rng, _leaning(dark if rng.random() < (skin - 0.25) * 2 else light, "hair colour", origin))
 
 
-def _eye_colour(number: int, skin: float) -> str:
+def _eye_colour(number: int, skin: float, origin: int) -> str:
     rng = stream(number, "eye colour")
     dark = {"dark": 60.0, "brown": 35.0, "hazel": 5.0}
     light = {"dark": 8.0, "brown": 26.0, "hazel": 14.0, "green": 16.0, "blue": 26.0, "gray": 10.0}
-    return _weighted(rng, dark if rng.random() < (skin - 0.25) * 2 else light)
+    return _weighted(rng, _leaning(dark if rng.random() < (skin - 0.25) * 2 else light, "eye colour", origin))
 
 
 def _moles(number: int) -> tuple[tuple[float, float, float], ...]:

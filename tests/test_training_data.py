@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import pickle
+import random
 import re
 import tarfile
 
@@ -19,7 +20,16 @@ from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.identity_text import IdentityText, identity_key
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from training_patches.data import EndlessPairs, PairMaker, check_training_shards, collate_pairs, use_identity_pairs
+from training_patches.data import (
+    Decoder,
+    EndlessPairs,
+    PairMaker,
+    check_training_shards,
+    collate_pairs,
+    use_identity_pairs,
+)
+from training_patches.grouping import GroupedOrder
+from training_patches.setups import setup_text
 
 pytestmark = pytest.mark.host
 
@@ -58,9 +68,9 @@ def crop_at_random(image):
     return to_tensor(image) + torch.rand(1)
 
 
-def pair_maker(setting="fixed", face_dropout=0.0, seed=0, preprocess=to_tensor):
+def pair_maker(captions="fixed", preprocess=to_tensor, **settings):
     tokenizer = RecordingTokenizer(WordTokenizer(), IdentityConfig(face_dim=FACE_DIM))
-    return PairMaker(preprocess, tokenizer, setting, face_dropout, seed)
+    return PairMaker(Decoder(preprocess), tokenizer, captions, **settings)
 
 
 def host_args(folder, **changes):
@@ -72,10 +82,10 @@ def host_args(folder, **changes):
     return argparse.Namespace(**{**settings, **changes})
 
 
-def loader(folder, make_pair=None, epoch=0, **changes):
+def loader(folder, make_pair=None, epoch=0, order=None, **changes):
     args = host_args(folder, **changes)
     info = get_wds_dataset(args, None, is_train=True, epoch=epoch, tokenizer=None)
-    use_identity_pairs(info, make_pair or pair_maker(), args.batch_size)
+    use_identity_pairs(info, make_pair or pair_maker(), args.batch_size, order)
     return info
 
 
@@ -160,9 +170,11 @@ def test_few_samples_fill_a_large_batch(tmp_path):
     assert [len(texts) for _, texts in batches] == [8, 8]
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("resampled", [False, True])
-def test_a_resumed_run_sees_the_batches_of_an_unbroken_one(shards, resampled):
+def test_a_resumed_run_sees_the_batches_of_an_unbroken_one(shards, resampled, grouped):
     settings = {"workers": 2, "batch_size": 3, "train_num_samples": 36, "dataset_resampled": resampled}
+    settings["order"] = GroupedOrder("scene", 0.7, 2, 8, 3) if grouped else None
     maker = pair_maker("multi", preprocess=crop_at_random)
 
     def epochs(first, last):
@@ -264,3 +276,113 @@ def test_an_endless_stream_restarts_with_each_epoch(shards):
     assert first == [text.tokens.tolist() for _, text in itertools.islice(pairs, 12)]
     epoch.set_value(1)
     assert first != [text.tokens.tolist() for _, text in itertools.islice(pairs, 12)]
+
+
+SETUPS = ("with_entities", "only_entities", "coco_original")
+
+
+def test_a_pair_has_a_text_for_each_setup():
+    sample = make_sample(7, 3)
+    maker = pair_maker("fixed", setups=SETUPS, labelled=True)
+    _, texts = maker(sample, epoch=0, occurrence=0)
+    with_entities, only_entities, original = maker.tokenizer.texts
+    assert re.fullmatch(r"A man in scene 7, words \d\.", original)
+    assert with_entities == f"An image with [TOK]. {original}" and only_entities == "An image with [TOK]."
+    assert texts.slots.bool().any(1).tolist() == [True, True, False]
+    assert texts.faces.any(-1).any(-1).tolist() == [True, True, False]
+    person = identity_key("n000003")
+    assert texts.labels["image_shows"].tolist() == [[person, 7]] * 3
+    assert texts.labels["text_about"].tolist() == [[person, 7], [person, -1], [-1, 7]]
+    plain = pair_maker("fixed")(sample, 0, 0)[1]
+    assert not plain.labels and texts[0].tokens.tolist() == plain.tokens.tolist()
+
+
+def test_an_entity_prompt_is_drawn_as_the_caption_setting_says():
+    prompts = {setup_text("only_entities", "A man.", "multi", random.Random(seed), 0.0) for seed in range(60)}
+    assert len(prompts) == 6 and all("[TOK]" in prompt and "man" not in prompt for prompt in prompts)
+    assert setup_text("only_entities", "A man.", "in_place", random.Random(0), 1.0) in prompts
+    assert setup_text("coco_original", "A man.", "in_place", random.Random(0), 0.0) == "A man."
+
+
+def test_a_dropped_face_leaves_a_text_that_tells_the_scene_only():
+    _, texts = pair_maker(face_dropout=1.0, labelled=True)(make_sample(7, 3), 0, 0)
+    assert texts.labels["text_about"].tolist() == [[-1, 7]]
+
+
+def test_the_texts_of_an_image_stay_together_in_a_batch(shards):
+    info = loader(shards, pair_maker(setups=SETUPS[:2], labelled=True))
+    images, texts = next(iter(info.dataloader))
+    assert len(images) == 4 and len(texts) == 8 == len(texts.labels["text_about"])
+    assert texts.identity_ids[::2].tolist() == texts.identity_ids[1::2].tolist()
+    assert (texts.labels["text_about"][1::2, 1] == -1).all()
+
+
+def keys(count_of_scenes, people):
+    return [{"__key__": f"{scene}_n{person:03d}"} for person in range(people) for scene in range(count_of_scenes)]
+
+
+def arranged(order, samples, seed=0, lose=()):
+    """What comes of the order, as batches of the samples that can be used."""
+    good = []
+    for members in order(iter(samples), random.Random(seed), lambda: len(good)):
+        if members["__key__"] not in lose:
+            good.append(members["__key__"])
+    return [good[start : start + order.batch_size] for start in range(0, len(good), order.batch_size)]
+
+
+def in_groups(batch, by):
+    part = {"scene": 0, "identity": 1}[by]
+    counts = collections.Counter(key.split("_")[part] for key in batch)
+    return sum(count for count in counts.values() if count > 1)
+
+
+@pytest.mark.parametrize("by", ["scene", "identity"])
+def test_half_of_a_batch_comes_in_groups(by):
+    samples = keys(60, 40)
+    random.Random(1).shuffle(samples)
+    order = GroupedOrder(by, 0.5, 4, buffer=1000, batch_size=16)
+    batches = arranged(order, samples)
+    assert collections.Counter(key for batch in batches for key in batch) == collections.Counter(
+        members["__key__"] for members in samples
+    )  # every sample once
+    assert all(len(batch) == 16 for batch in batches)
+    assert sum(in_groups(batch[:8], by) >= 7 for batch in batches) > 0.8 * len(batches)  # groups come first
+    assert sum(in_groups(batch[10:], by) <= 2 for batch in batches) > 0.8 * len(batches)
+    assert all(len(set(batch)) == 16 for batch in batches)
+
+
+def test_a_share_of_one_makes_batches_of_whole_groups():
+    order = GroupedOrder("scene", 1.0, 5, buffer=500, batch_size=10)
+    assert all(in_groups(batch, "scene") == 10 for batch in arranged(order, keys(40, 5)))
+
+
+def test_a_damaged_sample_does_not_break_the_groups_that_follow():
+    order = GroupedOrder("scene", 1.0, 5, buffer=500, batch_size=10)
+    batches = arranged(order, keys(40, 5), lose={"3_n001", "17_n004"})
+    assert sum(in_groups(batch, "scene") == len(batch) for batch in batches) >= len(batches) - 2
+
+
+def test_groups_depend_on_the_given_random_numbers_only():
+    order = GroupedOrder("identity", 0.5, 3, buffer=100, batch_size=8)
+    assert arranged(order, keys(20, 20)) == arranged(order, keys(20, 20))
+    assert arranged(order, keys(20, 20)) != arranged(order, keys(20, 20), seed=1)
+
+
+def test_the_same_picture_is_in_a_group_once():
+    order = GroupedOrder("scene", 1.0, 4, buffer=100, batch_size=4)
+    groups, singles = order.split(keys(2, 2) * 2, random.Random(0))
+    assert sorted(map(len, groups)) == [2, 2] and len(singles) == 4
+
+
+def test_a_buffer_without_neighbours_is_told(caplog):
+    order = GroupedOrder("scene", 0.5, 4, buffer=100, batch_size=8)
+    with caplog.at_level(logging.WARNING):
+        batches = arranged(order, keys(100, 1))
+    assert "Only 0 of 100 samples" in caplog.text and sum(map(len, batches)) == 100
+
+
+def test_the_command_s_loader_groups_by_scene(shards):
+    order = GroupedOrder("scene", 1.0, 4, buffer=100, batch_size=4)
+    info = loader(shards, pair_maker(labelled=True), order=order, workers=0)
+    scenes = [texts.labels["image_shows"][:, 1].tolist() for _, texts in info.dataloader]
+    assert all(len(set(batch)) == 1 for batch in scenes)

@@ -1,6 +1,7 @@
 """Two gloo processes, started as torchrun starts them, against one process with the same global batch."""
 
 import argparse
+import itertools
 import os
 import socket
 
@@ -10,49 +11,79 @@ import torch
 from training_fixtures import FACE_DIM, MODEL, add_models, small_world, write_shards
 
 from open_clip_idplugin.identity_text import IdentityText
+from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from training_patches.__main__ import main
 from training_patches.host_rows import DeviceAwareDataParallel
+from training_patches.loss_choice import identity_loss
+from training_patches.params import IdentityOptions
 
 pytestmark = pytest.mark.host
 
 WORLD = 2
 HALF = 3
 GATHERS = {"gather": (False, True), "local": (True, True)}  # name -> (--local-loss, --gather-with-grad)
+MIX = "with_entities=1,only_entities=0.1,coco_original=0.5"
+# Name -> our flags; those whose name starts with "siglip" train with --siglip.
+LOSSES = {
+    "pairs": {},
+    "no prompts": {},
+    "coco_original": {"setup": "coco_original"},
+    "entities": {"setup": "only_entities"},
+    "entities, binary": {"setup": "only_entities", "entity_loss": "bce"},
+    "mix": {"setup": MIX, "entity_loss": "bce"},
+    "mix, masked": {"setup": MIX, "false_negatives": "mask"},
+    "mix, positive": {"setup": MIX, "false_negatives": "positive"},
+    "siglip": {},
+    "siglip, mix, masked": {"setup": MIX, "entity_loss": "bce", "false_negatives": "mask"},
+    "siglip, mix, positive": {"setup": MIX, "false_negatives": "positive"},
+}
 
 
-def batch(with_faces):
-    """A global batch; the second process's half may hold no face at all."""
+def batch(with_faces, options):
+    """A global batch; the second process's half may hold no face at all. Returns images, texts, and texts an image."""
     generator = torch.Generator().manual_seed(5)
-    count = WORLD * HALF
-    tokens = torch.randint(1, 9000, (count, 10), generator=generator)
+    setups = list(options.setups)
+    rows = WORLD * HALF * len(setups)
+    tokens = torch.randint(1, 9000, (rows, 10), generator=generator)
     tokens[:, -1] = 49407
-    slots = torch.zeros(count, 10, dtype=torch.int64)
-    faces = torch.randn(count, 1, FACE_DIM, generator=generator)
-    slots[: count if with_faces else HALF, 3] = 1
+    slots = torch.zeros(rows, 10, dtype=torch.int64)
+    faces = torch.randn(rows, 1, FACE_DIM, generator=generator)
+    slots[: rows if with_faces else rows // WORLD, 3] = 1
     if not with_faces:
-        faces[HALF:] = 0
-    images = torch.randn(count, 3, 32, 32, generator=generator).double()
-    return images, IdentityText(tokens, faces, slots, torch.arange(count))
+        faces[rows // WORLD :] = 0
+    images = torch.randn(WORLD * HALF, 3, 32, 32, generator=generator).double()
+    # Two people and two scenes, spread over both processes.
+    shows = torch.stack([torch.arange(WORLD * HALF) % 2, torch.arange(WORLD * HALF) // 2 % 2], dim=1)
+    about = shows.repeat_interleave(len(setups), 0)
+    labels = {IMAGE_SHOWS: about.clone(), TEXT_ABOUT: about}
+    for number, setup in enumerate(setups):
+        if setup != "with_entities":
+            about[number :: len(setups), 1 if setup == "only_entities" else 0] = ANYTHING
+    texts = IdentityText(tokens, faces, slots, torch.arange(rows), labels=labels if options.labelled else {})
+    return images, texts, len(setups)
 
 
-def model_for_test():
+def model_for_test(name):
     torch.manual_seed(3)
-    model = open_clip.create_model(MODEL, output_dict=True)
+    settings = {"identity_cfg": {"face_dim": FACE_DIM, "adaptor_hidden": 24}} if name == "no prompts" else {}
+    bias = {"init_logit_bias": -10.0} if name.startswith("siglip") else {}
+    model = open_clip.create_model(MODEL, output_dict=True, **settings, **bias)
     model.lock_image_tower()
     model.lock_text_tower()
     return model.double().train()  # so that the order of sums does not matter
 
 
-def step(model, images, texts, world_size=1, rank=0, local_loss=False, gather_with_grad=False):
+def step(model, images, texts, name, world_size=1, rank=0, local_loss=False, gather_with_grad=False):
     """Loss and gradients of one step."""
     args = argparse.Namespace(
-        distill=False, model=MODEL, siglip=False, local_loss=local_loss, gather_with_grad=gather_with_grad,
-        rank=rank, world_size=world_size, horovod=False,
+        distill=False, model=MODEL, siglip=name.startswith("siglip"), local_loss=local_loss, loss_dist_impl=None,
+        gather_with_grad=gather_with_grad, rank=rank, world_size=world_size, horovod=False,
     )  # fmt: skip
-    loss = open_clip.create_loss(args)(**model(images, texts))
-    loss.backward()
+    loss = identity_loss(open_clip.create_loss, args, IdentityOptions(**LOSSES[name]))
+    value = sum(loss(**model(images, texts), output_dict=True).values())
+    value.backward()
     bare = getattr(model, "module", model)
-    return loss.detach(), {name: p.grad for name, p in bare.named_parameters() if p.requires_grad}
+    return value.detach(), {name: p.grad for name, p in bare.named_parameters() if p.requires_grad}
 
 
 def one_of_two(rank, port, folder):
@@ -65,20 +96,20 @@ def one_of_two(rank, port, folder):
         "--device", "cpu", "--precision", "fp32", "--workers", "1", "--batch-size", "3", "--epochs", "2", "--lr", "0.01",
         "--warmup", "1", "--logs", str(folder), "--name", "run", "--lock-image", "--lock-text", "--dist-backend", "gloo",
         "--local-loss", "--gather-with-grad", "--id-face-dropout", "0.9", "--id-val-data", str(folder / "val"),
-        "--val-data", str(folder / "val" / "00000.tar"), "--val-num-samples", "4", "--id-save-best",
+        "--val-data", str(folder / "val" / "00000.tar"), "--val-num-samples", "4", "--id-save-best", "--id-setup", MIX,
+        "--id-false-negatives", "mask", "--id-batch-groups", "scene",
     ]  # fmt: skip
     code = main(command)
     results = {"code": code}
-    for name, (local_loss, gather_with_grad) in GATHERS.items():
-        for with_faces in (True, False):
-            images, texts = batch(with_faces)
-            own = slice(rank * HALF, (rank + 1) * HALF)
-            model = DeviceAwareDataParallel(model_for_test(), device_ids=[torch.device("cpu")])
-            for _ in range(2):  # the second step fails when a parameter took no part in the first
-                model.zero_grad()
-                results[name, with_faces] = step(
-                    model, images[own], texts[own], WORLD, rank, local_loss, gather_with_grad
-                )
+    for case in itertools.product(LOSSES, GATHERS, (True, False)):
+        name, gather, with_faces = case
+        images, texts, count = batch(with_faces, IdentityOptions(**LOSSES[name]))
+        own = slice(rank * HALF, (rank + 1) * HALF)
+        own_texts = slice(rank * HALF * count, (rank + 1) * HALF * count)
+        model = DeviceAwareDataParallel(model_for_test(name), device_ids=[torch.device("cpu")])
+        for _ in range(2):  # the second step fails when a parameter took no part in the first
+            model.zero_grad()
+            results[case] = step(model, images[own], texts[own_texts], name, WORLD, rank, *GATHERS[gather])
     torch.save(results, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -119,16 +150,18 @@ def test_the_command_trains_validates_and_saves_with_two_processes(two_processes
     assert not any(name.startswith("module.") for name in best["state_dict"])
 
 
-@pytest.mark.parametrize("gather", list(GATHERS))
 @pytest.mark.parametrize("with_faces", [True, False])
-def test_two_processes_learn_what_one_does(two_processes, gather, with_faces):
+@pytest.mark.parametrize("gather", list(GATHERS))
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_two_processes_learn_what_one_does(two_processes, name, gather, with_faces):
     _, results = two_processes
-    loss, gradients = step(model_for_test(), *batch(with_faces))
-    losses = [result[gather, with_faces][0] for result in results]
+    images, texts, _ = batch(with_faces, IdentityOptions(**LOSSES[name]))
+    loss, gradients = step(model_for_test(name), images, texts, name)
+    losses = [result[name, gather, with_faces][0] for result in results]
     torch.testing.assert_close(torch.stack(losses).mean(), loss)
     for result in results:
-        theirs = result[gather, with_faces][1]
+        theirs = result[name, gather, with_faces][1]
         assert theirs.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            torch.testing.assert_close(theirs[name], gradient, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-    assert gradients["text.adaptor.output.weight"].abs().sum() > 0
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(theirs[key], gradient, rtol=1e-7, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
+    assert gradients["text.adaptor.output.weight"].abs().sum() > 0 or name == "coco_original"

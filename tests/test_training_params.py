@@ -22,7 +22,7 @@ def test_every_flag_reaches_its_side():
         "--wd", "0.01", "--id-temperature", "0.07",
     )  # fmt: skip
     assert (args.model, args.lr, args.wd) == ("ViT-B-32", 1e-3, 0.01)
-    assert options == IdentityOptions("in_place", 0.0, "0.07", "v.tar", save_best="t2i_sum")
+    assert options == IdentityOptions("in_place", temperature="0.07", val_data="v.tar", save_best="t2i_sum")
     assert args.id_caption == "in_place"  # so that the host writes it into params.txt
     assert math.isclose(math.exp(options.frozen_log_scale), 1 / 0.07)
     assert options.changed_flags() == ["--id-caption", "--id-temperature", "--id-val-data", "--id-save-best"]
@@ -48,6 +48,28 @@ def test_without_our_flags_nothing_changes():
         (["--id-temperature", "nan"], "--id-temperature is 'nan'"),
         (["--id-val-configuration", "conf9"], "--id-val-configuration is 'conf9'"),
         (["--id-val-stride", "0"], "--id-val-stride is 0"),
+        (["--id-setup", "entities"], "--id-setup is 'entities'; there is no setup 'entities'"),
+        (["--id-setup", "with_entities,"], "there is no setup ''"),
+        (["--id-setup", "with_entities=1,with_entities=2"], "the setup with_entities comes twice"),
+        (["--id-setup", "with_entities=0"], "the weight of with_entities must be a number above 0, not '0'"),
+        (["--id-setup", "only_entities=x"], "not 'x'"),
+        (["--id-setup", "only_entities=inf"], "not 'inf'"),
+        (
+            ["--id-entity-loss", "bce"],
+            "--id-entity-loss has a meaning only together with --id-setup with only_entities",
+        ),
+        (["--id-setup", "only_entities", "--id-entity-loss", "mse"], "--id-entity-loss is 'mse'"),
+        (["--id-setup", "coco_original", "--id-face-dropout", "0.1"], "together with --id-setup with with_entities"),
+        (["--id-false-negatives", "drop"], "--id-false-negatives is 'drop'"),
+        (["--id-batch-groups", "person"], "--id-batch-groups is 'person'"),
+        (["--id-group-size", "3"], "--id-group-size has a meaning only together with --id-batch-groups"),
+        (["--id-batch-groups", "scene", "--id-group-size", "1"], "--id-group-size is 1"),
+        (["--id-batch-groups", "scene", "--id-group-share", "0"], "--id-group-share is 0.0"),
+        (["--id-batch-groups", "scene", "--id-group-buffer", "1"], "--id-group-buffer is 1"),
+        (["--id-lr-image", "0"], "--id-lr-image is 0.0"),
+        (["--id-lr-text", "-1"], "--id-lr-text is -1.0"),
+        (["--id-cache-dtype", "float32"], "--id-cache-dtype has a meaning only together with --id-cache-images"),
+        (["--id-cache-images", "c", "--id-cache-dtype", "int8"], "--id-cache-dtype is 'int8'"),
         (["--id-save-best"], "--id-val-data"),
         (["--id-save-best", "--id-val-data", "v.tar", "--logs", "none"], "--logs"),
     ],
@@ -72,3 +94,10 @@ def test_help_shows_the_host_s_flags_and_ours(capsys):
     text = capsys.readouterr().out
     assert stopped.value.code == 0
     assert "--grad-checkpointing" in text and "--id-caption" in text and "(default: multi)" in text
+
+
+def test_setups_have_weights_in_their_order():
+    _, options = parse("--id-setup", "with_entities, only_entities=0.1,coco_original=0.5")
+    assert list(options.setups.items()) == [("with_entities", 1.0), ("only_entities", 0.1), ("coco_original", 0.5)]
+    assert options.labelled and not IdentityOptions().labelled and not IdentityOptions(setup="coco_original").labelled
+    assert IdentityOptions(false_negatives="mask").labelled

@@ -2,8 +2,9 @@
 
 Role: open_clip_train builds its loader (shard list, splitting over ranks and workers, epoch length, sizes.json,
 processes) and this module exchanges the stages behind the tar reader. Input: the host's DataInfo; output: the same
-DataInfo, whose batches are images [B, 3, H, W] and an IdentityText of B rows, in an order that depends on nothing but
-seed, epoch, rank and worker. Every stage is a picklable object and none needs a patch, so that spawned workers run it.
+DataInfo, whose batches are images [B, 3, H, W] and an IdentityText of one row a setup for each of them, in an order that
+depends on nothing but seed, epoch, rank and worker. Every stage is a picklable object and none needs a patch, so that
+spawned workers run it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import random
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,11 @@ from webdataset.filters import _shuffle
 
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.identity_text import IdentityText
-from open_clip_idplugin.prompts import training_caption
+from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
+from open_clip_idplugin.prompts import PLACEHOLDER
+from training_patches.grouping import GroupedOrder
+from training_patches.params import NO_GROUPS, IdentityOptions
+from training_patches.setups import ONLY_ENTITIES, WITH_ENTITIES, setup_text
 from webdataset_tools.evaluation_data import decode
 from webdataset_tools.sample_format import Sample, members_to_sample, read_samples, shard_paths
 
@@ -41,36 +46,60 @@ _HOST_TAIL = ("_shuffle", "_select", "_decode", "_rename", "_map_dict", "_to_tup
 
 
 @dataclass(frozen=True)
-class PairMaker:
-    """One sample -> one training pair.
-
-    preprocess     PIL image -> tensor [3, H, W] (the host's training transform)
-    tokenizer      the model's IdentityTokenizer
-    setting        caption setting, see `prompts.training_caption`
-    face_dropout   share of the pairs that show the plain caption and no face
-    """
+class Decoder:
+    """The content of an image file -> pixels [3, H, W], as the host's training transform makes them."""
 
     preprocess: Callable[[Image.Image], torch.Tensor]
+
+    def __call__(self, content: bytes) -> torch.Tensor:
+        """Raises IdClipError when the image is damaged."""
+        return self.preprocess(decode(content))
+
+
+@dataclass(frozen=True)
+class PairMaker:
+    """One sample -> one training pair: its image, and a text for each training setup.
+
+    read_image     content of a sample's image -> tensor (a `Decoder`, or the reader of cached features)
+    tokenizer      the model's IdentityTokenizer
+    captions       caption setting, see `prompts.training_caption`
+    setups         training setups in the order of the texts
+    face_dropout   share of the texts with entities that show the plain caption and no face
+    labelled       whether the texts carry the labels of `open_clip_idplugin.losses`
+    """
+
+    read_image: Callable[[bytes], torch.Tensor]
     tokenizer: Callable[..., Any]
-    setting: str
-    face_dropout: float
-    seed: int
+    captions: str
+    setups: tuple[str, ...] = (WITH_ENTITIES,)
+    face_dropout: float = 0.0
+    labelled: bool = False
+    seed: int = 0
 
     def __call__(self, sample: Sample, epoch: int, occurrence: int) -> Pair:
-        """Return (image [3, H, W] float32, IdentityText of one row) for the sample's n-th occurrence in this epoch.
+        """Return (image, IdentityText of one row a setup) for the sample's n-th occurrence in this epoch.
 
         The first five occurrences take the captions in turn, in an order drawn anew each epoch. Raises IdClipError
         when the image is damaged, the face embedding does not suit the model or the placeholder would be cut off.
         """
-        captions = list((sample.record.captions or (sample.caption,))[:CAPTIONS_PER_IMAGE])
+        record = sample.record
+        captions = list((record.captions or (sample.caption,))[:CAPTIONS_PER_IMAGE])
         random.Random(f"{self.seed}/{epoch}/{sample.key}").shuffle(captions)
         caption = captions[occurrence % len(captions)]
         rng = random.Random(f"{self.seed}/{epoch}/{sample.key}/{occurrence}")
-        face = None if rng.random() < self.face_dropout else sample.face
-        if face is not None:
-            caption = training_caption(caption, self.setting, rng)
-        text = self.tokenizer([caption], faces=[face], identity_ids=[sample.record.identity_id])
-        return self.preprocess(decode(sample.image_bytes)), text
+        texts = [setup_text(setup, caption, self.captions, rng, self.face_dropout) for setup in self.setups]
+        faces = [sample.face if PLACEHOLDER in text else None for text in texts]
+        row = self.tokenizer(texts, faces=faces, identity_ids=[record.identity_id] * len(texts))
+        if self.labelled:
+            row = replace(row, labels=self._labels(row, record.image_id))
+        return self.read_image(sample.image_bytes), row
+
+    def _labels(self, row: IdentityText, scene: int) -> dict[str, torch.Tensor]:
+        shows = torch.stack([row.identity_ids, torch.full_like(row.identity_ids, scene)], dim=1)
+        about = shows.clone()
+        about[~(row.slots > 0).any(dim=1), 0] = ANYTHING
+        about[torch.tensor([setup == ONLY_ENTITIES for setup in self.setups]), 1] = ANYTHING
+        return {IMAGE_SHOWS: shows, TEXT_ABOUT: about}
 
 
 class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
@@ -80,10 +109,20 @@ class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
     of a pass, and few samples make no empty pass. Samples that cannot be used are skipped and counted.
     """
 
-    def __init__(self, reader: Sequence[Any], make_pair: PairMaker, shared_epoch: SharedEpoch) -> None:
+    def __init__(
+        self,
+        reader: Sequence[Any],
+        make_pair: PairMaker,
+        shared_epoch: SharedEpoch,
+        order: GroupedOrder | None = None,
+        read_sample: Callable[[Mapping[str, Any]], Sample] = members_to_sample,
+    ) -> None:
+        """`reader`: the stages up to the tar reader; `order`: how batches are grouped, at random without one."""
         self.reader = webdataset.DataPipeline(*reader)
         self.make_pair = make_pair
         self.shared_epoch = shared_epoch
+        self.order = order
+        self.read_sample = read_sample
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield pairs of the shared epoch; raises IdClipError when a whole pass yields none."""
@@ -91,16 +130,21 @@ class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
         self._seed_transforms(epoch)
         occurrences: Counter[str] = Counter()
         skipped = SkippedSamples()
+        made = 0
+
+        def position() -> int:
+            return made
+
         for number in itertools.count():
-            made = 0
-            for members in self._shuffled(epoch, number):
+            before = made
+            for members in self._ordered(epoch, number, position):
                 pair = self._pair(members, epoch, occurrences, skipped)
                 if pair is not None:
                     made += 1
                     yield pair
                 elif not occurrences and skipped.count == _HOPELESS:
                     break  # a pass over resampled shards would never end
-            if not made:
+            if made == before:
                 raise IdClipError(f"a data worker found no usable sample in its shards{skipped}.")
 
     def _seed_transforms(self, epoch: int) -> None:
@@ -114,7 +158,9 @@ class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
         rank, _, worker, _ = webdataset.utils.pytorch_worker_info()
         return random.Random("/".join(map(str, (self.make_pair.seed, rank, worker, *what))))
 
-    def _shuffled(self, epoch: int, number: int) -> Iterator[Mapping[str, Any]]:
+    def _ordered(self, epoch: int, number: int, made: Callable[[], int]) -> Iterator[Mapping[str, Any]]:
+        if self.order is not None:
+            return self.order(iter(self.reader), self._rng(epoch, number), made)
         # The host's sample shuffle is seeded by clock and process id; a run that can be repeated needs this one.
         return _shuffle(iter(self.reader), _SAMPLE_SHUFFLE_SIZE, _SAMPLE_SHUFFLE_INITIAL, self._rng(epoch, number))
 
@@ -122,7 +168,7 @@ class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
         self, members: Mapping[str, Any], epoch: int, occurrences: "Counter[str]", skipped: "SkippedSamples"
     ) -> Pair | None:
         try:
-            sample = members_to_sample(members)
+            sample = self.read_sample(members)
             pair = self.make_pair(sample, epoch, occurrences[sample.key])
         except IdClipError as error:
             skipped.note(members, error)
@@ -151,12 +197,18 @@ class SkippedSamples:
 
 
 def collate_pairs(pairs: Sequence[Pair]) -> Pair:
-    """B pairs -> (images [B, 3, H, W], IdentityText of B rows)."""
+    """B pairs -> (images [B, 3, H, W] or features [B, D], IdentityText of B * setups rows, those of an image together)."""
     images, texts = zip(*pairs)
     return torch.stack(images), IdentityText.collate(list(texts))
 
 
-def use_identity_pairs(info: DataInfo, make_pair: PairMaker, batch_size: int) -> None:
+def use_identity_pairs(
+    info: DataInfo,
+    make_pair: PairMaker,
+    batch_size: int,
+    order: GroupedOrder | None = None,
+    read_sample: Callable[[Mapping[str, Any]], Sample] = members_to_sample,
+) -> None:
     """Let the host's training loader yield identity pairs, in place.
 
     Everything up to the tar reader stays: the shard list, its shuffling or resampling, the split over ranks and
@@ -168,9 +220,16 @@ def use_identity_pairs(info: DataInfo, make_pair: PairMaker, batch_size: int) ->
     if tuple(names[reader_end:]) != _HOST_TAIL:
         raise HostMismatchError(f"open_clip_train's webdataset pipeline is {names}; it was to end in {_HOST_TAIL}")
     dataset.pipeline = [
-        EndlessPairs(dataset.pipeline[:reader_end], make_pair, info.shared_epoch),
+        EndlessPairs(dataset.pipeline[:reader_end], make_pair, info.shared_epoch, order, read_sample),
         webdataset.batched(batch_size, collation_fn=collate_pairs, partial=False),
     ]
+
+
+def batch_order(options: IdentityOptions, batch_size: int) -> GroupedOrder | None:
+    """What `--id-batch-groups` and its companions ask for; None is random order."""
+    if options.batch_groups == NO_GROUPS:
+        return None
+    return GroupedOrder(options.batch_groups, options.group_share, options.group_size, options.group_buffer, batch_size)
 
 
 def check_training_shards(args: argparse.Namespace, face_dim: int) -> None:

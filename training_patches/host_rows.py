@@ -24,7 +24,8 @@ from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.tokenizer import identity_tokenizer_or
 from training_patches import params
 from training_patches.best import BEST, keep_best
-from training_patches.data import PairMaker, check_training_shards, use_identity_pairs
+from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs
+from training_patches.loss_choice import identity_loss
 from training_patches.params import IdentityOptions
 from training_patches.validation import IdentityValidation
 from webdataset_tools.sample_format import shard_paths
@@ -70,6 +71,13 @@ def rows(run: "TrainingRun") -> tuple[PatchRow, ...]:
             reason="the stages of the loader are fixed inside a function",
             hosts=_CHECKED,
             parameters=("args", "preprocess_fns", "epoch", "tokenizer"),
+        ),
+        PatchRow(
+            targets=(f"{_MAIN}:create_loss",),
+            replacement=_before(run.create_loss),
+            reason="the loss is picked by a fixed if",
+            hosts=_CHECKED,
+            parameters=("args",),
         ),
         PatchRow(
             targets=(f"{_MAIN}:evaluate",),
@@ -167,14 +175,26 @@ class TrainingRun:
         data: dict[str, Any] = host(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
         if with_identities:
             options = self.options
-            make_pair = PairMaker(preprocess_fns[0], tokenizer, options.caption, options.face_dropout, args.seed)
-            use_identity_pairs(data["train"], make_pair, args.batch_size)
+            make_pair = PairMaker(
+                Decoder(preprocess_fns[0]),
+                tokenizer,
+                options.caption,
+                tuple(options.setups),
+                options.face_dropout,
+                options.labelled,
+                args.seed,
+            )
+            use_identity_pairs(data["train"], make_pair, args.batch_size, batch_order(options, args.batch_size))
         elif isinstance(self.model, IdCLIP) and "train" in data:
             logging.warning("These training data are no webdataset shards: captions are trained without identities.")
         if self.options.val_data:
             self.validation = IdentityValidation(self.options, preprocess_fns[1], tokenizer, args)
             data.setdefault("val", self.validation)  # the host evaluates only when there is a 'val'
         return data
+
+    def create_loss(self, host: Callable[..., Any], args: argparse.Namespace) -> Any:
+        """The host's loss, or one that knows the setups and who is in the images."""
+        return identity_loss(host, args, self.options) if isinstance(self.model, IdCLIP) else host(args)
 
     def evaluate(
         self, host: Callable[..., Any], model: Any, data: dict[str, Any], epoch: int, args: Any, **logging_to: Any

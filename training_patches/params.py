@@ -15,11 +15,19 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
+from training_patches.setups import ONLY_ENTITIES, SETUPS, WITH_ENTITIES, parse_setups
 
 HostParser = Callable[[Sequence[str]], argparse.Namespace]
 
 LEARNED = "learned"
 FROM_CHECKPOINT = "checkpoint"
+
+NO_GROUPS = "none"
+GROUPS = (NO_GROUPS, "identity", "scene")  # the last two are words of training_patches.grouping
+ENTITY_LOSSES = ("cross_entropy", "bce")
+KEEP = "keep"
+FALSE_NEGATIVES = (KEEP, "mask", "positive")  # the last two are words of open_clip_idplugin.losses
+CACHE_DTYPES = ("float16", "float32")
 
 
 def _flag(default: Any, text: str, **argparse_options: Any) -> Any:
@@ -32,6 +40,31 @@ class IdentityOptions:
     """What this project adds to open_clip_train's flags; field `val_data` is the flag `--id-val-data`."""
 
     caption: str = _flag("multi", "how a caption mentions the person: " + ", ".join(TRAINING_SETTINGS))
+    setup: str = _flag(
+        WITH_ENTITIES,
+        f"what an image is trained with: {', '.join(SETUPS)}, or several with weights as with_entities=1,only_entities=0.1",
+    )
+    entity_loss: str = _flag(
+        "cross_entropy", f"loss of the setup {ONLY_ENTITIES}, whose targets are all images of the person: "
+        + ", ".join(ENTITY_LOSSES),
+    )  # fmt: skip
+    false_negatives: str = _flag(
+        KEEP,
+        "what becomes of pairs of the batch that match though they do not belong together, such as another caption of "
+        "the same picture: " + ", ".join(FALSE_NEGATIVES),
+    )
+    batch_groups: str = _flag(NO_GROUPS, "what part of a batch has in common: " + ", ".join(GROUPS))
+    group_share: float = _flag(0.5, "share of a batch that comes in groups, 0 to 1", type=float)
+    group_size: int = _flag(4, "items of a group at most", type=int)
+    group_buffer: int = _flag(5000, "samples among which a worker finds groups", type=int)
+    lr_image: float | None = _flag(None, "learning rate of the image tower's own weights (else --lr)", type=float)
+    lr_text: float | None = _flag(None, "learning rate of the text tower's own weights (else --lr)", type=float)
+    cache_images: str | None = _flag(
+        None,
+        "folder of image features, made where they are missing and used in place of the image tower",
+        metavar="DIR",
+    )
+    cache_dtype: str = _flag("float16", "numbers of the cached features: " + ", ".join(CACHE_DTYPES))
     face_dropout: float = _flag(0.0, "share of the items whose caption stays plain and has no face, 0 to 1", type=float)
     temperature: str = _flag(
         LEARNED,
@@ -52,6 +85,7 @@ class IdentityOptions:
     def __post_init__(self) -> None:
         """Refuse a value that cannot be meant; raises IdClipError naming the flag."""
         _require(self.caption in TRAINING_SETTINGS, "caption", self.caption, f"one of {', '.join(TRAINING_SETTINGS)}")
+        self._check_pairs()
         _require(0 <= self.face_dropout <= 1, "face_dropout", self.face_dropout, "a share between 0 and 1")
         _require(
             self.val_configuration in CONFIGURATIONS,
@@ -65,6 +99,46 @@ class IdentityOptions:
         )  # fmt: skip
         if self.save_best is not None and self.val_data is None:
             raise IdClipError("--id-save-best compares validation results; name the shards of them with --id-val-data.")
+
+    def _check_pairs(self) -> None:
+        """What is shown in a batch and how it is scored."""
+        setups = self.setups
+        for name, allowed in (
+            ("entity_loss", ENTITY_LOSSES),
+            ("false_negatives", FALSE_NEGATIVES),
+            ("batch_groups", GROUPS),
+            ("cache_dtype", CACHE_DTYPES),
+        ):
+            value = getattr(self, name)
+            _require(value in allowed, name, value, f"one of {', '.join(allowed)}")
+        _require(0 < self.group_share <= 1, "group_share", self.group_share, "a share above 0 and up to 1")
+        _require(self.group_size > 1, "group_size", self.group_size, "a number of items of at least 2")
+        _require(self.group_buffer > 1, "group_buffer", self.group_buffer, "a number of samples of at least 2")
+        for name in ("lr_image", "lr_text"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, value, "a learning rate above 0")
+        self._needs("entity_loss", ONLY_ENTITIES in setups, f"--id-setup with {ONLY_ENTITIES}")
+        self._needs("face_dropout", WITH_ENTITIES in setups, f"--id-setup with {WITH_ENTITIES}")
+        for name in ("group_share", "group_size", "group_buffer"):
+            self._needs(name, self.batch_groups != NO_GROUPS, "--id-batch-groups identity or scene")
+        self._needs("cache_dtype", self.cache_images is not None, "--id-cache-images DIR")
+
+    def _needs(self, name: str, given: bool, other: str) -> None:
+        if not given and flag_name(name) in self.changed_flags():
+            raise IdClipError(f"{flag_name(name)} has a meaning only together with {other}; add that or drop it.")
+
+    @property
+    def setups(self) -> dict[str, float]:
+        """Training setup -> its weight in the loss, in the order in which an image's texts stand."""
+        try:
+            return parse_setups(self.setup)
+        except IdClipError as error:
+            raise IdClipError(f"--id-setup is {self.setup!r}; {error}") from None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the loss needs to know who and what is in an image; the paper's first setup does not."""
+        return self.false_negatives != KEEP or ONLY_ENTITIES in self.setups
 
     @property
     def frozen_log_scale(self) -> float | None:

@@ -100,9 +100,20 @@ def _reached(place: Location, ask: Callable[[], Answer]) -> Answer:
         return ask()
     try:
         return ask()
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
     except Exception as error:  # every store has its own errors for missing credentials and networks
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise IdClipError(f"cannot reach {place} ({reason}); check the address, the network and your access") from error
+
+
+def read_bytes(place: Location) -> bytes:
+    """Return a file's content.
+
+    Raises OSError when that file is missing or cannot be read; IdClipError when its store cannot be reached, which says
+    nothing about the file.
+    """
+    return _reached(place, place.read_bytes)
 
 
 def list_folder(place: Location) -> list[Entry]:

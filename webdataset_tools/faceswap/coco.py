@@ -1,16 +1,17 @@
-"""COCO on disk -> the images that show exactly one person, with their captions.
+"""COCO in its folder (or at a URL) -> the images that show exactly one person, with their captions.
 
 Role: reads `annotations/instances_*.json` and `captions_*.json` of one subset and joins them. Nothing is decoded here;
 whether a face detector agrees is found out by `face_scan`. Boxes are x0, y0, x1, y1 in pixels.
 """
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin import locations
+from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release_files import ReleaseError, read_captions
 from webdataset_tools.report import Skip
@@ -46,18 +47,18 @@ class CocoSubset:
     """The images of one subset that show one person, sorted by id, and why others are not there."""
 
     name: str
-    folder: Path
+    folder: Location
     images: list[CocoImage]
     skipped: list[Skip] = field(default_factory=list)
     others: dict[str, int] = field(default_factory=dict)  # reason of NOT_ONE_PERSON -> images
 
 
-def load_subset(coco: Path, name: str) -> CocoSubset:
+def load_subset(coco: Location, name: str) -> CocoSubset:
     """Read subset `name` (train2017 or val2017) of the COCO folder.
 
     Raises ReleaseError when a file is missing or is no COCO file.
     """
-    folder = next((path for path in (coco / name, coco / "images" / name) if path.is_dir()), None)
+    folder = next((path for path in (coco / name, coco / "images" / name) if locations.is_folder(path)), None)
     if folder is None:
         raise ReleaseError(f"{coco} holds no folder {name} with images; give COCO's folder with {name}/ in it")
     skipped: list[Skip] = []
@@ -65,7 +66,7 @@ def load_subset(coco: Path, name: str) -> CocoSubset:
     entries = _read_images(content, name, skipped)
     boxes, others = _single_people(content, entries)
     captions = read_captions(_existing(coco / "annotations" / f"captions_{name}.json"), boxes.keys())
-    files = {entry.name for entry in os.scandir(folder)}
+    files = {entry.name for entry in locations.list_folder(folder)}
     images = []
     for image_id, box in sorted(boxes.items()):
         file_name, size = entries[image_id]
@@ -79,7 +80,7 @@ def load_subset(coco: Path, name: str) -> CocoSubset:
     return CocoSubset(name, folder, images, skipped, others)
 
 
-def captions_of(coco: Path, name: str, wanted: set[int]) -> dict[str, Any]:
+def captions_of(coco: Location, name: str, wanted: set[int]) -> dict[str, Any]:
     """Return COCO's captions file of a subset, restricted to the images `wanted`, otherwise as it is."""
     content = _read_json(coco / "annotations" / f"captions_{name}.json")
     images = [image for image in content.get("images", []) if image.get("id") in wanted]
@@ -87,13 +88,13 @@ def captions_of(coco: Path, name: str, wanted: set[int]) -> dict[str, Any]:
     return {**content, "images": images, "annotations": annotations}
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
+def _existing(path: Location) -> Location:
+    if not locations.is_file(path):
         raise ReleaseError(f"COCO's file {path} is missing; unpack annotations_trainval2017.zip there")
     return path
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Location) -> dict[str, Any]:
     try:
         content = json.loads(_existing(path).read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:

@@ -34,9 +34,12 @@ def swap(
     margin: float = 0.0,
     quality: int = 95,
     workers: int = 2,
+    distributor: str = "processes",
     seed: int = 0,
 ) -> None:
     """Make a COCO-PFS release: faces of identities swapped into COCO images; run it again to go on after an interruption.
+
+    Folders and tables may be URLs that fsspec knows, such as s3://bucket/coco.
 
     Args:
         coco: COCO 2017's folder, with train2017/, val2017/ and annotations/.
@@ -63,7 +66,8 @@ def swap(
         tries: photos tried until the swapped face is recognised.
         margin: by how much the swapped face must be closer to the identity than to the original face (cosine).
         quality: of the JPEGs, 1 to 100.
-        workers: processes.
+        workers: processes, or threads of a local Spark session.
+        distributor: processes, or pyspark (the extra spark, and Java).
         seed: another seed gives another choice of people.
     """
     report = build_release(SwapOptions(**locals()))

@@ -6,12 +6,12 @@ font knows few scripts.
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import open_picture
 from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage
@@ -27,7 +27,11 @@ _QUALITY = 90
 
 
 def write_contact_sheet(
-    output: Path, splits: Sequence[SplitResult], coco_folders: Mapping[str, Path], photo_folder: Path, seed: int
+    output: Location,
+    splits: Sequence[SplitResult],
+    coco_folders: Mapping[str, Location],
+    photo_folder: Location,
+    seed: int,
 ) -> None:
     """Write the sheet of up to 24 swaps, drawn at random from all splits; the folders of COCO's images are by split."""
     kept = [(split, *pair) for split in splits for pair in split.kept()]
@@ -44,9 +48,9 @@ def write_contact_sheet(
 
 
 def _example(
-    output: Path,
-    coco_folders: Mapping[str, Path],
-    photo_folder: Path,
+    output: Location,
+    coco_folders: Mapping[str, Location],
+    photo_folder: Location,
     split: SplitResult,
     swapped: SwappedImage,
     decision: Decision,
@@ -65,7 +69,7 @@ def _example(
     return np.concatenate([*cells, np.full((_CELL + _LABEL + _GAP, _GAP, 3), 255, np.uint8)], axis=1)
 
 
-def _cell(path: Path, face: FoundFace, label: str) -> np.ndarray:
+def _cell(path: Location, face: FoundFace, label: str) -> np.ndarray:
     """Return the surroundings of a face, [cell, cell, 3], with a label above; white where the file is gone."""
     canvas = Image.new("RGB", (_CELL + 2, _CELL + _LABEL + _GAP), "white")
     picture = open_picture(path, label)

@@ -6,12 +6,13 @@ large and certain enough, and (for COCO) lies inside the annotated person.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from open_clip_idplugin import locations
 from open_clip_idplugin.faces import Face, ImageRejected, load_picture
+from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
@@ -62,7 +63,7 @@ def load_engine(spec: str, det_size: int | None) -> FaceEngine:
 class ImageScanner:
     """Scans COCO images; a task is (number, images). The folders are by subset."""
 
-    def __init__(self, load: EngineLoader, folders: Mapping[str, Path], rules: ScanRules) -> None:
+    def __init__(self, load: EngineLoader, folders: Mapping[str, Location], rules: ScanRules) -> None:
         self.engine, self.folders, self.rules = load(), folders, rules
 
     def __call__(self, task: tuple[int, list[CocoImage]], tick: Tick) -> tuple[int, dict[str, Any]]:
@@ -79,7 +80,7 @@ class ImageScanner:
 class PhotoScanner:
     """Scans identity photos; a task is (number, identities). Photos are looked at by name until enough are usable."""
 
-    def __init__(self, load: EngineLoader, folder: Path, rules: ScanRules) -> None:
+    def __init__(self, load: EngineLoader, folder: Location, rules: ScanRules) -> None:
         self.engine, self.folder, self.rules = load(), folder, rules
 
     def __call__(self, task: tuple[int, list[Identity]], tick: Tick) -> tuple[int, dict[str, Any]]:
@@ -111,10 +112,10 @@ def _entry(found: "FoundFace | Skip") -> dict[str, Any]:
     return {"skip": vars(found)} if isinstance(found, Skip) else {"face": found.to_json()}
 
 
-def open_picture(path: Path, label: str) -> "np.ndarray | Skip":
+def open_picture(path: Location, label: str) -> "np.ndarray | Skip":
     """Decode a picture to RGB uint8 [H, W, 3], upright; Skip says why not, without naming a path of this machine."""
     try:
-        return load_picture(path.read_bytes())
+        return load_picture(locations.read_bytes(path))
     except FileNotFoundError:
         return Skip(label, reasons.MISSING_IMAGE)
     except OSError as error:
@@ -124,7 +125,7 @@ def open_picture(path: Path, label: str) -> "np.ndarray | Skip":
 
 
 def scan_picture(
-    engine: FaceEngine, path: Path, label: str, rules: ScanRules, annotated: CocoImage | None = None
+    engine: FaceEngine, path: Location, label: str, rules: ScanRules, annotated: CocoImage | None = None
 ) -> "FoundFace | Skip":
     """Find the one face of a picture, in the annotated person where there is one."""
     picture = open_picture(path, label)

@@ -7,9 +7,11 @@ photo is opened here. Attribute values are compared in lower case; genders are s
 import csv
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
+from open_clip_idplugin import locations
+from open_clip_idplugin.locations import Location
 from webdataset_tools.face_crops import PHOTO_SUFFIXES
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release import IDENTITY_FILE
@@ -44,25 +46,28 @@ class Identity:
 class IdentityFolder:
     """All identities with photos, sorted by id, and why others are not there."""
 
-    folder: Path
+    folder: Location
     identities: list[Identity]
     skipped: list[Skip] = field(default_factory=list)
 
 
-def load_identities(folder: Path, attributes: Path | None = None) -> IdentityFolder:
+def load_identities(folder: Location, attributes: Location | None = None) -> IdentityFolder:
     """Read the identities below `folder`.
 
     Raises ReleaseError when there is none, or when a CSV has another form.
     """
-    meta = next((p for p in (folder / IDENTITY_FILE, folder.resolve().parent / IDENTITY_FILE) if p.is_file()), None)
+    places = (folder / IDENTITY_FILE, folder.resolve().parent / IDENTITY_FILE)
+    meta = next((place for place in places if locations.is_file(place)), None)
     names = read_identity_names(meta) if meta else {}
     known = _read_genders(meta) if meta else {}
     for identity_id, values in (read_attribute_table(attributes) if attributes else {}).items():
         known[identity_id] = {**known.get(identity_id, {}), **values}
     identities, skipped = [], []
-    for person in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        identity_id = person.name
-        photos = tuple(sorted(p.name for p in person.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file()))
+    for entry in locations.list_folder(folder):
+        identity_id = entry.name
+        if not entry.is_folder or identity_id.startswith("."):
+            continue
+        photos = _photos(folder / identity_id)
         if parse_key(sample_key(0, identity_id)) != (0, identity_id):
             detail = "use letters, digits, _ and - of ASCII, at most 64; a name belongs into identity_meta.csv"
             skipped.append(Skip(identity_id, reasons.BAD_IDENTITY_ID, detail))
@@ -76,7 +81,12 @@ def load_identities(folder: Path, attributes: Path | None = None) -> IdentityFol
     return IdentityFolder(folder, identities, skipped)
 
 
-def read_attribute_table(path: Path) -> dict[str, dict[str, str]]:
+def _photos(folder: Location) -> tuple[str, ...]:
+    entries = [entry for entry in locations.list_folder(folder) if not entry.is_folder]
+    return tuple(entry.name for entry in entries if PurePosixPath(entry.name).suffix.lower() in PHOTO_SUFFIXES)
+
+
+def read_attribute_table(path: Location) -> dict[str, dict[str, str]]:
     """Return id -> {attribute: value} of a CSV with a header (first matching column: identity_id, Class_ID, image_id or
     id) or of a JSON object; the first row of an id counts, empty values are left out.
 
@@ -102,7 +112,7 @@ def normal(name: str, value: Any) -> str | None:
     return text or None
 
 
-def _json_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Location, text: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -113,7 +123,7 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     return list(content.items())
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Location, text: str) -> list[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     columns = {name.strip().lower(): name for name in reader.fieldnames or [] if name}
     key = next((columns[name] for name in _KEY_COLUMNS if name in columns), None)
@@ -122,7 +132,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, dict[str, Any]]]:
     return [(row[key] or "", {n: v for n, v in row.items() if n != key}) for row in reader if row.get(key)]
 
 
-def _read_genders(meta: Path) -> dict[str, dict[str, str]]:
+def _read_genders(meta: Location) -> dict[str, dict[str, str]]:
     """Return id -> {gender: ...}; counted from the row's end, since names may hold commas."""
     lines = list(csv.reader(meta.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
     header = [column.strip().lower() for column in lines[0]] if lines else []

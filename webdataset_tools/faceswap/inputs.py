@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from open_clip_idplugin.locations import location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.coco import CocoSubset
 from webdataset_tools.faceswap.identities import IdentityFolder, load_identities, read_attribute_table
@@ -35,10 +36,11 @@ class SwapInputs:
 def read_inputs(options: SwapOptions) -> SwapInputs:
     """Read what `options` name; raises ReleaseError for a missing or broken file."""
     names = {coco.SUBSETS[split] for split, share in options.split_shares.items() if share > 0}
-    notes = read_attribute_table(Path(options.image_attributes)) if options.image_attributes else {}
-    people = load_identities(Path(options.identities), Path(options.attributes) if options.attributes else None)
+    notes = read_attribute_table(location(options.image_attributes)) if options.image_attributes else {}
+    table = location(options.attributes) if options.attributes else None
+    people = load_identities(location(options.identities), table)
     return SwapInputs(
-        subsets={name: coco.load_subset(Path(options.coco), name) for name in sorted(names)},
+        subsets={name: coco.load_subset(location(options.coco), name) for name in sorted(names)},
         people=people,
         notes={int(key): values for key, values in notes.items() if key.isdecimal()},
     )

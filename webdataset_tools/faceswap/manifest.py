@@ -7,10 +7,10 @@ anybody was swapped in. Boxes and landmarks are pixels of the upright picture; s
 import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap.marking import short_name
 from webdataset_tools.faceswap.split_result import SplitResult
 from webdataset_tools.release import swapped_file_name
@@ -20,7 +20,9 @@ MANIFEST_FILE = "manifest.parquet"
 _ROWS_AT_ONCE = 10_000
 
 
-def write_manifest(path: Path, splits: Iterable[SplitResult], unsplit: Iterable[Skip], common: dict[str, Any]) -> None:
+def write_manifest(
+    path: Location, splits: Iterable[SplitResult], unsplit: Iterable[Skip], common: dict[str, Any]
+) -> None:
     """Write the table.
 
     `unsplit` are images left out before splitting, `common` the columns equal for the whole run (swapper, face model, seed).

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Place, is_file, is_folder, location
 from webdataset_tools.release import SPLITS
+from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable
 
 UNKNOWN = ("skip", "any")
 
@@ -17,17 +19,17 @@ class SwapOptions:
     Raises IdClipError when a value is not allowed.
     """
 
-    coco: str | Path
-    identities: str | Path
-    output: str | Path
+    coco: Place
+    identities: Place
+    output: Place
     swapper: str = "blend"
     swapper_model: str | Path | None = None
     faces: str = "insightface:buffalo_l"
     det_size: int | None = None
     match: str = "gender"
     unknown: str = "skip"
-    attributes: str | Path | None = None
-    image_attributes: str | Path | None = None
+    attributes: Place | None = None
+    image_attributes: Place | None = None
     people_per_image: int = 5
     contexts: int = 4
     shares: str = "70,10,20"
@@ -42,6 +44,7 @@ class SwapOptions:
     margin: float = 0.0
     quality: int = 95
     workers: int = 2
+    distributor: str = PROCESSES
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,12 +62,15 @@ class SwapOptions:
         _check_number("margin", self.margin, -2, 2)
         if self.unknown not in UNKNOWN:
             raise IdClipError(f"--unknown must be {' or '.join(UNKNOWN)}, not {self.unknown!r}")
+        check_distributor(self.distributor)
+        for name in ("coco", "identities", "output"):
+            check_reachable(location(getattr(self, name)), self.workers, self.distributor)
         for name in ("coco", "identities"):
-            if not Path(getattr(self, name)).is_dir():
+            if not is_folder(location(getattr(self, name))):
                 raise IdClipError(f"there is no folder {getattr(self, name)}; check --{name}")
         for name in ("attributes", "image_attributes"):
             path = getattr(self, name)
-            if path is not None and not Path(path).is_file():
+            if path is not None and not is_file(location(path)):
                 raise IdClipError(f"there is no file {path}; check --{name.replace('_', '-')}")
         _ = self.split_shares  # checks them
 
@@ -89,9 +95,9 @@ class SwapOptions:
         return {"train": self.train_images, "val": self.val_images, "test": self.test_images}[split]
 
     def parameters(self) -> dict[str, Any]:
-        """Return what shapes the release, as plain JSON values: all but places and the number of processes."""
-        places = ("coco", "identities", "output", "workers", "swapper_model", "attributes", "image_attributes")
-        return {name: value for name, value in asdict(self).items() if name not in places}
+        """Return what shapes the release, as plain JSON values: all but places and who does the work."""
+        places = ("coco", "identities", "output", "swapper_model", "attributes", "image_attributes")
+        return {name: value for name, value in asdict(self).items() if name not in (*places, "workers", "distributor")}
 
 
 def _check_integer(name: str, value: object, least: int | None = None) -> None:

@@ -7,10 +7,10 @@ that depends on the ids alone. Features are biometric and written PRIVATE.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.identities import GENDER
 from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE, caption_lines
@@ -21,7 +21,7 @@ from webdataset_tools.sample_format import sample_key
 Notes = Mapping[int, Mapping[str, str]]
 
 
-def write_features(output: Path, split: SplitResult) -> None:
+def write_features(output: Location, split: SplitResult) -> None:
     """Write key -> [[D floats]]: the embedding of a photo that is not the one swapped in, where there are several."""
     with atomic_path(output / COCO_FOLDER / SPLITS[split.split].features, PRIVATE) as path, path.open("w") as stream:
         separator = "{"
@@ -33,7 +33,7 @@ def write_features(output: Path, split: SplitResult) -> None:
         stream.write("}\n" if separator != "{" else "{}\n")
 
 
-def write_captions(output: Path, folder: Path, splits: Sequence[SplitResult], seed: int) -> None:
+def write_captions(output: Location, folder: Location, splits: Sequence[SplitResult], seed: int) -> None:
     """Write COCO's captions of the swapped images (val and test share a file), and the modified captions."""
     wanted: dict[str, set[int]] = {}
     for split in splits:
@@ -47,7 +47,7 @@ def write_captions(output: Path, folder: Path, splits: Sequence[SplitResult], se
             stream.writelines(caption_lines(split, seed))
 
 
-def write_names(output: Path, splits: Sequence[SplitResult], genders: Mapping[str, str | None]) -> None:
+def write_names(output: Location, splits: Sequence[SplitResult], genders: Mapping[str, str | None]) -> None:
     """Write identity_meta.csv in VGGFace2's form; Flag is 0 for the people of the test split."""
     rows = ["Class_ID, Name, Sample_Num, Flag, Gender"]
     for split in splits:
@@ -59,7 +59,7 @@ def write_names(output: Path, splits: Sequence[SplitResult], genders: Mapping[st
     atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(rows) + "\n")
 
 
-def write_notes(output: Path, splits: Sequence[SplitResult], notes: Notes, swapper: str) -> None:
+def write_notes(output: Location, splits: Sequence[SplitResult], notes: Notes, swapper: str) -> None:
     """Write attributes.json: what the user told about the image, the matched values, the face's height in pixels, the photo."""
     content: dict[str, dict[str, Any]] = {}
     for split in splits:

@@ -6,16 +6,16 @@ release holds nothing that depends on interruptions.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin import locations
+from open_clip_idplugin.atomic import PART, PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.release import COCO_FOLDER, SPLITS
+from open_clip_idplugin.locations import Location
+from webdataset_tools.release import COCO_FOLDER, IDENTITY_FOLDER, SPLITS
 from webdataset_tools.shard_folder import CONTENT as CONTENT
 from webdataset_tools.shard_folder import differences_between
 from webdataset_tools.worker_pool import Tick, run_tasks
@@ -28,13 +28,13 @@ Task = tuple[int, list[Item]]
 Work = Callable[[Any, Tick], tuple[int, dict[str, Any]]]
 
 
-def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
+def claim(folder: Location, parameters: Mapping[str, Any]) -> None:
     """Note the run's parameters in the folder, and remove half-written files of a killed run.
 
     Raises IdClipError when the folder holds something else, or a release that was made otherwise.
     """
     path = folder / BUILD_FILE
-    if path.is_file():
+    if locations.is_file(path):
         differences = differences_between(
             json.loads(path.read_text()),
             parameters,
@@ -45,15 +45,17 @@ def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
                 f"{folder} holds a release that was made otherwise ({'; '.join(differences)}); "
                 "choose another --output or delete that folder"
             )
-    elif any(entry.name != WORK_FOLDER and not entry.name.endswith(".part") for entry in folder.iterdir()):
+    elif any(name != WORK_FOLDER and not name.endswith(PART) for name, _ in locations.list_folder(folder)):
         raise IdClipError(f"{folder} is not empty and holds no swapped release; choose another --output")
     else:
         atomic_write(path, json.dumps(parameters, indent=1, ensure_ascii=False) + "\n")
     coco = folder / COCO_FOLDER
     images = [coco / files.images for files in SPLITS.values()]
-    for place in {folder, coco, coco / "annotations", *images, *(folder / WORK_FOLDER).glob("*")}:
-        for leftover in place.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
+    stages = [folder / WORK_FOLDER / name for name, _ in locations.list_folder(folder / WORK_FOLDER)]
+    for place in {folder, folder / IDENTITY_FOLDER, coco, coco / "annotations", *images, *stages}:
+        for name, _ in locations.list_folder(place):
+            if name.startswith(".") and name.endswith(PART):
+                (place / name).unlink(missing_ok=True)
 
 
 def chunked(items: Sequence[Item], size: int, first: int = 0) -> list[Task[Item]]:
@@ -63,36 +65,46 @@ def chunked(items: Sequence[Item], size: int, first: int = 0) -> list[Task[Item]
 
 
 def run_stage(
-    folder: Path, workers: int, stage: str, tasks: Sequence[Task[Any]], prepare: Callable[[], Work], title: str
+    folder: Location,
+    workers: int,
+    distributor: str,
+    stage: str,
+    tasks: Sequence[Task[Any]],
+    prepare: Callable[[], Work],
+    title: str,
 ) -> list[dict[str, Any]]:
     """Return the record of every task, in order: read where it is finished, made (and kept) where it is not.
 
     The bar counts pictures or people, and shows how many a second.
     """
     place = folder / WORK_FOLDER / stage
-    records = {task[0]: record for task in tasks if (record := _read(place / f"{task[0]:06d}.json")) is not None}
+    there = {name for name, _ in locations.list_folder(place)}
+    names = {task[0]: f"{task[0]:06d}.json" for task in tasks}
+    records = {
+        number: record
+        for number, name in names.items()
+        if name in there and (record := _read(place / name)) is not None
+    }
     todo = [task for task in tasks if task[0] not in records]
     done = sum(len(task[1]) for task in tasks if task[0] in records)
     left = sum(len(task[1]) for task in todo)
     with tqdm(total=done + left, initial=done, unit="images", desc=title, smoothing=0.1) as bar:
-        for number, record in run_tasks(prepare, todo, workers, bar):
+        for number, record in run_tasks(prepare, todo, workers, bar, distributor):
             try:
-                atomic_write(place / f"{number:06d}.json", json.dumps(record), PRIVATE)
+                atomic_write(place / names[number], json.dumps(record), PRIVATE)
             except OSError as error:
                 raise IdClipError(f"cannot write to {place} ({error}); make room and run the same again") from error
             records[number] = record
     return [records[task[0]] for task in tasks]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+def _read(path: Location) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # a power cut may leave an empty file: its unit is made again
         return None
 
 
-def clear_work(folder: Path) -> None:
+def clear_work(folder: Location) -> None:
     """Remove the records of finished units."""
-    shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
+    locations.remove_folder(folder / WORK_FOLDER)

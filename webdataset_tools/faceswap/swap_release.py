@@ -1,8 +1,8 @@
 """COCO + identity photos -> a COCO-PFS release: the stages of `idclip swap` in their order.
 
 Role: read and check the inputs, select people and scenes (processes), split and assign (pure), swap and verify (processes),
-write the release's files. Everything depends on the inputs, the options and the seed alone, so that any number of workers
-and of interruptions give the same bytes.
+write the release's files. Everything depends on the inputs, the options and the seed alone, so that any number of workers,
+here or on Spark, and of interruptions give the same bytes.
 """
 
 import json
@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.folder_lock import locked
+from open_clip_idplugin.locations import location
 from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
 from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.contact_sheet import write_contact_sheet
@@ -35,7 +38,6 @@ from webdataset_tools.faceswap.swappers import Swapper, SwapperSettings, find_fa
 from webdataset_tools.faceswap.swapping import Decision, ImageSwapper, SwapJob, SwapSettings
 from webdataset_tools.release import COCO_FOLDER, SPLITS
 from webdataset_tools.report import Skip, count_reasons
-from webdataset_tools.shard_folder import locked
 
 VERSION = 1  # raise it when equal inputs and options give another release
 _SWAP_CHUNK = 4  # COCO images a record; each gives several pictures
@@ -51,13 +53,13 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     create_swapper = partial(find_factory(options.swapper), SwapperSettings(model))
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
-    output = Path(options.output)
+    output = location(options.output)
     with locked(output):
         inputs = read_inputs(options)
         parameters = {"version": VERSION, **options.parameters(), swap_folder.CONTENT: fingerprint(inputs, model)}
         swap_folder.claim(output, parameters)
         finished = output / REPORT_FILE
-        if finished.is_file():
+        if locations.is_file(finished):
             report = SwapReport.from_json(json.loads(finished.read_text()))
         else:
             report = _build(options, inputs, load, create_swapper, model)
@@ -73,7 +75,7 @@ def _build(
     create_swapper: Callable[[], Swapper],
     model: Path | None,
 ) -> SwapReport:
-    run: RunStage = partial(swap_folder.run_stage, Path(options.output), options.workers)
+    run: RunStage = partial(swap_folder.run_stage, location(options.output), options.workers, options.distributor)
     lenders = select_people(inputs, options, load, run)
     selections = select_scenes(inputs, options, load, run, lenders.face_model)
     values = {key: tuple(matched.values()) for key, matched in lenders.values.items()}
@@ -103,8 +105,8 @@ def _assign(
         options.contexts,
         options.seed,
     )
-    target = Path(options.output) / COCO_FOLDER / SPLITS[selection.split].images
-    target.mkdir(parents=True, exist_ok=True)
+    target = location(options.output) / COCO_FOLDER / SPLITS[selection.split].images
+    locations.make_folder(target)
     jobs = []
     for scene in sorted(selection.scenes, key=lambda scene: scene.image.image_id):
         image = scene.image
@@ -148,10 +150,10 @@ def _write(
     results: list[SplitResult], lenders: Lenders, inputs: SwapInputs, options: SwapOptions, model: Path | None
 ) -> SwapReport:
     """Write everything but the pictures, and return the report."""
-    output = Path(options.output)
+    output = location(options.output)
     for result in results:
         release_output.write_features(output, result)
-    release_output.write_captions(output, Path(options.coco), results, options.seed)
+    release_output.write_captions(output, location(options.coco), results, options.seed)
     given = {identity.identity_id: identity.attributes for identity in inputs.people.identities}
     release_output.write_names(output, results, release_output.genders_of(lenders.values, given))
     release_output.write_notes(output, results, inputs.notes, options.swapper)

@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -18,6 +17,7 @@ import numpy as np
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
+from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import marking, reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
@@ -40,8 +40,8 @@ class SwapJob:
     """
 
     image: CocoImage
-    original: Path
-    target: Path
+    original: Location
+    target: Location
     face: FoundFace
     identities: Mapping[str, Mapping[str, FoundFace]]
 
@@ -80,7 +80,7 @@ class Decision:
 class ImageSwapper:
     """Swaps the identities into image after image; a task is (number, jobs)."""
 
-    def __init__(self, settings: SwapSettings, photo_folder: Path) -> None:
+    def __init__(self, settings: SwapSettings, photo_folder: Location) -> None:
         self.settings = settings
         self.photo_folder = photo_folder
         self.engine = settings.load_engine()
@@ -148,7 +148,7 @@ class ImageSwapper:
         return rng.choice(others or [swapped_in])
 
 
-def _write(path: Path, jpeg: bytes) -> None:
+def _write(path: Location, jpeg: bytes) -> None:
     try:
         atomic_write(path, jpeg)
     except OSError as error:

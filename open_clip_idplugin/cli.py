@@ -28,6 +28,9 @@ VERBS: Mapping[str, Verb] = {
     "swap": Verb("webdataset_tools.faceswap.command:swap", "make a COCO-PFS release from COCO and identity photos"),
     "shards": Verb("webdataset_tools.shards:shards", "pack a COCO-PFS release into webdataset shards"),
     "inspect": Verb("webdataset_tools.inspection:inspect", "print what is in a shard"),
+    "faces": Verb(
+        "webdataset_tools.collection_faces.command:faces", "find and embed all faces of a picture collection"
+    ),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
     "index": Verb("open_clip_idplugin.retrieval.index:index", "embed images and build a clip-retrieval index"),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),

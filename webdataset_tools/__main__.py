@@ -4,7 +4,7 @@ import sys
 
 from open_clip_idplugin.cli import VERBS, run
 
-DATA_VERBS = ("miniature", "shards", "inspect")
+DATA_VERBS = ("miniature", "shards", "inspect", "faces")
 
 
 def main() -> None:

@@ -1,0 +1,79 @@
+"""What was found in a collection, and what could not be used: `report.json` and the lines that the verb prints.
+
+Role: the parts' notes -> counts and lists; nothing depends on time or on the number of workers.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webdataset_tools.collection_faces.parts import PartNotes
+from webdataset_tools.report import Skip, count_reasons, reason_lines
+
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class FacesReport:
+    """Totals, the pictures without faces, and the pictures that could not be used by reason."""
+
+    input: str
+    model_id: str
+    pictures: int
+    faces: int
+    embeddings: int
+    without_faces: list[str]
+    rejected: list[Skip]
+    not_embedded: list[str]
+
+    def to_json(self) -> str:
+        """The file's content."""
+        values = {
+            "input": self.input,
+            "model_id": self.model_id,
+            "pictures": self.pictures,
+            "faces": self.faces,
+            "embeddings": self.embeddings,
+            "without_faces": {"count": len(self.without_faces), "pictures": self.without_faces},
+            "rejected": {"counts": count_reasons(self.rejected), "pictures": [vars(skip) for skip in self.rejected]},
+            "not_embedded": {"count": len(self.not_embedded), "pictures": self.not_embedded},
+        }
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "FacesReport":
+        """Read what `to_json` gave."""
+        values = json.loads(text)
+        return cls(
+            **{
+                **values,
+                "without_faces": values["without_faces"]["pictures"],
+                "rejected": [Skip(**skip) for skip in values["rejected"]["pictures"]],
+                "not_embedded": values["not_embedded"]["pictures"],
+            }
+        )
+
+    def lines(self) -> list[str]:
+        """The report for a reader."""
+        lines = [
+            f"pictures {self.pictures:,}; faces {self.faces:,}; embeddings {self.embeddings:,}; "
+            f"pictures without faces {len(self.without_faces):,}; face model {self.model_id}"
+        ]
+        lines += reason_lines("left out", self.rejected)
+        if self.not_embedded:
+            lines.append(f"without embedding: {len(self.not_embedded):,} faces whose landmarks cannot be aligned")
+        return lines
+
+
+def summarise(name: str, model_id: str, skipped: Sequence[Skip], notes: Sequence[PartNotes]) -> FacesReport:
+    """The report of all parts; `skipped` are pictures that no task holds."""
+    return FacesReport(
+        input=name,
+        model_id=model_id,
+        pictures=sum(part.pictures for part in notes) + len(skipped),
+        faces=sum(part.faces for part in notes),
+        embeddings=sum(part.embeddings for part in notes),
+        without_faces=[label for part in notes for label in part.without_faces],
+        rejected=[*skipped, *(skip for part in notes for skip in part.rejected)],
+        not_embedded=[label for part in notes for label in part.not_embedded],
+    )

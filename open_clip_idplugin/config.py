@@ -11,11 +11,11 @@ from typing import Any
 from open_clip_idplugin.block_choice import NO_BLOCKS, parse_blocks
 from open_clip_idplugin.errors import IdClipError
 
-FREE, FIXED, LEARNED = "free", "fixed", "learned"
+FREE, INITIAL, FIXED, LEARNED = "free", "initial", "fixed", "learned"
 ATTENTION, MLP, BOTH = "attention", "mlp", "both"
 
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-_LORA_DETAILS = ("lora_rank", "lora_alpha", "lora_targets")
+_LORA_DETAILS = ("lora_rank", "lora_targets")
 
 
 def _number(default: int, low: int, high: int, text: str) -> Any:
@@ -53,15 +53,15 @@ class IdentityConfig:
     adaptor_residual: bool = _switch("a linear shortcut beside the adaptor's hidden layers")
     token_norm: str = _choice(
         FREE,
-        (FREE, FIXED, LEARNED),
-        "length of identity tokens: as the adaptor makes them, that of the tower's token embeddings, or learned from there",
+        (FREE, INITIAL, FIXED, LEARNED),
+        "length of identity tokens, as the adaptor makes them or like the tower's token embeddings: at first, always, or "
+        "at first and then learned",
     )
     visual_prompts_deep: bool = _switch("new visual prompts in every block of the image tower, not in the first alone")
     text_prompts: int = _number(0, 0, 1024, "learnable tokens in front of every text (TPT), 0 for none")
     lora_image_blocks: str = _blocks("blocks of the image tower with LoRA: none, all, last:4 or as 0,3,5-7")
     lora_text_blocks: str = _blocks("blocks of the text tower with LoRA: none, all, last:4 or as 0,3,5-7")
     lora_rank: int = _number(8, 1, 1024, "rank of LoRA's updates")
-    lora_alpha: int = _number(8, 1, 1024, "LoRA's updates are scaled by alpha / rank")
     lora_targets: str = _choice(ATTENTION, (ATTENTION, MLP, BOTH), "layers of a block that LoRA updates")
 
     def __post_init__(self) -> None:

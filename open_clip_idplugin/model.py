@@ -1,10 +1,8 @@
 """IdCLIP: open_clip's CustomTextCLIP with an adaptor in the text tower and, if configured, prompts in the image tower.
 
-Images [B, 3, H, W] and texts (token ids [B, L] or an `IdentityText`) -> features [B, D]. Without faces and visual
-prompts the features are those of the plain model with the same weights. State-dict keys beyond CustomTextCLIP's:
-    text.adaptor.hidden.<i>.weight [adaptor_hidden, .]      (and .bias where adaptor_bias is set)
-    text.adaptor.output.weight [tokens_per_identity * text width, adaptor_hidden]
-    visual.prompts.tokens [visual_prompts, image width]
+Images [B, 3, H, W] and texts (token ids [B, L] or an `IdentityText`) -> features [B, D]. Without faces, prompts and LoRA
+the features are those of the plain model with the same weights. What the state dict holds beyond CustomTextCLIP's is
+spelled in `weight_keys`.
 Paper: Messina et al., Towards Identity-Aware Cross-Modal Retrieval, ECIR 2025, arXiv 2412.21009.
 """
 
@@ -13,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -21,11 +19,25 @@ import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
 
 from open_clip_idplugin.adaptor import IdentityAdaptor
+from open_clip_idplugin.block_choice import NO_BLOCKS, blocks_text
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.identity_text import IdentityText
+from open_clip_idplugin.lora import merge_lora, remove_lora, set_lora
+from open_clip_idplugin.text_prompts import set_text_prompts
 from open_clip_idplugin.text_tower import promote_text_tower
 from open_clip_idplugin.visual_prompts import set_visual_prompts
-from open_clip_idplugin.weight_keys import ADAPTOR, OPENAI_FACTS, PROMPT_TOKENS, PROMPTS, config_of_weights
+from open_clip_idplugin.weight_keys import (
+    ADAPTOR,
+    IMAGE_TOWER,
+    OPENAI_FACTS,
+    OWN_PARTS,
+    PROMPT_TOKENS,
+    TEXT_EMBEDDING,
+    TEXT_PROMPT_TOKENS,
+    adaptor_settings,
+    config_of_weights,
+    part_of,
+)
 
 _log = logging.getLogger(__name__)
 _MARK = "open_clip_idplugin_original"
@@ -45,10 +57,10 @@ class IdCLIP(CustomTextCLIP):
         """Build the host's towers, then add to them. Raises IdClipError on a bad `identity_cfg` or an unsuitable tower."""
         config = IdentityConfig.from_dict(identity_cfg or {})
         super().__init__(embed_dim, vision_cfg, text_cfg, **host_settings)
-        self.identity_cfg = config
         promote_text_tower(self.text, config)
-        if config.visual_prompts:
-            set_visual_prompts(self.visual, config.visual_prompts)
+        self._match_token_norm(self.text.token_embedding.weight)
+        self.identity_cfg = replace(IdentityConfig(), **adaptor_settings(config))
+        self._add_parts(config)
 
     @property
     def adaptor(self) -> IdentityAdaptor:
@@ -76,17 +88,31 @@ class IdCLIP(CustomTextCLIP):
         return features
 
     def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
-        """Freeze the image tower (its projection too, unless groups stay unlocked) but not the visual prompts."""
+        """Freeze the image tower (its projection too, unless groups stay unlocked) but not what was added to it."""
         super().lock_image_tower(unlocked_groups=unlocked_groups, freeze_bn_stats=freeze_bn_stats)
         for name, parameter in self.visual.named_parameters():
-            if name.startswith("prompts."):
+            if part_of(f"visual.{name}") != IMAGE_TOWER:
                 parameter.requires_grad = True
             elif unlocked_groups == 0:
                 parameter.requires_grad = False  # the host leaves the projection of a timm tower trainable
 
     def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze the text tower, LayerNorms included, but not the adaptor."""
+        """Freeze the text tower, LayerNorms included, but not what was added to it."""
         self.text.lock(unlocked_layers, freeze_layer_norm)
+
+    def part_of(self, name: str) -> str:
+        """To which part a parameter of this name belongs, for learning rates by part.
+
+        One of adaptor, visual_prompts, text_prompts, image_lora, text_lora (what IdCLIP adds to CLIP), image_tower,
+        text_tower and temperature (scale and bias of the logits).
+        """
+        return part_of(name)
+
+    def merge_lora(self) -> None:
+        """Add LoRA's updates to the weights, for serving and export: the same features, without LoRA."""
+        merge_lora(self)
+        without = {f.name: f.default for f in fields(IdentityConfig) if f.name.startswith("lora_")}
+        self.identity_cfg = replace(self.identity_cfg, **without)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -97,22 +123,22 @@ class IdCLIP(CustomTextCLIP):
                 names |= {f"{prefix}.{name}" for name in tower.no_weight_decay()}
         if self.identity_cfg.visual_prompts:
             names.add(PROMPT_TOKENS)
+        if self.identity_cfg.text_prompts:
+            names.add(TEXT_PROMPT_TOKENS)
         return names
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """The host's, after the number of visual prompts and the inner layers of the adaptor followed the weights.
+        """The host's, after the model's own parts took the shapes that they have in the weights.
 
         So a trained checkpoint loads by name alone, whatever it was configured with. The face embedding's size and the
         tokens an identity must match, because the tokenizer depends on them.
         """
         shapes = {key: tuple(value.shape) for key, value in state_dict.items() if hasattr(value, "shape")}
-        told = config_of_weights(shapes, self.identity_cfg)
+        told = config_of_weights(shapes, self.identity_cfg, complete=False)
         same_interface = (told.face_dim, told.tokens_per_identity) == (
             self.identity_cfg.face_dim,
             self.identity_cfg.tokens_per_identity,
         )
-        if PROMPT_TOKENS not in shapes:
-            told = replace(told, visual_prompts=self.identity_cfg.visual_prompts)
         if same_interface and told != self.identity_cfg:
             _log.info("IdCLIP is rebuilt as the weights are: %s.", told)
             self._reconfigure(told)
@@ -120,27 +146,49 @@ class IdCLIP(CustomTextCLIP):
 
     def _reconfigure(self, config: IdentityConfig) -> None:
         """Replace what differs from `config`, with new initial values, on the device and in the dtype of the towers."""
-        like = self.adaptor.output.weight
-        if replace(config, visual_prompts=0) != replace(self.identity_cfg, visual_prompts=0):
-            self.text.adaptor = IdentityAdaptor(config, self.text.width).to(like)
-        if config.visual_prompts != self.identity_cfg.visual_prompts:
-            set_visual_prompts(self.visual, config.visual_prompts)
-        self.identity_cfg = config
+        if adaptor_settings(config) != adaptor_settings(self.identity_cfg):
+            self.text.adaptor = IdentityAdaptor(config, self.text.width).to(self.adaptor.output.weight)
+        self._add_parts(config)
+
+    def _add_parts(self, config: IdentityConfig) -> None:
+        """Give the towers the prompts and LoRA of `config` that differ from those they have, and take it over."""
+        now = self.identity_cfg
+        prompts = (config.visual_prompts, config.visual_prompts_deep)
+        if prompts != (now.visual_prompts, now.visual_prompts_deep):
+            set_visual_prompts(self.visual, *prompts)
+        if config.text_prompts != now.text_prompts:
+            set_text_prompts(self.text, config.text_prompts)
+        blocks = {}
+        for key, tower in (("lora_image_blocks", self.visual), ("lora_text_blocks", self.text)):
+            wanted = getattr(config, key)
+            details = (wanted, config.lora_rank, config.lora_targets)
+            if details == (getattr(now, key), now.lora_rank, now.lora_targets):
+                continue
+            remove_lora(tower)
+            if wanted != NO_BLOCKS:
+                blocks[key] = blocks_text(set_lora(tower, key, *details))
+        self.identity_cfg = replace(config, **blocks)
+
+    def _match_token_norm(self, embedding: torch.Tensor) -> None:
+        """Let identity tokens start as long as the rows [vocabulary, width] on average, where the config says so."""
+        self.adaptor.start_at(embedding.detach().float().norm(dim=-1).mean())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Let a checkpoint without the adaptor (or the prompts) load strictly: what it lacks keeps its values.
+        """Let a checkpoint without our parts load strictly: a part that it lacks keeps its values.
 
-        A checkpoint that holds only some of the adaptor's keys is left as it is, and so refused by a strict load.
+        A checkpoint that holds only some of a part's keys is left as it is, and so refused by a strict load.
         """
         for fact in OPENAI_FACTS:
             state_dict.pop(prefix + fact, None)
-        for group in (ADAPTOR, PROMPTS):
-            if any(key.startswith(prefix + group) for key in state_dict):
-                continue
-            own = {name: value.detach() for name, value in self.named_parameters() if name.startswith(group)}
-            if own:
-                _log.info("The checkpoint holds no %s*: initial values are kept.", group)
-            state_dict.update({prefix + name: value for name, value in own.items()})
+        held = {part_of(key.removeprefix(prefix)) for key in state_dict if key.startswith(prefix)}
+        embedding = state_dict.get(prefix + TEXT_EMBEDDING)
+        if ADAPTOR not in held and embedding is not None and not embedding.is_meta:
+            self._match_token_norm(embedding)
+        own = {name: value for name, value in self.state_dict().items() if part_of(name) in OWN_PARTS}
+        lacking = sorted({part_of(name) for name in own} - held)
+        if lacking:
+            _log.info("The checkpoint holds no %s: initial values are kept.", ", ".join(lacking))
+        state_dict.update({prefix + name: value for name, value in own.items() if part_of(name) in lacking})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -1,8 +1,8 @@
 """open_clip's text tower with identity tokens: token ids [B, L] or an `IdentityText` -> text features [B, D].
 
 The stock tower is promoted in place, so that it keeps the host's constructor, weights and forward pass. What is
-added: the adaptor, the embeddings at the placeholders, the cut at the longest EOT, and a `lock` (open_clip 2.32 has
-none).
+added: the adaptor, the embeddings at the placeholders, the cut behind the longest text, and a `lock` (open_clip 2.32
+has none).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from open_clip_idplugin.adaptor import IdentityAdaptor
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import IdentityText
+from open_clip_idplugin.weight_keys import TEXT_TOWER, part_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class IdentityTextTransformer(TextTransformer):
     """A promoted text tower (see `promote_text_tower`); for plain token ids its features are the stock tower's."""
 
     adaptor: IdentityAdaptor
-    # Skip what stands after the longest EOT of a batch. Exact up to rounding; off = bit for bit the stock tower.
+    # Skip what stands after the longest text of a batch. Exact up to rounding; off = bit for bit the stock tower.
     cut_at_eot: bool = True
 
     def forward(self, text: torch.Tensor | IdentityText) -> Any:
@@ -109,30 +110,43 @@ class IdentityTextTransformer(TextTransformer):
 
     @property
     def cut_is_exact(self) -> bool:
-        """Whether positions after EOT have no influence: a causal tower that pools at EOT and returns nothing else."""
-        causal = self.attn_mask is not None and self.cls_emb is None
-        return causal and self.pool_type in ("argmax", "eos") and not self.output_tokens
+        """Whether positions behind the longest text have no influence on what is returned.
+
+        So it is where tokens see nothing behind them, or no padding (open_clip 3's `use_pad_mask`), if the tower pools
+        inside the text and returns nothing else. CLIPA's and SigLIP's towers see their padding and pool at its end.
+        """
+        blind = self.attn_mask is not None or getattr(self, "use_pad_mask", False)
+        inside = self.pool_type in ("argmax", "eos") and self.cls_emb is None
+        return blind and inside and not self.output_tokens
 
     def _shortened(self, text: Any) -> Any:
-        """Drop what follows the longest EOT of the batch, unless that is not exact or would break a captured graph."""
+        """Drop what follows the longest text of the batch, unless that is not exact or would break a captured graph."""
         tokens = text.tokens if isinstance(text, _PlacedText) else text
         if not (self.cut_at_eot and self.cut_is_exact) or _is_captured(tokens):
             return text
-        ends = tokens.argmax(dim=-1) if self.pool_type == "argmax" else (tokens == self.eos_id).int().argmax(dim=-1)
-        length = int(ends.max()) + 1 if len(tokens) else tokens.shape[1]
+        length = self._longest(tokens) if len(tokens) else tokens.shape[1]
         if isinstance(text, _PlacedText):
             return _PlacedText(tokens[:, :length], text.faces, text.slots[:, :length])
         return tokens[:, :length]
 
+    def _longest(self, tokens: torch.Tensor) -> int:
+        """Tokens up to the last EOT of the batch, and where padding alone is masked to what stands behind it."""
+        ends = tokens.argmax(dim=-1) if self.pool_type == "argmax" else (tokens == self.eos_id).int().argmax(dim=-1)
+        if self.attn_mask is None:
+            ends = torch.maximum(
+                ends, ((tokens != self.pad_id) * torch.arange(tokens.shape[1], device=ends.device)).amax(-1)
+            )
+        return int(ends.max()) + 1
+
     def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze the tower but not the adaptor; leave the last `unlocked_layers` groups trainable.
+        """Freeze the tower but not what was added to it; leave the last `unlocked_layers` groups trainable.
 
         Groups, as in open_clip 3: embeddings, each block (the last together with the final LayerNorm), projection.
         LayerNorms are frozen with their groups whatever `freeze_layer_norm` says, because open_clip_train passes
         False by default.
         """
         for name, parameter in self.named_parameters():
-            parameter.requires_grad = name.startswith("adaptor.")
+            parameter.requires_grad = part_of(f"text.{name}") != TEXT_TOWER
         *blocks, last = self.transformer.resblocks
         groups: list[list[Any]] = [[self.token_embedding, self.positional_embedding, self.cls_emb]]
         groups += [[block] for block in blocks]

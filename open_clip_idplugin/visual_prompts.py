@@ -1,12 +1,13 @@
-"""Shallow visual prompts (VPT, Jia et al., arXiv 2203.12119): n learnable tokens join the patch tokens of a ViT.
+"""Visual prompts (VPT, Jia et al., arXiv 2203.12119): n learnable tokens join the patch tokens of a ViT.
 
 They are appended after the positional embedding and patch dropout, right before the pre-transformer LayerNorm, and
-leave before the pooling: `tok` reads position 0 as before and `avg` averages patches only. Works on open_clip's own
-VisionTransformer and on timm's.
+leave before the pooling: `tok` reads position 0 as before and `avg` averages patches only. Deep prompts are replaced
+by new ones in front of every further block. Works on open_clip's own VisionTransformer and on timm's.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,26 +23,26 @@ from open_clip_idplugin.errors import IdClipError
 
 
 class VisualPrompts(nn.Module):
-    """The prompt tokens [n, width] of one tower."""
+    """The prompt tokens of one tower: [n, width], or deep [blocks, n, width]."""
 
     def __init__(self, count: int, width: int, patch_size: tuple[int, int]) -> None:
         super().__init__()
         self.bound = math.sqrt(6.0 / (3 * patch_size[0] * patch_size[1] + width))  # as VPT: that of a patch embedding
-        self.tokens = nn.Parameter(torch.empty(count, width).uniform_(-self.bound, self.bound))
+        self.tokens = nn.Parameter(torch.empty(count, width))
 
-    def resize(self, count: int) -> None:
-        """Start again with `count` prompts."""
-        fresh = self.tokens.detach().new_empty(count, self.tokens.shape[1]).uniform_(-self.bound, self.bound)
+    def resize(self, *sizes: int) -> None:
+        """Start again with [n] shallow or [blocks, n] deep prompts."""
+        fresh = self.tokens.detach().new_empty(*sizes, self.tokens.shape[-1]).uniform_(-self.bound, self.bound)
         self.tokens = nn.Parameter(fresh)
 
     def append(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, N, width] -> [B, N + n, width]."""
-        prompts = self.tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        return torch.cat([tokens, prompts], dim=1)
+        first = self.tokens[0] if self.tokens.ndim == 3 else self.tokens
+        return torch.cat([tokens, first.to(tokens.dtype).expand(tokens.shape[0], -1, -1)], dim=1)
 
     def drop(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, N + n, width] -> [B, N, width]."""
-        return tokens[:, : tokens.shape[1] - len(self.tokens)]
+        return tokens[:, : tokens.shape[1] - self.tokens.shape[-2]]
 
     # As hooks, bound methods are copied together with the module they belong to.
     def _append_hook(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -49,6 +50,13 @@ class VisualPrompts(nn.Module):
 
     def _drop_hook(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return self.drop(output)
+
+    def _renew_hook(self, block: int, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        if self.tokens.ndim == 2:
+            return None
+        tokens = self.drop(inputs[0])
+        fresh = self.tokens[block].to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        return (torch.cat([tokens, fresh], dim=1), *inputs[1:])
 
 
 class PromptedVisionTransformer(VisionTransformer):
@@ -82,32 +90,40 @@ class PromptedTimmModel(TimmModel):
         return embed.dynamic_feat_size((height, width)) if hasattr(embed, "dynamic_feat_size") else grid
 
 
-def set_visual_prompts(tower: nn.Module, count: int) -> None:
+def set_visual_prompts(tower: nn.Module, count: int, deep: bool = False) -> None:
     """Give an image tower `count` >= 1 new prompts (key `prompts.tokens`), in place of those it may have.
 
     The tower itself is promoted in place. Raises IdClipError for a tower that has no tokens.
     """
     if type(tower) is VisionTransformer:
-        _promote(tower, PromptedVisionTransformer, tower.class_embedding, tower.patch_size, count)
+        _promote(tower, PromptedVisionTransformer, tower.class_embedding, tower.patch_size)
         tower.ln_pre.register_forward_pre_hook(tower.prompts._append_hook)
+        _renew_before_blocks(tower.transformer.resblocks, tower.prompts)
     elif type(tower) is TimmModel and _is_timm_vit(tower.trunk):
         trunk = tower.trunk
-        _promote(tower, PromptedTimmModel, trunk.pos_embed, to_2tuple(trunk.patch_embed.feat_ratio()), count)
+        _promote(tower, PromptedTimmModel, trunk.pos_embed, to_2tuple(trunk.patch_embed.feat_ratio()))
         trunk.norm_pre.register_forward_pre_hook(tower.prompts._append_hook)
         trunk.norm.register_forward_hook(tower.prompts._drop_hook)
-    elif isinstance(tower, (PromptedVisionTransformer, PromptedTimmModel)):
-        tower.prompts.resize(count)
-    else:
+        _renew_before_blocks(trunk.blocks, tower.prompts)
+    elif not isinstance(tower, (PromptedVisionTransformer, PromptedTimmModel)):
         inner = type(getattr(tower, "trunk", tower)).__name__
         raise IdClipError(
             f"visual prompts need a ViT image tower, not {inner}; set visual_prompts to 0 in identity_cfg."
         )
+    blocks = tower.trunk.blocks if isinstance(tower, TimmModel) else tower.transformer.resblocks
+    tower.prompts.resize(*([len(blocks), count] if deep else [count]))
 
 
-def _promote(tower: Any, kind: type, like: torch.Tensor, patch_size: tuple[int, int], count: int) -> None:
-    """Make `tower` a `kind` with prompts of the width, device and dtype of `like` [..., width]."""
+def _promote(tower: Any, kind: type, like: torch.Tensor, patch_size: tuple[int, int]) -> None:
+    """Make `tower` a `kind` with prompts of the width, device and dtype of `like` [..., width]; their number follows."""
     tower.__class__ = kind
-    tower.prompts = VisualPrompts(count, like.shape[-1], patch_size).to(like)
+    tower.prompts = VisualPrompts(0, like.shape[-1], patch_size).to(like)
+
+
+def _renew_before_blocks(blocks: Any, prompts: VisualPrompts) -> None:
+    for number, block in enumerate(blocks):
+        if number > 0:
+            block.register_forward_pre_hook(functools.partial(prompts._renew_hook, number))
 
 
 def _is_timm_vit(trunk: nn.Module) -> bool:

@@ -45,7 +45,7 @@ def test_unknown_key_is_refused_with_the_allowed_ones():
         {"lora_text_blocks": 3},
         {"lora_rank": 4},
         {"lora_targets": "mlp"},
-        {"lora_alpha": 0, "lora_text_blocks": "all"},
+        {"lora_rank": 0, "lora_text_blocks": "all"},
     ],
 )
 def test_bad_values_are_refused_by_name(settings):

@@ -21,11 +21,13 @@ import release_fixtures as fixtures
 from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.folder_lock import locked
 from webdataset_tools import report, shard_folder
+from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import load_release
 from webdataset_tools.sample_format import read_samples
-from webdataset_tools.shard_writer import find_damage
-from webdataset_tools.shards import ShardOptions, build_shards, plan_shards, shard_pattern, shards
+from webdataset_tools.shard_plan import plan_shards
+from webdataset_tools.shards import ShardOptions, build_shards, shard_pattern, shards
 
 
 @pytest.fixture
@@ -353,7 +355,7 @@ def test_a_folder_of_other_tars_is_refused(release, tmp_path):
 
 
 def test_two_builds_of_one_folder_at_a_time_are_refused(release, tmp_path):
-    with shard_folder.locked(tmp_path / "out"), pytest.raises(IdClipError, match="another process"):
+    with locked(tmp_path / "out"), pytest.raises(IdClipError, match="another process"):
         pack(release, tmp_path / "out")
     pack(release, tmp_path / "out")
 

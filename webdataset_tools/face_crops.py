@@ -7,12 +7,14 @@ Role: sample + image bytes -> JPEG of the 112x112 face, or the reason why there 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from open_clip_idplugin import locations
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Location
 from webdataset_tools import report
 from webdataset_tools.sample_format import CROP_FROM_IMAGE, CROP_FROM_PHOTO
 
@@ -54,16 +56,15 @@ def no_crop(identity_id: str, image: bytes) -> FaceCrop:
     return FaceCrop()
 
 
-def find_photos(folder: Path, identity_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def find_photos(folder: Location, identity_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return identity id -> its first photos, as `<identity id>/<file>`, sorted by name.
 
     Raises IdClipError when the folder holds photos of none of them.
     """
     photos = {}
     for identity_id in sorted(set(identity_ids)):
-        person = folder / identity_id
-        files = person.iterdir() if person.is_dir() else ()
-        names = sorted(path.name for path in files if path.suffix.lower() in PHOTO_SUFFIXES)
+        files = locations.list_folder(folder / identity_id)
+        names = [file.name for file in files if PurePath(file.name).suffix.lower() in PHOTO_SUFFIXES]
         if names:
             photos[identity_id] = tuple(f"{identity_id}/{name}" for name in names[:PHOTOS_TRIED])
     if not photos:
@@ -88,7 +89,7 @@ class ImageCropper:
 class PhotoCropper:
     """Crops the largest face of the person's first photo in which one is found; each person once."""
 
-    def __init__(self, engine: FaceFinder, folder: Path, photos: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, engine: FaceFinder, folder: Location, photos: Mapping[str, Sequence[str]]) -> None:
         self.engine, self.folder, self.photos = engine, folder, photos
         self.known: dict[str, FaceCrop] = {}
 
@@ -111,7 +112,7 @@ class PhotoCropper:
         try:
             content = (self.folder / photo).read_bytes()
         except OSError as error:
-            return None, f"cannot be read ({error.strerror})"
+            return None, f"cannot be read ({error.strerror or error})"
         return _crop(self.engine, content)
 
 

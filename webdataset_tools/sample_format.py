@@ -28,6 +28,7 @@ REQUIRED = (IMAGE, CAPTION, FACE, RECORD)
 
 CROP_FROM_PHOTO = "identity_photo"
 CROP_FROM_IMAGE = "swapped_image"
+FACE_CROP_BYTES = 8192  # of a face crop, about
 
 SIZES_FILE = "sizes.json"  # open_clip looks for it beside the shards
 INDEX_FILE = "index.json"  # wids-shard-index-v1

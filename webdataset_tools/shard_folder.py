@@ -5,18 +5,15 @@ tar and a `<name>_stats.json`; at the end the sizes (for open_clip), the index (
 A killed build can therefore be run again: what is finished stays, everything else is made again.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin import locations
+from open_clip_idplugin.atomic import PART, atomic_write
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.release import ReleaseSample
+from open_clip_idplugin.locations import Location
 from webdataset_tools.report import BuildReport
 from webdataset_tools.sample_format import INDEX_FILE, REPORT_FILE, SIZES_FILE
 from webdataset_tools.shard_writer import ShardStats, ShardTask
@@ -25,42 +22,14 @@ BUILD_FILE = "build.json"
 CONTENT = "content"  # the parameter that stands for the release itself
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it alone; the lock ends with the process, however that ends.
-
-    Raises IdClipError when another process holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise IdClipError(f"cannot make the folder {folder} ({error.strerror}); choose another --output") from None
-    try:
-        if not _try_lock(handle):
-            raise IdClipError(f"another process is writing shards to {folder}; wait or choose another --output")
-        yield
-    finally:
-        os.close(handle)
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
+def claim(folder: Location, parameters: Mapping[str, Any]) -> None:
     """Note the build's parameters in the folder, and remove what a killed build left unfinished.
 
     Raises IdClipError when the folder holds shards that were made with other parameters.
     """
     path = folder / BUILD_FILE
-    if path.is_file():
+    there = [entry.name for entry in locations.list_folder(folder)]
+    if BUILD_FILE in there:
         differences = differences_between(
             json.loads(path.read_text()), parameters, "the release or the photos have changed"
         )
@@ -69,12 +38,13 @@ def claim(folder: Path, parameters: Mapping[str, Any]) -> None:
                 f"{folder} holds shards that were made otherwise ({'; '.join(differences)}); "
                 "choose another --output or delete that folder"
             )
-    elif any(folder.glob("*.tar")):
+    elif any(name.endswith(".tar") for name in there):
         raise IdClipError(f"{folder} holds tars but no {BUILD_FILE}; choose an empty folder for --output")
     else:
         atomic_write(path, _dump(parameters))
-    for leftover in folder.glob(".*.part"):
-        leftover.unlink()
+    for name in there:
+        if name.startswith(".") and name.endswith(PART):
+            (folder / name).unlink(missing_ok=True)
 
 
 def differences_between(before: Mapping[str, Any], now: Mapping[str, Any], content_changed: str) -> list[str]:
@@ -85,32 +55,34 @@ def differences_between(before: Mapping[str, Any], now: Mapping[str, Any], conte
     return [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name != CONTENT]
 
 
-def fingerprint(samples: Iterable[ReleaseSample], photos: Mapping[str, Sequence[str]]) -> str:
+def fingerprint(tasks: Iterable[ShardTask], photos: Mapping[str, Sequence[str]]) -> str:
     """Return a hash of everything that shapes the shards, except the images' bytes."""
     digest = hashlib.sha256()
-    for sample in samples:
-        record = [sample.key, sample.identity_name, sample.captions, sample.file_name, sample.attributes]
-        digest.update(json.dumps(record, sort_keys=True).encode())
-        digest.update(sample.face.tobytes())
+    for task in tasks:
+        digest.update(task.name.encode())
+        for sample in task.samples:
+            record = [sample.key, sample.identity_name, sample.captions, sample.file_name, sample.attributes]
+            digest.update(json.dumps(record, sort_keys=True).encode())
+            digest.update(sample.face.tobytes())
     digest.update(json.dumps(photos, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def write_stats(folder: Path, stats: ShardStats) -> None:
+def write_stats(folder: Location, stats: ShardStats) -> None:
     """Mark a shard as finished."""
     atomic_write(_stats_path(folder, stats.name), _dump(stats.to_json()))
 
 
-def read_stats(folder: Path, task: ShardTask) -> ShardStats | None:
+def read_stats(folder: Location, task: ShardTask) -> ShardStats | None:
     """Return what is known about a finished shard, or None when it must be made."""
     path, tar = _stats_path(folder, task.name), folder / task.file_name
-    if not path.is_file() or not tar.is_file():
+    if not locations.is_file(path) or not locations.is_file(tar):
         return None
     stats = ShardStats.from_json(json.loads(path.read_text()))
     return stats if tar.stat().st_size == stats.bytes else None
 
 
-def write_lists(folder: Path, name: str, stats: Sequence[ShardStats], report: BuildReport) -> None:
+def write_lists(folder: Location, name: str, stats: Sequence[ShardStats], report: BuildReport) -> None:
     """Write `sizes.json` (tar -> samples), `index.json` (wids) and `report.json`; `name` is the data set's."""
     shards = [(f"{shard.name}.tar", shard) for shard in stats]
     index = {
@@ -124,7 +96,7 @@ def write_lists(folder: Path, name: str, stats: Sequence[ShardStats], report: Bu
     atomic_write(folder / REPORT_FILE, _dump(report.to_json()))
 
 
-def _stats_path(folder: Path, name: str) -> Path:
+def _stats_path(folder: Location, name: str) -> Location:
     return folder / f"{name}_stats.json"
 
 

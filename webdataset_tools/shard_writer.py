@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path
@@ -20,6 +19,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import Location
 from webdataset_tools import face_crops, report
 from webdataset_tools.face_crops import Cropper, FaceCrop
+from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import ReleaseSample
 from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import Sample, SampleRecord, sample_to_members
@@ -30,14 +30,15 @@ from webdataset_tools.worker_pool import Tick
 class PackSettings:
     """What all shards of a build share; goes to every worker once."""
 
-    output: Path
+    output: Location
     images: Location
     source: str
     split: str
     face_model: str | None
     crops: str  # photo, image or none
+    verify: str  # how images are checked; one of image_check.CHECKS
     load_engine: partial[Any]  # picklable; () -> FaceFinder
-    photo_folder: Path | None
+    photo_folder: Location | None
     photos: dict[str, tuple[str, ...]]  # identity id -> candidates inside photo_folder
 
 
@@ -108,7 +109,7 @@ class ShardPacker:
 
     def _samples(self, task: ShardTask, tick: Tick, tally: "_Tally") -> Iterator[Sample]:
         for sample in task.samples:
-            image = _read_image(self.settings.images / sample.file_name, sample.key)
+            image = _read_image(self.settings.images / sample.file_name, sample.key, self.settings.verify)
             if isinstance(image, Skip):
                 tally.skipped.append(image)
             else:
@@ -163,31 +164,13 @@ def _write_tar(stream: BinaryIO, samples: Iterator[Sample]) -> int:
     return count
 
 
-def _read_image(path: Location, key: str) -> bytes | Skip:
-    """Return the file's bytes when they decode, else the reason."""
+def _read_image(path: Location, key: str, check: str) -> bytes | Skip:
+    """Return the file's bytes when they are a whole image, else the reason."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return Skip(key, report.MISSING_IMAGE, path.name)
     except OSError as error:
-        return Skip(key, report.UNREADABLE_IMAGE, f"{path.name}: {error.strerror}")
-    damage = find_damage(content)
+        return Skip(key, report.UNREADABLE_IMAGE, f"{path.name}: {error.strerror or error}")
+    damage = find_damage(content, check)
     return Skip(key, report.CORRUPT_IMAGE, f"{path.name}: {damage}") if damage else content
-
-
-def find_damage(content: bytes) -> str | None:
-    """Decode an image and return what is wrong with it, or None.
-
-    JPEGs are decoded to an eighth of their size: all of the data is read, most of the arithmetic is saved.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.draft("L", (1, 1))
-            image.load()
-    except UnidentifiedImageError:  # its message holds a memory address
-        return "not an image"
-    except Exception as error:  # on damaged bytes Pillow's decoders raise OSError, SyntaxError, struct.error and more
-        return str(error) or type(error).__name__
-    return None

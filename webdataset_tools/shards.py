@@ -5,22 +5,23 @@ release's folder; output: `00000.tar` ..., `sizes.json`, `index.json`, `report.j
 the seed and the shard size alone, so any number of workers, and any number of interruptions, give the same bytes.
 """
 
-import math
-import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.folder_lock import locked
+from open_clip_idplugin.locations import Place, is_folder, location
 from webdataset_tools import face_crops, shard_folder
-from webdataset_tools.release import EMBEDDING_SIZE, ReleaseSample, ReleaseSplit, load_release
+from webdataset_tools.image_check import CHECKS, STRUCTURE
+from webdataset_tools.release import EMBEDDING_SIZE, ReleaseSplit, load_release
 from webdataset_tools.report import BuildReport, count_reasons
+from webdataset_tools.shard_plan import SAMPLES_PER_SHARD, parse_size, plan_shards, plan_shards_by_size, sizes_in_tar
 from webdataset_tools.shard_writer import PackSettings, ShardStats, ShardTask, start_packing
-from webdataset_tools.worker_pool import run_tasks
+from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable, run_tasks
 
 CROPS = ("photo", "image", "none")
 NAMES = ("required", "optional")
@@ -33,36 +34,52 @@ class ShardOptions:
     Raises IdClipError when a value is not allowed.
     """
 
-    release: str | Path
+    release: Place
     split: str
-    output: str | Path
-    photos: str | Path | None = None
+    output: Place
+    photos: Place | None = None
     crops: str | None = None
     faces: str = "insightface:buffalo_l"
     det_size: int = 640
     names: str = "required"
     face_model: str | None = None
     embedding_size: int = EMBEDDING_SIZE
-    samples_per_shard: int = 1000
+    samples_per_shard: int | None = None
+    bytes_per_shard: int | str | None = None
+    verify: str = STRUCTURE
     workers: int = 2
     seed: int = 0
+    distributor: str = PROCESSES
 
     def __post_init__(self) -> None:
         for name in ("det_size", "embedding_size", "samples_per_shard", "workers"):
+            if name == "samples_per_shard" and self.samples_per_shard is None:
+                continue
             if not _is_integer(getattr(self, name), least=1):
                 raise IdClipError(f"--{name} must be a whole number from 1 on, not {getattr(self, name)!r}")
+        if self.bytes_per_shard is not None:
+            parse_size(self.bytes_per_shard)
+            if self.samples_per_shard is not None:
+                raise IdClipError("give --samples_per_shard or --bytes_per_shard, not both")
         if not _is_integer(self.seed):
             raise IdClipError(f"--seed must be a whole number, not {self.seed!r}")
         if self.names not in NAMES:
             raise IdClipError(f"--names must be {' or '.join(NAMES)}, not '{self.names}'")
+        if self.verify not in CHECKS:
+            raise IdClipError(f"--verify must be one of {', '.join(CHECKS)}, not '{self.verify}'")
+        check_distributor(self.distributor)
         if self.crops not in (None, *CROPS):
             raise IdClipError(f"--crops must be one of {', '.join(CROPS)}, not '{self.crops}'")
         if self.crops == "photo" and not self.photos:
             raise IdClipError("--crops photo needs --photos FOLDER, laid out as <identity id>/*.jpg")
-        if self.photos and not Path(self.photos).is_dir():
+        if self.photos and not is_folder(location(self.photos)):
             raise IdClipError(
                 f"there is no photo folder {self.photos}; --photos must name one with <identity id>/*.jpg"
             )
+
+        for place in (self.release, self.output, self.photos):
+            if place:
+                check_reachable(location(place), self.workers, self.distributor)
 
     @property
     def crop_source(self) -> str:
@@ -85,14 +102,17 @@ def shards(
     names: str = "required",
     face_model: str | None = None,
     embedding_size: int = EMBEDDING_SIZE,
-    samples_per_shard: int = 1000,
+    samples_per_shard: int | None = None,
+    bytes_per_shard: str | None = None,
+    verify: str = STRUCTURE,
     workers: int = 2,
     seed: int = 0,
+    distributor: str = PROCESSES,
 ) -> None:
     """Pack one split of a COCO-PFS release into webdataset shards; run it again to go on after an interruption.
 
     Args:
-        release: top folder of the release (the one with coco_dataset).
+        release: top folder of the release (the one with coco_dataset); like --output and --photos a path or a URL.
         split: train, val or test.
         output: folder for the shards.
         photos: folder of identity photos, <identity id>/*.jpg; face crops are then taken from these.
@@ -102,9 +122,12 @@ def shards(
         names: required (people without a name are left out) or optional (their id stands in).
         face_model: name of the model that made the release's embeddings, noted in every sample.
         embedding_size: length of the release's face embeddings.
-        samples_per_shard: most samples a shard; they are spread evenly.
+        samples_per_shard: most samples a shard, 1000 if neither this nor bytes_per_shard is given; they are spread evenly.
+        bytes_per_shard: size of a shard, such as 500MB, in place of a number of samples.
+        verify: structure (every image is whole, by its markers), decode (and without a damaged spot; slow) or none.
         workers: packing processes.
         seed: of the order of the samples.
+        distributor: processes on this machine, or pyspark.
     """
     options = ShardOptions(**locals())
     report = build_shards(options)
@@ -113,7 +136,7 @@ def shards(
     print(f"next: idclip inspect {output}/00000.tar, or train on --train-data '{shard_pattern(output, report.shards)}'")
 
 
-def shard_pattern(folder: str | Path, count: int) -> str:
+def shard_pattern(folder: Place, count: int) -> str:
     """Return the brace notation of `count` shards, as open_clip's --train-data takes it."""
     names = "00000" if count == 1 else f"{{00000..{count - 1:05d}}}"
     return f"{folder}/{names}.tar"
@@ -128,37 +151,36 @@ def build_shards(options: ShardOptions, load_engine: "partial[Any] | None" = Non
     split = load_release(options.release, options.split, options.embedding_size, options.names == "required")
     if not split.samples:
         raise IdClipError(f"no sample of {options.split} can be packed: {count_reasons(split.skipped)}")
-    tasks = plan_shards(split.samples, options.samples_per_shard, options.seed)
+    tasks = _plan(options, split)
     settings = _settings(options, split, load_engine)
-    with shard_folder.locked(settings.output):
-        shard_folder.claim(settings.output, _parameters(options, split, settings.photos))
-        stats = _pack(settings, tasks, options.workers)
+    with locked(settings.output):
+        shard_folder.claim(settings.output, _parameters(options, tasks, settings))
+        stats = _pack(settings, tasks, options.workers, options.distributor)
         report = _summarise(split, tasks, stats)
         shard_folder.write_lists(settings.output, f"{split.source}-{split.split}", stats, report)
     return report
 
 
-def plan_shards(samples: list[ReleaseSample], samples_per_shard: int, seed: int) -> list[ShardTask]:
-    """Shuffle the samples and deal them into as few shards as possible, which differ by one sample at most."""
-    shuffled = list(samples)
-    random.Random(seed).shuffle(shuffled)
-    count = math.ceil(len(shuffled) / samples_per_shard)
-    borders = [len(shuffled) * number // count for number in range(count + 1)]
-    return [ShardTask(f"{number:05d}", shuffled[borders[number] : borders[number + 1]]) for number in range(count)]
+def _plan(options: ShardOptions, split: ReleaseSplit) -> list[ShardTask]:
+    if options.bytes_per_shard is None:
+        return plan_shards(split.samples, options.samples_per_shard or SAMPLES_PER_SHARD, options.seed)
+    sizes = sizes_in_tar(split.samples, split.images, options.crop_source != "none")
+    return plan_shards_by_size(split.samples, sizes, parse_size(options.bytes_per_shard), options.seed)
 
 
 def _settings(options: ShardOptions, split: ReleaseSplit, load_engine: "partial[Any] | None") -> PackSettings:
     folder, photos = None, {}
     if options.crop_source == "photo" and options.photos:
-        folder = Path(options.photos).resolve()
+        folder = location(options.photos).resolve()
         photos = face_crops.find_photos(folder, (sample.identity_id for sample in split.samples))
     return PackSettings(
-        output=Path(options.output).resolve(),
+        output=location(options.output).resolve(),
         images=split.images,
         source=split.source,
         split=split.split,
         face_model=options.face_model,
         crops=options.crop_source,
+        verify=options.verify,
         load_engine=load_engine or _engine(options),
         photo_folder=folder,
         photos=photos,
@@ -170,20 +192,23 @@ def _engine(options: ShardOptions) -> "partial[Any]":
     return partial(face_crops.load_engine, options.faces, options.det_size, threads)
 
 
-def _parameters(options: ShardOptions, split: ReleaseSplit, photos: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def _parameters(options: ShardOptions, tasks: list[ShardTask], settings: PackSettings) -> dict[str, Any]:
+    by_size = options.bytes_per_shard is not None
     return {
-        "release": split.source,
-        "split": split.split,
-        "samples_per_shard": options.samples_per_shard,
+        "release": settings.source,
+        "split": settings.split,
+        "samples_per_shard": None if by_size else options.samples_per_shard or SAMPLES_PER_SHARD,
+        "bytes_per_shard": parse_size(options.bytes_per_shard) if by_size else None,
         "seed": options.seed,
         "crops": options.crop_source,
         "faces": None if options.crop_source == "none" else f"{options.faces} at {options.det_size}",
         "face_model": options.face_model,
-        shard_folder.CONTENT: shard_folder.fingerprint(split.samples, photos),
+        "verify": options.verify,
+        shard_folder.CONTENT: shard_folder.fingerprint(tasks, settings.photos),
     }
 
 
-def _pack(settings: PackSettings, tasks: list[ShardTask], workers: int) -> list[ShardStats]:
+def _pack(settings: PackSettings, tasks: list[ShardTask], workers: int, distributor: str) -> list[ShardStats]:
     """Make the shards that are not finished yet and return the stats of all, in order."""
     output = settings.output
     known = [shard_folder.read_stats(output, task) for task in tasks]
@@ -191,7 +216,7 @@ def _pack(settings: PackSettings, tasks: list[ShardTask], workers: int) -> list[
     todo = [task for task in tasks if task.name not in finished]
     total, left = (sum(len(task.samples) for task in some) for some in (tasks, todo))
     with tqdm(total=total, initial=total - left, unit="images", desc=f"packing {settings.split}", smoothing=0.1) as bar:
-        for stats in run_tasks(partial(start_packing, settings), todo, workers, bar):
+        for stats in run_tasks(partial(start_packing, settings), todo, workers, bar, distributor):
             shard_folder.write_stats(output, stats)
             finished[stats.name] = stats
     return [finished[task.name] for task in tasks]

@@ -23,6 +23,7 @@ from webdataset_tools.miniature.release_plan import PlannedScene, ReleaseSize, S
 from webdataset_tools.miniature.release_writer import write_release
 from webdataset_tools.miniature.scenes import PERSON, PLACE, THING, draw_scene, sample_scene, visible_parts
 from webdataset_tools.miniature.unswapped_plan import (
+    ANYBODY,
     IDENTITY_ATTRIBUTES,
     IMAGE_ATTRIBUTES,
     UnswappedPlan,
@@ -74,12 +75,15 @@ def test_the_swap_reads_every_scene_and_identity(world):
         assert identity.name == person.name and len(identity.photos) == 2
         assert identity.attributes["gender"] == {"f": "female", "m": "male"}[person.gender]
         assert identity.attributes["skin_group"] == skin_group(person)
+    people_by_id = {identity.identity_id: identity for identity in people.identities}
     notes = read_attribute_table(folder / IMAGE_ATTRIBUTES)
     for scene in planned.plan.scenes:
         note = notes[str(scene.image_id)]
         assert note["stratum"] == sample_scene(scene.scene_seed).stratum and note["split"] == scene.split
         assert note["skin_group"] == skin_group(scene.body)
-        assert (note["family"] != "none") == (note["look_alike"] == "yes") == scene.look_alike
+        family = {people_by_id[person.identity_id].attributes["cast"] for person in scene.faces}
+        assert (note["cast"] in people_by_id) == (note["look_alike"] == "yes") == scene.look_alike
+        assert family == {note["cast"]}
     assert {read_digital_source_type(path.read_bytes()) for path in folder.glob("*2017/*.jpg")} == {
         "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
     }
@@ -175,7 +179,7 @@ def test_instances_name_their_categories(world):
 
 def test_the_printed_command_makes_such_a_release(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    numbers = "--train-images 24 --train-people 24 --val-images 6 --val-people 12 --test-images 24 --test-people 24"
+    numbers = "--train-images 12 --train-people 12 --val-images 6 --val-people 12 --test-images 15 --test-people 24"
     words = f"miniature --unswapped --output world {numbers} --faces-per-scene 3 --photos-per-person 2 --workers 1"
     assert idclip(*shlex.split(words)) == 0
     command = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))[6:])
@@ -185,13 +189,13 @@ def test_the_printed_command_makes_such_a_release(tmp_path, capsys, monkeypatch)
     assert idclip(*command[1:], "--workers", "1") == 0
     told = {row["identity_id"]: row for row in rows(Path("world") / IDENTITY_ATTRIBUTES)}
     images = {int(row["image_id"]): row for row in rows(Path("world") / IMAGE_ATTRIBUTES)}
-    for split, wanted in (("train", 24), ("val", 6), ("test", 24)):
+    for split, wanted in (("train", 12), ("val", 6), ("test", 15)):
         samples = load_release(Path("RELEASE"), split, 512).samples
         assert 0.5 * wanted <= len(samples) <= 1.5 * wanted
         for sample in samples:
             person, image = told[sample.identity_id], images[sample.image_id]
             assert person["split"] == image["split"] == split
-            assert (person["gender"], person["family"]) == (image["gender"], image["family"])
+            assert (person["gender"], person["cast"]) == (image["gender"], image["cast"])
             assert {name: sample.attributes[name] for name in ("stratum", "look_alike")} == {
                 name: image[name] for name in ("stratum", "look_alike")
             }
@@ -200,8 +204,12 @@ def test_the_printed_command_makes_such_a_release(tmp_path, capsys, monkeypatch)
 
 
 def test_skin_groups_are_matched_where_there_are_people_enough():
-    few = swap_command(Path("W"), plan_unswapped(SIZE, 0), "insightface:miniature", 0)
-    assert "--match gender,family" in few
-    demo = ReleaseSize(SplitSize(400, 300), SplitSize(50, 100), SplitSize(0, 20))
-    many = swap_command(Path("W"), plan_unswapped(demo, 0), "insightface:miniature", 0)
-    assert "--match gender,skin_group" in many and "--shares 300,100,0" in many and "--test-images" not in many
+    assert {cast for cast in plan_unswapped(SIZE, 0).casts().values() if not cast.startswith("n")} == {ANYBODY}
+    large = ReleaseSize(SplitSize(400, 300), SplitSize(50, 100), SplitSize(0, 20))
+    world = plan_unswapped(large, 0)
+    assert set(world.casts().values()) == {"light", "tan", "dark"}
+    for planned in world.plan.scenes:
+        assert world.cast_of(planned) == skin_group(planned.body)
+        assert {world.casts()[person.identity_id] for person in planned.faces} == {world.cast_of(planned)}
+    words = swap_command(Path("W"), world, "insightface:miniature", 0)
+    assert "--shares 300,100,0" in words and "--test-images" not in words

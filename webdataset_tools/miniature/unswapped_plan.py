@@ -22,57 +22,62 @@ USABLE, KEPT = 0.76, 0.95
 SMALLEST_FACE = 14  # pixels; the pictures are 192 pixels wide
 IDENTITY_ATTRIBUTES = "identity_attributes.csv"
 IMAGE_ATTRIBUTES = "image_attributes.csv"
-NO_FAMILY = "none"
+ANYBODY = "anybody"
 
 
 @dataclass(frozen=True)
 class UnswappedPlan:
-    """Scenes and identities of an unswapped world, and the release that is meant to come of them."""
+    """Scenes and identities of an unswapped world, and the release that is meant to come of them.
+
+    by_skin     whether each skin group has people enough for a scene; else gender alone is matched
+    """
 
     release: ReleaseSize
     plan: ReleasePlan
-
-    def families(self) -> dict[str, str]:
-        """Return identity id -> name of the family of look-alikes; other people are not in it."""
-        return {
-            person.identity_id: family_of(planned)
-            for planned in self.plan.scenes
-            if planned.look_alike
-            for person in planned.faces
-        }
+    by_skin: bool
 
     def splits(self) -> dict[str, str]:
         """Return identity id -> split."""
         return {person.identity_id: planned.split for planned in self.plan.scenes for person in planned.faces}
 
+    def casts(self) -> dict[str, str]:
+        """Return identity id -> cast: the scenes of the same cast and gender are those for this identity."""
+        families = _families(self.plan)
+        return {
+            person.identity_id: families.get(person.identity_id, self._usual(person)) for person in self.plan.people
+        }
+
+    def cast_of(self, planned: PlannedScene) -> str:
+        """Return the cast of a scene: a family of look-alikes, or the skin group of the body."""
+        return _family(planned) if planned.look_alike else self._usual(planned.body)
+
+    def _usual(self, person: Person) -> str:
+        return skin_group(person) if self.by_skin else ANYBODY
+
 
 def plan_unswapped(size: ReleaseSize, seed: int) -> UnswappedPlan:
     """Plan the scenes from which a release of `size` can be made; equal arguments give equal plans."""
     grown = {split: _with_surplus(getattr(size, split), size.faces_per_scene) for split in SPLITS}
-    return UnswappedPlan(size, plan_release(replace(size, **grown), seed))
-
-
-def family_of(planned: PlannedScene) -> str:
-    """Return the family of look-alikes for whom a scene is meant, named after its first member."""
-    return min(person.identity_id for person in planned.faces) if planned.look_alike else NO_FAMILY
+    plan = plan_release(replace(size, **grown), seed)
+    return UnswappedPlan(size, plan, _enough_of_each_group(plan, size.faces_per_scene))
 
 
 def identity_attributes(world: UnswappedPlan) -> str:
     """Return the CSV of what is known about each identity."""
-    splits, families = world.splits(), world.families()
-    lines = ["identity_id,split,gender,skin_group,age_group,family"]
+    splits, casts = world.splits(), world.casts()
+    lines = ["identity_id,split,gender,skin_group,age_group,cast"]
     for person in world.plan.people:
-        family = families.get(person.identity_id, NO_FAMILY)
-        lines.append(f"{person.identity_id},{splits[person.identity_id]},{_looks(person)},{family}")
+        key = person.identity_id
+        lines.append(f"{key},{splits[key]},{_looks(person)},{casts[key]}")
     return "\n".join(lines) + "\n"
 
 
 def image_attributes(world: UnswappedPlan) -> str:
     """Return the CSV of what is known about each scene and the person in it."""
-    lines = ["image_id,split,gender,skin_group,age_group,family,look_alike,stratum,yaw"]
+    lines = ["image_id,split,gender,skin_group,age_group,cast,look_alike,stratum,yaw"]
     for planned in world.plan.scenes:
         scene = sample_scene(planned.scene_seed)
-        known = (family_of(planned), "yes" if planned.look_alike else "no", scene.stratum, f"{scene.pose.yaw:.1f}")
+        known = (world.cast_of(planned), "yes" if planned.look_alike else "no", scene.stratum, f"{scene.pose.yaw:.1f}")
         lines.append(",".join((str(planned.image_id), planned.split, _looks(planned.body), *known)))
     return "\n".join(lines) + "\n"
 
@@ -82,7 +87,7 @@ def swap_command(folder: Path, world: UnswappedPlan, face_model: str, seed: int)
     words = ["idclip", "swap", "--coco", str(folder), "--identities", f"{folder}/identities", "--swapper", "blend"]
     words += ["--faces", face_model, "--det-size", str(SIZE), "--min-face", str(SMALLEST_FACE)]
     words += ["--attributes", f"{folder}/{IDENTITY_ATTRIBUTES}", "--image-attributes", f"{folder}/{IMAGE_ATTRIBUTES}"]
-    words += ["--match", ",".join(_matched(world)), "--people-per-image", str(world.release.faces_per_scene)]
+    words += ["--match", "gender,cast", "--people-per-image", str(world.release.faces_per_scene)]
     words += ["--photos-per-identity", str(world.release.photos_per_person)]
     sizes: dict[str, SplitSize] = {split: getattr(world.release, split) for split in SPLITS}
     for split, size in sizes.items():
@@ -96,15 +101,22 @@ def _with_surplus(size: SplitSize, faces: int) -> SplitSize:
     return replace(size, images=ceil(size.images / faces / (USABLE * KEPT)) * faces)
 
 
-def _matched(world: UnswappedPlan) -> list[str]:
-    """Return what image and identity share: the skin group too, where each group has people enough for a scene."""
-    families, splits = world.families(), world.splits()
-    strangers = [person for person in world.plan.people if person.identity_id not in families]
-    groups = Counter((splits[p.identity_id], p.gender, skin_group(p)) for p in strangers)
-    scenes = [planned for planned in world.plan.scenes if not planned.look_alike]
-    wanted = {(planned.split, planned.body.gender, skin_group(planned.body)) for planned in scenes}
-    enough = all(groups[group] >= world.release.faces_per_scene for group in wanted)
-    return ["gender", *(["skin_group"] if enough else []), *(["family"] if families else [])]
+def _enough_of_each_group(plan: ReleasePlan, faces: int) -> bool:
+    """Whether every scene finds people enough of its body's gender and skin group, look-alikes aside."""
+    families, scenes = _families(plan), [planned for planned in plan.scenes if not planned.look_alike]
+    strangers = {(planned.split, p.identity_id): p for planned in scenes for p in planned.faces}
+    groups = Counter((split, p.gender, skin_group(p)) for (split, key), p in strangers.items() if key not in families)
+    return all(groups[s.split, s.body.gender, skin_group(s.body)] >= faces for s in scenes)
+
+
+def _families(plan: ReleasePlan) -> dict[str, str]:
+    """Return identity id -> family of those who have look-alikes."""
+    return {p.identity_id: _family(planned) for planned in plan.scenes if planned.look_alike for p in planned.faces}
+
+
+def _family(planned: PlannedScene) -> str:
+    """Return the name of a family of look-alikes, after its first member."""
+    return min(person.identity_id for person in planned.faces)
 
 
 def _looks(person: Person) -> str:

@@ -120,6 +120,30 @@ def jpeg(picture: np.ndarray, **options) -> bytes:
     return stream.getvalue()
 
 
+def damaged(kind: str, content: bytes) -> bytes:
+    """Return a picture file as it comes from elsewhere: damaged, or of an unusual kind."""
+    image = Image.open(io.BytesIO(content))
+    stream = io.BytesIO()
+    if kind == "truncated":
+        return content[: len(content) // 2]
+    if kind == "bomb":
+        stream.write(b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little"))
+        stream.write((60_000).to_bytes(4, "little") * 2 + b"\x01\x00\x18\x00" + bytes(24))
+    elif kind == "cmyk":
+        image.convert("CMYK").save(stream, "JPEG")
+    elif kind == "grey16":
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(stream, "PNG")
+    elif kind == "rgba":
+        image.convert("RGBA").save(stream, "PNG")
+    elif kind == "animated":
+        image.save(stream, "GIF", save_all=True, append_images=[image.rotate(90)])
+    elif kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.rotate(90, expand=True).save(stream, "JPEG", exif=exif, quality=95)
+    return stream.getvalue()
+
+
 def write_world(root: Path, train: int = 6, val: int = 6, people: int = 12, photos: int = 3) -> World:
     """Draw COCO scenes of one person (val2017's ids lie behind train2017's) and people with portraits."""
     world = World(root)

@@ -250,29 +250,6 @@ def test_another_photo_is_tried(world, tmp_path):
 # Faults
 
 
-def damaged(kind: str, content: bytes) -> bytes:
-    image = Image.open(io.BytesIO(content))
-    stream = io.BytesIO()
-    if kind == "truncated":
-        return content[: len(content) // 2]
-    if kind == "bomb":
-        stream.write(b"BM" + bytes(8) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little"))
-        stream.write((60_000).to_bytes(4, "little") * 2 + b"\x01\x00\x18\x00" + bytes(24))
-    elif kind == "cmyk":
-        image.convert("CMYK").save(stream, "JPEG")
-    elif kind == "grey16":
-        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(stream, "PNG")
-    elif kind == "rgba":
-        image.convert("RGBA").save(stream, "PNG")
-    elif kind == "animated":
-        image.save(stream, "GIF", save_all=True, append_images=[image.rotate(90)])
-    elif kind == "turned":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        image.rotate(90, expand=True).save(stream, "JPEG", exif=exif, quality=95)
-    return stream.getvalue()
-
-
 def test_faults_end_in_the_report_and_lose_nothing_else(tmp_path):
     world = fixtures.write_world(tmp_path / "world", train=12, val=0, people=12)
     folder = world.coco / "train2017"
@@ -280,7 +257,7 @@ def test_faults_end_in_the_report_and_lose_nothing_else(tmp_path):
     for number, kind in enumerate(kinds, 1):
         path = folder / f"{number:012d}.jpg"
         known = world.landmarks[fixtures.digest(fixtures.load_picture(path))]
-        content = damaged(kind, path.read_bytes())
+        content = fixtures.damaged(kind, path.read_bytes())
         path.write_bytes(content)
         if kind not in ("truncated", "bomb", "empty"):  # these must be usable
             world.landmarks[fixtures.digest(fixtures.load_picture(content))] = known

@@ -59,19 +59,31 @@ def _decode(decoder: json.JSONDecoder, window: str, start: int) -> tuple[Any, in
 def read_captions(path: Location, wanted: Container[int]) -> dict[int, list[str]]:
     """Return image id -> captions (stripped, in file order, empty ones dropped) of a COCO captions file.
 
-    Only images in `wanted` are kept. Raises ReleaseError when the file is not a COCO captions file.
+    Only images in `wanted` are kept; single broken entries are passed over. Raises ReleaseError when the file is not a COCO
+    captions file.
     """
-    captions: dict[int, list[str]] = {}
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8-sig"))["annotations"]
-        for annotation in annotations:
-            image_id, caption = int(annotation["image_id"]), str(annotation["caption"]).strip()
-            if caption and image_id in wanted:
-                captions.setdefault(image_id, []).append(caption)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ReleaseError(f"{path} is not a COCO captions file with image_id and caption ({reason})") from None
+        annotations = list(json.loads(path.read_text(encoding="utf-8-sig"))["annotations"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _no_captions_file(path, error) from None
+    captions: dict[int, list[str]] = {}
+    broken: list[Exception] = []
+    for annotation in annotations:
+        try:
+            image_id, caption = int(annotation["image_id"]), encodable(str(annotation["caption"])).strip()
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            broken.append(error)
+            continue
+        if caption and image_id in wanted:
+            captions.setdefault(image_id, []).append(caption)
+    if broken and len(broken) == len(annotations):
+        raise _no_captions_file(path, broken[0])
     return captions
+
+
+def _no_captions_file(path: Location, error: Exception) -> ReleaseError:
+    reason = f"{type(error).__name__}: {error}"
+    return ReleaseError(f"{path} is not a COCO captions file with image_id and caption ({reason})")
 
 
 def read_identity_names(path: Location) -> dict[str, str]:
@@ -104,6 +116,11 @@ def _csv_fields(line: str) -> list[str]:
 def clean_name(name: str) -> str:
     """Return a name as people write it: `14th_Dalai_Lama ` -> `14th Dalai Lama`."""
     return " ".join(name.replace("_", " ").split())
+
+
+def encodable(text: str) -> str:
+    """Return text that can be written as UTF-8: half characters (of broken JSON or foreign file names) become `?`."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_attributes(path: Location) -> dict[str, dict[str, Any]]:

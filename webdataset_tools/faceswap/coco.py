@@ -13,7 +13,7 @@ from typing import Any
 from open_clip_idplugin import locations
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
-from webdataset_tools.release_files import ReleaseError, read_captions
+from webdataset_tools.release_files import ReleaseError, encodable, read_captions
 from webdataset_tools.report import Skip
 
 SUBSETS = {"train": "train2017", "val": "val2017", "test": "val2017"}  # of each split, as in the published release
@@ -83,9 +83,17 @@ def load_subset(coco: Location, name: str) -> CocoSubset:
 def captions_of(coco: Location, name: str, wanted: set[int]) -> dict[str, Any]:
     """Return COCO's captions file of a subset, restricted to the images `wanted`, otherwise as it is."""
     content = _read_json(coco / "annotations" / f"captions_{name}.json")
-    images = [image for image in content.get("images", []) if image.get("id") in wanted]
-    annotations = [entry for entry in content["annotations"] if entry.get("image_id") in wanted]
-    return {**content, "images": images, "annotations": annotations}
+    kept = {
+        part: [
+            entry for entry in content.get(part) or [] if isinstance(entry, dict) and _is_one_of(entry.get(key), wanted)
+        ]
+        for part, key in (("images", "id"), ("annotations", "image_id"))
+    }
+    return {**content, **kept}
+
+
+def _is_one_of(image_id: object, wanted: set[int]) -> bool:
+    return isinstance(image_id, int) and image_id in wanted
 
 
 def _existing(path: Location) -> Location:
@@ -112,14 +120,18 @@ def _read_images(content: dict, name: str, skipped: list[Skip]) -> dict[int, tup
         try:
             image_id, file_name = int(image["id"]), str(image["file_name"])
             size = (int(image["width"]), int(image["height"])) if "width" in image and "height" in image else None
-        except (KeyError, TypeError, ValueError) as error:
-            skipped.append(Skip(f"{name}/{str(image)[:60]}", reasons.BAD_ENTRY, f"{type(error).__name__}: {error}"))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            skipped.append(
+                Skip(f"{name}/{encodable(str(image)[:60])}", reasons.BAD_ENTRY, f"{type(error).__name__}: {error}")
+            )
             continue
-        label = f"{name}/{file_name}"
+        label = f"{name}/{encodable(file_name)}"
         if not 0 <= image_id < _LARGEST_ID:
             skipped.append(Skip(label, reasons.BAD_ENTRY, f"image id {image_id}"))
         elif Path(file_name).name != file_name or "\\" in file_name:  # a path could lead out of the folder
             skipped.append(Skip(label, reasons.BAD_FILE_NAME))
+        elif encodable(file_name) != file_name:
+            skipped.append(Skip(label, reasons.BAD_CHARACTERS))
         elif image_id in found:
             skipped.append(Skip(label, reasons.DUPLICATE_ID, f"image id {image_id}; the first one is kept"))
         else:
@@ -132,24 +144,23 @@ def _single_people(
 ) -> tuple[dict[int, tuple[float, float, float, float]], dict[str, int]]:
     """Return image id -> box of its only person, and how many images show no, several or a crowd of people."""
     categories = content.get("categories") or []
-    people = {c.get("id") for c in categories if c.get("name") == "person"} if categories else {1}
+    named = [c.get("id") for c in categories if isinstance(c, dict) and c.get("name") == "person"]
+    people = named if categories else [1]
     boxes: dict[int, list] = {}
     crowds: set[int] = set()
-    seen: set[Any] = set()
+    seen: set[str] = set()
     for entry in content["annotations"]:
-        if (
-            not isinstance(entry, dict)
-            or entry.get("category_id") not in people
-            or entry.get("image_id") not in entries
-        ):
+        if not isinstance(entry, dict) or entry.get("category_id") not in people:
             continue
-        number = entry.get("id")
-        if number is not None and number in seen:  # the same annotation twice is still one person
+        image_id, number = entry.get("image_id"), json.dumps(entry.get("id"))
+        if not isinstance(image_id, int) or image_id not in entries:
+            continue
+        if number != "null" and number in seen:  # the same annotation twice is still one person
             continue
         seen.add(number)
         if entry.get("iscrowd"):
-            crowds.add(entry["image_id"])
-        boxes.setdefault(entry["image_id"], []).append(entry.get("bbox"))
+            crowds.add(image_id)
+        boxes.setdefault(image_id, []).append(entry.get("bbox"))
     others: Counter[str] = Counter()
     single = {}
     for image_id in entries:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from open_clip_idplugin import locations
+from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, ImageRejected, load_picture
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
@@ -135,7 +136,11 @@ def scan_picture(
     if annotated is not None and annotated.size not in (None, (width, height)):
         detail = f"{width}x{height}, annotated {annotated.size[0]}x{annotated.size[1]}" if annotated.size else ""
         return Skip(label, reasons.OTHER_SIZE, detail)
-    faces = [face for face in engine.detect(picture) if face.score >= rules.min_score]
+    try:
+        found = engine.detect(picture)
+    except IdClipError as error:  # such as an embedding that is not finite: of this picture, not of the run
+        return Skip(label, reasons.ENGINE_FAILED, str(error))
+    faces = [face for face in found if face.score >= rules.min_score]
     if len(faces) != 1:
         return Skip(label, reasons.SEVERAL_FACES if faces else reasons.NO_FACE, f"{len(faces)} faces" if faces else "")
     return _check(faces[0], label, rules, annotated)

@@ -15,7 +15,7 @@ from open_clip_idplugin.locations import Location
 from webdataset_tools.face_crops import PHOTO_SUFFIXES
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release import IDENTITY_FILE
-from webdataset_tools.release_files import ReleaseError, read_identity_names
+from webdataset_tools.release_files import ReleaseError, encodable, read_identity_names
 from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import parse_key, sample_key
 
@@ -44,11 +44,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class IdentityFolder:
-    """All identities with photos, sorted by id, and why others are not there."""
+    """All identities with photos, sorted by id, and why others (and single photos) are not there."""
 
     folder: Location
     identities: list[Identity]
     skipped: list[Skip] = field(default_factory=list)
+    skipped_photos: list[Skip] = field(default_factory=list)
 
 
 def load_identities(folder: Location, attributes: Location | None = None) -> IdentityFolder:
@@ -63,27 +64,35 @@ def load_identities(folder: Location, attributes: Location | None = None) -> Ide
     for identity_id, values in (read_attribute_table(attributes) if attributes else {}).items():
         known[identity_id] = {**known.get(identity_id, {}), **values}
     identities, skipped = [], []
+    skipped_photos: list[Skip] = []
     for entry in locations.list_folder(folder):
         identity_id = entry.name
         if not entry.is_folder or identity_id.startswith("."):
             continue
-        photos = _photos(folder / identity_id)
         if parse_key(sample_key(0, identity_id)) != (0, identity_id):
             detail = "use letters, digits, _ and - of ASCII, at most 64; a name belongs into identity_meta.csv"
-            skipped.append(Skip(identity_id, reasons.BAD_IDENTITY_ID, detail))
-        elif not photos:
+            skipped.append(Skip(encodable(identity_id), reasons.BAD_IDENTITY_ID, detail))
+            continue
+        try:
+            photos = _photos(folder / identity_id, skipped_photos)
+        except OSError as error:
+            skipped.append(Skip(identity_id, reasons.UNREADABLE_FOLDER, error.strerror or type(error).__name__))
+            continue
+        if not photos:
             skipped.append(Skip(identity_id, reasons.NO_PHOTOS))
         else:
             name = names.get(identity_id, identity_id)
             identities.append(Identity(identity_id, name, photos, known.get(identity_id, {})))
     if not identities:
         raise ReleaseError(f"{folder} holds no identity with photos; it must be laid out as <identity id>/*.jpg")
-    return IdentityFolder(folder, identities, skipped)
+    return IdentityFolder(folder, identities, skipped, skipped_photos)
 
 
-def _photos(folder: Location) -> tuple[str, ...]:
+def _photos(folder: Location, skipped: list[Skip]) -> tuple[str, ...]:
     entries = [entry for entry in locations.list_folder(folder) if not entry.is_folder]
-    return tuple(entry.name for entry in entries if PurePosixPath(entry.name).suffix.lower() in PHOTO_SUFFIXES)
+    names = [entry.name for entry in entries if PurePosixPath(entry.name).suffix.lower() in PHOTO_SUFFIXES]
+    skipped += [Skip(f"{folder.name}/{encodable(n)}", reasons.BAD_CHARACTERS) for n in names if n != encodable(n)]
+    return tuple(name for name in names if name == encodable(name))
 
 
 def read_attribute_table(path: Location) -> dict[str, dict[str, str]]:
@@ -106,7 +115,7 @@ def read_attribute_table(path: Location) -> dict[str, dict[str, str]]:
 
 def normal(name: str, value: Any) -> str | None:
     """Return the value of attribute `name` as it is compared; None when it says nothing."""
-    text = " ".join(str(value if value is not None else "").split()).lower()
+    text = " ".join(encodable(str(value if value is not None else "")).split()).lower()
     if name.strip().lower() == GENDER:
         return _GENDERS.get(text)
     return text or None

@@ -17,6 +17,7 @@ NOT_ONE_PERSON = (NO_PERSON, SEVERAL_PEOPLE, CROWD)
 DUPLICATE_ID = "duplicate id"
 BAD_ENTRY = "broken annotation entry"
 BAD_FILE_NAME = "file name with a folder"
+BAD_CHARACTERS = "file name that is not UTF-8"
 REJECTED_PICTURE = "picture cannot be used"
 OTHER_SIZE = "picture has another size than annotated"
 NO_FACE = "no face found"
@@ -24,12 +25,14 @@ SEVERAL_FACES = "several faces found"
 FACE_OUTSIDE = "face outside of the person"
 SMALL_FACE = "face too small"
 BAD_LANDMARKS = "face cannot be aligned"
+ENGINE_FAILED = "face engine failed on the picture"
 UNKNOWN_ATTRIBUTE = "unknown attribute to match"
 NO_MATCH = "no identity matches"
 
 # Identities.
 BAD_IDENTITY_ID = "identity id not usable in file names"
 NO_PHOTOS = "identity without photos"
+UNREADABLE_FOLDER = "unreadable folder"
 NO_USABLE_PHOTO = "identity without a usable photo"
 
 # Swaps.

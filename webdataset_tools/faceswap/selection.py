@@ -58,7 +58,8 @@ def select_people(inputs: SwapInputs, options: SwapOptions, load: EngineLoader, 
     prepare = partial(PhotoScanner, load, inputs.people.folder, _rules(options))
     records = run("people", chunked(inputs.people.identities, _PEOPLE_CHUNK), prepare, "looking at photos")
     given = {identity.identity_id: identity.attributes for identity in inputs.people.identities}
-    lenders = Lenders({}, {}, list(inputs.people.skipped), [], _one_model(records, None))
+    skipped, skipped_photos = list(inputs.people.skipped), list(inputs.people.skipped_photos)
+    lenders = Lenders({}, {}, skipped, skipped_photos, _one_model(records, None))
     for entry in (entry for record in records for entry in record["identities"]):
         key = entry["identity_id"]
         lenders.skipped_photos.extend(Skip(**skip) for skip in entry["skipped"])

@@ -54,7 +54,7 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
     output = location(options.output)
-    with locked(output):
+    with swap_folder.told_plainly(output), locked(output):
         inputs = read_inputs(options)
         parameters = {"version": VERSION, **options.parameters(), swap_folder.CONTENT: fingerprint(inputs, model)}
         swap_folder.claim(output, parameters)

@@ -16,10 +16,6 @@ import numpy as np
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.faceswap.marking import ALGORITHMIC, mark_jpeg
-from webdataset_tools.miniature.drawing import DrawnFace
-from webdataset_tools.miniature.identity_photos import draw_identity_photo, photo_name, stored_photo
-from webdataset_tools.miniature.people import Person
-from webdataset_tools.worker_pool import Tick
 
 SETTINGS_FILE = "miniature.json"
 CONTACT_SHEET = "contact_sheet.jpg"
@@ -68,17 +64,3 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_bytes(encode_picture(picture))
     temporary.replace(path)
-
-
-def write_photos(folder: Path, person: Person, count: int, tick: Tick) -> list[DrawnFace]:
-    """Draw the missing photos of `person` into `folder`/<identity id>; return all of them as they are on disk."""
-    place = folder / person.identity_id
-    place.mkdir(parents=True, exist_ok=True)
-    photos = []
-    for index in range(count):
-        path, drawn = place / photo_name(index), draw_identity_photo(person, index)
-        if not path.exists():
-            write_picture(path, drawn.picture)
-        photos.append(stored_photo(path, drawn))
-        tick()
-    return photos

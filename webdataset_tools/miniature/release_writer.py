@@ -18,7 +18,13 @@ from tqdm import tqdm
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
-from webdataset_tools.miniature.identity_photos import Embedder, engine_embedder, photo_name
+from webdataset_tools.miniature.identity_photos import (
+    Embedder,
+    draw_identity_photo,
+    engine_embedder,
+    photo_name,
+    stored_photo,
+)
 from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.picture_folder import (
     CONTACT_SHEET,
@@ -26,7 +32,6 @@ from webdataset_tools.miniature.picture_folder import (
     claim,
     encode_picture,
     remove_leftovers,
-    write_photos,
     write_picture,
 )
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan, ReleaseSize, plan_release
@@ -126,7 +131,15 @@ class _Painter:
         return embeddings
 
     def _photograph(self, person: Person, tick: Tick) -> np.ndarray:
-        photos = write_photos(self._output / PHOTO_FOLDER, person, self._photos, tick)
+        folder = self._output / PHOTO_FOLDER / person.identity_id
+        folder.mkdir(parents=True, exist_ok=True)
+        photos = []
+        for index in range(self._photos):
+            path, drawn = folder / photo_name(index), draw_identity_photo(person, index)
+            if not path.exists():
+                write_picture(path, drawn.picture)
+            photos.append(stored_photo(path, drawn))
+            tick()
         if self._embedder is None:
             self._embedder = self._make_embedder()
         return self._embedder(photos)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from open_clip_idplugin.atomic import atomic_write
 from webdataset_tools.faceswap.coco import SUBSETS
 from webdataset_tools.miniature.coco_annotations import coco_instances, scene_annotations
+from webdataset_tools.miniature.identity_photos import draw_identity_photo, photo_name
 from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.picture_folder import (
     CONTACT_SHEET,
@@ -29,7 +30,6 @@ from webdataset_tools.miniature.picture_folder import (
     claim,
     encode_picture,
     remove_leftovers,
-    write_photos,
     write_picture,
 )
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleaseSize
@@ -102,7 +102,7 @@ class _Painter:
         annotations = {}
         for item in task:
             if isinstance(item, Person):
-                write_photos(self._output / IDENTITIES, item, self._photos, tick)
+                self._photograph(item, tick)
             else:
                 path = self._output / SUBSETS[item.split] / item.file_name
                 if not path.exists():
@@ -110,6 +110,15 @@ class _Painter:
                 annotations[item.image_id] = scene_annotations(item)
                 tick()
         return annotations
+
+    def _photograph(self, person: Person, tick: Tick) -> None:
+        folder = self._output / IDENTITIES / person.identity_id
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(self._photos):
+            path = folder / photo_name(index)
+            if not path.exists():
+                write_picture(path, draw_identity_photo(person, index).picture)
+            tick()
 
 
 def _write_texts(output: Path, world: UnswappedPlan, annotations: _Annotations) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import faceswap_fixtures as fixtures
 import fsspec
 import pytest
+import worker_pool_fixtures
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import location
@@ -106,5 +107,5 @@ def test_spark_gives_the_same_release(world, release, tmp_path):
             options(world, str(world.root), tmp_path / "spark", workers=2, distributor="pyspark"), world.engine()
         )
     finally:
-        context.stop()
+        worker_pool_fixtures.stop_spark()
     assert files_of(tmp_path / "spark") == files_of(release)

@@ -41,7 +41,7 @@ def spark():
         pytest.skip("Spark needs Java")
     context = spark_pool.open_session(2)
     yield context
-    context.stop()
+    fixtures.stop_spark()
 
 
 def test_every_result_comes_once_and_the_bar_counts_items(pool):
@@ -63,11 +63,17 @@ def test_spark_prepares_anew_for_another_run_in_the_same_workers(spark):
             assert after["prepared"] == 1 + before["prepared"] or after["process"] != before["process"]
 
 
-def test_results_come_as_they_finish(pool):
+def test_results_come_as_they_finish(pool, tmp_path):
     if pool["workers"] == 1:
         pytest.skip("one worker has one order")
-    slow = [(0, 3.0, ""), *fixtures.tasks(4)[1:]]
-    assert [r["number"] for r in run(slow, **pool)][-1] == 0
+    tasks = fixtures.tasks(4, t0=f"wait for {tmp_path / 'others'}")
+    bar = tqdm(total=8, file=io.StringIO())
+    numbers = []
+    for result in run_tasks(fixtures.squares(), tasks, pool["workers"], bar, pool["distributor"]):
+        numbers.append(result["number"])
+        if len(numbers) == 3:
+            (tmp_path / "others").touch()
+    assert numbers[-1] == 0 and sorted(numbers) == [0, 1, 2, 3]
 
 
 def test_the_first_failure_is_raised_and_ends_the_rest(pool):

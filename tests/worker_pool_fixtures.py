@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
 
@@ -24,6 +25,10 @@ class Squares:
         for _ in range(2):
             time.sleep(seconds / 2)
             tick()
+        if end.startswith("wait for "):
+            deadline = time.monotonic() + 120
+            while not Path(end.removeprefix("wait for ")).exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
         if end == "bad input":
             raise IdClipError(f"{number} is bad input")
         if end == "defect":
@@ -47,3 +52,12 @@ def squares() -> "partial[Squares]":
 def tasks(count: int, seconds: float = 0.0, **ends: str) -> list[Task]:
     """Numbers from 0; `ends` say what happens in which, such as t3="defect"."""
     return [(number, seconds, ends.get(f"t{number}", "")) for number in range(count)]
+
+
+def stop_spark() -> None:
+    """End the session that a test opened, so that the next one opens its own."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is not None:
+        session.stop()

@@ -57,8 +57,8 @@ class UnswappedPlan:
 
 def plan_unswapped(size: ReleaseSize, seed: int) -> UnswappedPlan:
     """Plan the scenes from which a release of `size` can be made; equal arguments give equal plans."""
-    grown = {split: _with_surplus(getattr(size, split), size.faces_per_scene) for split in SPLITS}
-    plan = plan_release(replace(size, **grown), seed)
+    train, val, test = (_with_surplus(part, size.faces_per_scene) for part in (size.train, size.val, size.test))
+    plan = plan_release(replace(size, train=train, val=val, test=test), seed)
     return UnswappedPlan(size, plan, _enough_of_each_group(plan, size.faces_per_scene))
 
 

@@ -299,6 +299,14 @@ class TestWithoutRecogniser:
         for face, picture in zip(faces, pictures):
             np.testing.assert_allclose(face.embedding, engine.detect(picture)[0].embedding, atol=1e-6)
 
+    def test_threads_share_a_long_list(self, pack):
+        """A small net's crops are dealt to threads; order and numbers stay."""
+        crops = np.random.default_rng(0).integers(0, 255, (70, 112, 112, 3), dtype=np.uint8)
+        shared = load_face_engine(f"insightface:{pack}", threads=2)
+        alone = load_face_engine(f"insightface:{pack}", threads=1)
+        assert shared._encoder._pool is not None and alone._encoder._pool is None
+        np.testing.assert_allclose(shared.embed_crops(crops), alone.embed_crops(crops), atol=1e-6)
+
     def test_degenerate_landmarks(self, tmp_path):
         from face_pack_fixtures import write_detector
 

@@ -3,6 +3,10 @@
 Role: engine kind `insightface`. Pictures are RGB here and BGR in insightface; the reversal happens in this module alone.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,10 @@ _DETECTION_THRESHOLD = 0.5
 _BATCH = 32  # beyond, nothing is gained on a CPU: the layers no longer fit its caches
 _GPU = "CUDAExecutionProvider"
 _GPU_BATCH = 128
+# Threads that share each layer of a small net wait for each other most of the time: they get whole crops instead.
+_SMALL_NET = 16 << 20  # bytes of the file
+_CROPS_A_THREAD = 16
+_MOST_LANES = 16
 
 
 class InsightFaceDetector:
@@ -48,25 +56,38 @@ class InsightFaceDetector:
 
 
 class InsightFaceEncoder:
-    """ArcFace recogniser; `encode` is one onnxruntime run over all crops given."""
+    """ArcFace recogniser; `encode` is one onnxruntime run over all crops given, or one for every thread.
 
-    def __init__(self, model: Any, model_id: str):
+    `lanes` threads run `lane_session`, which has one thread itself, over a few crops each.
+    """
+
+    def __init__(self, model: Any, model_id: str, lane_session: Any | None = None, lanes: int = 1):
         self._model = model
         self.model_id = model_id
         self.crop_size = int(model.input_size[0])
         self.embedding_size = int(model.output_shape[-1])
         fixed = model.input_shape[0]
         self.fixed_batch = isinstance(fixed, int) and fixed > 0
-        self.batch = fixed if self.fixed_batch else _GPU_BATCH if _GPU in model.session.get_providers() else _BATCH
+        self._lane_session = None if self.fixed_batch else lane_session
+        self._pool = ThreadPoolExecutor(lanes, "face encoder") if self._lane_session is not None else None
+        on_gpu = _GPU in model.session.get_providers()
+        self.batch = fixed if self.fixed_batch else _GPU_BATCH if on_gpu else max(_BATCH, _CROPS_A_THREAD * lanes)
 
     def encode(self, crops: list[np.ndarray]) -> np.ndarray:
         """N >= 1 RGB uint8 crops -> [N, D] float32, not normalised."""
+        if self._pool is None or len(crops) <= _CROPS_A_THREAD:
+            return self._run(self._model.session, crops)
+        starts = range(0, len(crops), _CROPS_A_THREAD)
+        chunks = [crops[start : start + _CROPS_A_THREAD] for start in starts]
+        return np.concatenate(list(self._pool.map(partial(self._run, self._lane_session), chunks)))
+
+    def _run(self, session: Any, crops: list[np.ndarray]) -> np.ndarray:
         import cv2
 
         # As the host's get_feat, which swaps the channels of BGR crops: ours are RGB already.
         mean = (self._model.input_mean,) * 3
         blob = cv2.dnn.blobFromImages(crops, 1.0 / self._model.input_std, (self.crop_size,) * 2, mean, swapRB=False)
-        return self._model.session.run(self._model.output_names, {self._model.input_name: blob})[0]
+        return session.run(self._model.output_names, {self._model.input_name: blob})[0]
 
 
 def load_detector(name: str, options: EngineOptions) -> InsightFaceDetector:
@@ -87,11 +108,22 @@ def load_detector(name: str, options: EngineOptions) -> InsightFaceDetector:
 def load_encoder(name: str, options: EngineOptions) -> InsightFaceEncoder:
     """Open the pack's recogniser; print a foreign pack's licence once."""
     pack = find_pack(name, "recognition")
-    encoder = InsightFaceEncoder(_open(pack, "recognition", _session_options(options)), pack.model_id)
+    model = _open(pack, "recognition", _session_options(options))
+    lanes = min(options.threads or _cores(), _MOST_LANES)
+    small = pack.files["recognition"].stat().st_size <= _SMALL_NET and _GPU not in model.session.get_providers()
+    lane_session = None
+    if small and lanes > 1:
+        lane_session = _open(pack, "recognition", _session_options(replace(options, threads=1))).session
+    encoder = InsightFaceEncoder(model, pack.model_id, lane_session, lanes if lane_session is not None else 1)
     if encoder.crop_size % 112 and encoder.crop_size % 128:
         raise PackInvalid(f"The recogniser {pack.files['recognition']} takes {encoder.crop_size} px; 112 or 128 align.")
     _announce_licence(pack)
     return encoder
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _session_options(options: EngineOptions) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _samples(tar: tarfile.TarFile, shard: str) -> Iterator["PictureFile | Skip"]
     best: PictureFile | Skip | None = None
     preference = len(PICTURE_MEMBERS)
     for entry in tar:
-        tar.members.clear()  # tarfile keeps every header otherwise
+        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
         folder, _, file = entry.name.rpartition("/")
         stem, dot, member = file.partition(".")
         if not entry.isfile() or not dot or not stem:

@@ -66,7 +66,7 @@ def _crops(rows: Sequence[FaceRow], collection: Collection) -> dict[tuple[str | 
     wanted: dict[tuple[str | None, str], list[FaceRow]] = {}
     for row in rows:
         wanted.setdefault((row.shard, row.key), []).append(row)
-    crops = {}
+    crops: dict[tuple[str | None, str, int], np.ndarray] = {}
     for task in _tasks(collection, set(wanted)):
         for picture in read_pictures(task):
             if not isinstance(picture, PictureFile):

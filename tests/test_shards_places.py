@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 import release_fixtures as fixtures
 from PIL import Image
+from worker_pool_fixtures import stop_spark
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import location
@@ -213,3 +214,19 @@ def test_member_names_of_foreign_shards_write_nowhere(tmp_path, monkeypatch, cap
         find_images(str(shard))
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == [shard]
     assert not os.path.lexists("/tmp/idclip-escaped.txt")
+
+
+@pytest.mark.slow
+def test_spark_gives_the_bytes_that_processes_give(release, tmp_path):
+    pytest.importorskip("pyspark")
+    if not shutil.which("java"):
+        pytest.skip("Spark needs Java")
+    path = fixtures.images_path(release) / "000000000009.jpg_n000001.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+    pack(release, tmp_path / "processes")
+    try:
+        result = pack(release, tmp_path / "spark", workers=2, distributor="pyspark")
+    finally:
+        stop_spark()
+    assert result.samples == 17 and [skip.reason for skip in result.skipped] == [report.CORRUPT_IMAGE]
+    assert contents(tmp_path / "spark") == contents(tmp_path / "processes")

@@ -236,3 +236,161 @@ def test_bad_data_in_a_worker_is_one_sentence(world, tmp_path, capsys):
     assert train(world, "worker", *shards, logs=tmp_path) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("python -m training_patches: a data worker found no usable sample")
+
+
+MIX = "with_entities=1,only_entities=0.1,coco_original=0.5"
+
+
+def log(world, name):
+    return (world / "logs" / name / "out.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--id-setup", MIX, "--id-batch-groups", "scene", "--id-group-size", "3", "--accum-freq", "2"),
+        ("--id-setup", MIX, "--id-false-negatives", "mask", "--precision", "amp_bf16"),
+        ("--siglip", "--id-setup", MIX, "--id-entity-loss", "bce", "--id-false-negatives", "positive"),
+    ],
+)
+def test_a_mix_of_setups_trains_and_its_terms_are_logged(world, flags):
+    name = f"mix-{len(flags)}-{flags[0]}"
+    assert train(world, name, *PAPER, *flags, epochs=2) == 0
+    text = log(world, name)
+    assert all(f"{setup}_loss: " in text for setup in ("With_entities", "Only_entities", "Coco_original"))
+    assert all(torch.isfinite(value).all() for value in weights(world, name, epoch=2).values())
+    assert "text.adaptor.output.weight" in changed(weights(world, name, epoch=1), weights(world, name, epoch=2))
+
+
+def test_the_towers_have_learning_rates_of_their_own(world):
+    rates = ("--id-lr-image", "1e-6", "--id-lr-text", "0.001")
+    assert train(world, "rates", *rates, epochs=2) == 0
+    groups = checkpoint(world, "rates", 2)["optimizer"]["param_groups"]
+    highest = max(group["lr"] for group in groups)
+    assert sorted({round(group["lr"] / highest, 6) for group in groups}) == [0.0001, 0.1, 1.0]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.2} and len(groups) == 6
+    first, second = weights(world, "rates", epoch=1), weights(world, "rates", epoch=2)
+    moved = {name: (first[name] - second[name]).abs().max().item() for name in first}
+    assert 0 < moved["visual.conv1.weight"] < 1e-4 < moved["text.adaptor.output.weight"]
+    assert moved["visual.conv1.weight"] < moved["text.token_embedding.weight"]
+    start = str(world / "logs" / "rates" / "checkpoints" / "epoch_1.pt")
+    assert train(world, "rates-resumed", *rates, "--resume", start, epochs=2) == 0
+    assert checkpoint(world, "rates-resumed", 2)["optimizer"]["param_groups"] == groups
+
+
+def test_model_options_are_flags(world):
+    flags = (
+        "--id-visual-prompts",
+        "3",
+        "--id-tokens-per-identity",
+        "2",
+        "--id-adaptor-layers",
+        "2",
+        "--id-adaptor-bias",
+    )
+    assert train(world, "options", *PAPER, *flags, "--id-val-data", str(world / "val")) == 0
+    trained = weights(world, "options")
+    assert trained["visual.prompts.tokens"].shape == (3, 32)
+    assert trained["text.adaptor.output.weight"].shape[0] == 2 * 16
+    assert "text.adaptor.hidden.1.weight" in trained and "text.adaptor.output.bias" in trained
+    assert "id_adaptor_bias: True" in (world / "logs" / "options" / "params.txt").read_text()
+
+
+def test_cached_image_features_train_as_pictures_do(world, tmp_path):
+    flags = (*PAPER, "--id-visual-prompts", "0", "--id-setup", MIX, "--accum-freq", "2")
+    assert train(world, "pictures", *flags, "--aug-cfg", "scale=(1.0,1.0)", epochs=2) == 0
+    cache = ("--id-cache-images", str(tmp_path / "cache"), "--id-cache-dtype", "float32")
+    assert train(world, "features", *flags, *cache, epochs=2) == 0
+    for name, value in weights(world, "features", epoch=2).items():
+        torch.testing.assert_close(value, weights(world, "pictures", epoch=2)[name], msg=name, rtol=1e-3, atol=1e-4)
+    assert "0 of 2 shards are there" in log(world, "features") and "augmentations are off" in log(world, "features")
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    tars = list((tmp_path / "cache").glob("*.tar"))
+    assert sorted(path.name for path in tars) == ["train-00000.tar", "train-00001.tar"]
+    assert {path.stat().st_mode & 0o777 for path in tars} == {0o600}
+    (tmp_path / "cache" / "train-00001.json").unlink()  # as if killed before it was done
+    assert train(world, "features-again", *flags, *cache, epochs=2) == 0
+    assert "1 of 2 shards are there" in log(world, "features-again")
+    assert (tmp_path / "cache" / "train-00000.tar").stat().st_mtime_ns == files["train-00000.tar"]
+    assert not changed(weights(world, "features-again", epoch=2), weights(world, "features", epoch=2))
+
+
+@pytest.fixture(scope="module")
+def cache(world):
+    flags = (*PAPER, "--id-visual-prompts", "0", "--id-cache-images", str(world / "cache"))
+    assert train(world, "cached", *flags) == 0
+    return flags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--seed", "1"), "were made with another image tower or preprocessing; name another folder"),
+        (("--image-mean", "0.1", "0.2", "0.3"), "were made with another image tower or preprocessing"),
+        (("--id-cache-dtype", "float32"), "were made with --id-cache-dtype float16"),
+        (("--id-visual-prompts", "2"), "leave out visual prompts and LoRA in the image tower"),
+        (("--lock-image-unlocked-groups", "1"), "add --lock-image (without unlocked groups)"),
+        (("--dataset-type", "synthetic"), "--id-cache-images needs training shards"),
+        (("--train-data", "https://host/00000.tar", "--train-num-samples", "8"), "reads shards from a disk"),
+        (
+            ("--dataset-resampled", "--train-data-upsampling-factors", "1", "--train-num-samples", "8"),
+            "does not go together with --train-data-upsampling-factors",
+        ),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(world, tmp_path, cache, capsys, monkeypatch, arguments, words):
+    monkeypatch.setattr("training_patches.host_rows.check_training_shards", lambda *_: None)
+    assert train(world, "refused", *cache, *arguments, logs=tmp_path) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_shard_that_has_changed_is_refused(world, tmp_path, cache, capsys):
+    moved = tmp_path / "train"
+    shutil.copytree(world / "train", moved)  # other times, same content: the same shards
+    shards = ("--train-data", f"{moved}/{{00000..00001}}.tar")
+    assert train(world, "moved", *cache, *shards, logs=tmp_path) == 0
+    write_shards(moved, small_world(first_person=20), shards=2)
+    assert train(world, "other", *cache, *shards, logs=tmp_path) == 2
+    assert "were made with another content of" in capsys.readouterr().err
+    (world / "cache" / "train-00001.json").write_text("{")
+    assert train(world, "damaged", *cache, logs=tmp_path) == 2
+    assert "train-00001.json is damaged" in capsys.readouterr().err
+    (world / "cache" / "train-00001.json").unlink()
+
+
+def test_pictures_that_cannot_be_cached_are_left_out_and_told(world, tmp_path):
+    samples = small_world()
+    write_shards(tmp_path / "train", samples, shards=1, damage={samples[0].key: {"jpg": b"no picture"}})
+    flags = (*PAPER, "--id-visual-prompts", "0", "--id-cache-images", str(tmp_path / "cache"), "--workers", "1")
+    assert train(world, "lossy", *flags, "--train-data", str(tmp_path / "train"), logs=tmp_path) == 0
+    note = json.loads((tmp_path / "cache" / "train-00000.json").read_text())
+    assert note["samples"] == 23 and "cannot be decoded" in note["skipped"][samples[0].key]
+    assert "leave out 1 samples" in (tmp_path / "lossy" / "out.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--lock-image", "--id-lr-image", "1e-6"), "--id-lr-image is for a tower whose own weights are trained"),
+        (("--lock-text", "--id-lr-text", "1e-6"), "--id-lr-text is for a tower whose own weights are trained"),
+        (("--id-lr-text", "1e-6", "--opt", "timm/lamb"), "work with --opt adamw and without --horovod only"),
+        (("--id-visual-prompts", "many"), "--id-visual-prompts is 'many'"),
+        (("--model", PLAIN_MODEL, "--id-text-prompts", "2"), "--id-text-prompts is for models that take faces"),
+        (
+            (*PAPER, "--resume", "{world}/logs/paper/checkpoints/epoch_1.pt", "--id-visual-prompts", "3"),
+            "was trained with other model options",
+        ),
+        (
+            ("--resume", "{world}/logs/paper/checkpoints/epoch_1.pt", "--id-lr-text", "1e-4"),
+            "was trained with other parts frozen or other learning-rate flags",
+        ),
+        (
+            ("--pretrained", "{world}/logs/paper/checkpoints/epoch_1.pt", "--id-visual-prompts", "3"),
+            "--id-visual-prompts is 3, but the weights",
+        ),
+    ],
+)
+def test_flags_that_do_not_fit_the_model_are_refused(world, tmp_path, paper_run, capsys, arguments, words):
+    arguments = [argument.format(world=world) for argument in arguments]
+    assert train(world, "unfit", *arguments, logs=tmp_path) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]

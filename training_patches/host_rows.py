@@ -8,6 +8,7 @@ set); `rows` is the whole list of changes, applied before the host's `main` and 
 import argparse
 import functools
 import logging
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,17 @@ from open_clip_idplugin import host_patches
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
-from open_clip_idplugin.tokenizer import identity_tokenizer_or
+from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
 from training_patches import params
 from training_patches.best import BEST, keep_best
 from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs
+from training_patches.image_cache import cached_sample, cached_shards, read_features, require_cacheable
+from training_patches.learning_rates import TowerRates, require_trained_towers
 from training_patches.loss_choice import identity_loss
+from training_patches.model_options import changed_config, require_as_asked
 from training_patches.params import IdentityOptions
 from training_patches.validation import IdentityValidation
-from webdataset_tools.sample_format import shard_paths
+from webdataset_tools.sample_format import members_to_sample, shard_paths
 
 _CHECKED = "open_clip 2.32 and 3.3"
 _MAIN = "open_clip_train.main"
@@ -60,10 +64,23 @@ def rows(run: "TrainingRun") -> tuple[PatchRow, ...]:
         ),
         PatchRow(
             targets=(f"{_MAIN}:get_tokenizer",),
-            replacement=identity_tokenizer_or,
-            reason="imported by name, perhaps before this plugin",
+            replacement=_before(run.get_tokenizer),
+            reason="imported by name, perhaps before this plugin; flags change what the tokenizer must know",
             hosts=_CHECKED,
             parameters=("model_name", "cache_dir"),
+        ),
+        PatchRow(
+            targets=(f"{_MAIN}:optim",),
+            replacement=run.optimizers,
+            reason="the optimizer and its two parameter groups are made inside main; only main's name for torch.optim changes",
+            hosts=_CHECKED,
+        ),
+        PatchRow(
+            targets=("open_clip_train.scheduler:assign_learning_rate",),
+            replacement=_before(run.assign_learning_rate),
+            reason="the schedules write one learning rate into every parameter group",
+            hosts=_CHECKED,
+            parameters=("optimizer", "new_lr"),
         ),
         PatchRow(
             targets=(f"{_MAIN}:get_data",),
@@ -122,6 +139,9 @@ class TrainingRun:
         self.options = IdentityOptions()
         self.model: Any = None  # bare: neither compiled nor wrapped for several processes
         self.validation: IdentityValidation | None = None
+        self.rates: TowerRates | None = None
+        self.args = argparse.Namespace()  # the host's
+        self.built_as: Any = None  # the model's IdentityConfig when the optimizer was made
 
     def __call__(self, arguments: Sequence[str]) -> Any:
         """Train by these command-line arguments; returns what the host's `main` does (-1 where it refuses to start)."""
@@ -131,13 +151,20 @@ class TrainingRun:
         host_patches.apply(table)
         try:
             return main(list(arguments))
+        except ValueError as error:
+            if "parameter group" not in str(error):  # of torch's optimizers
+                raise
+            raise IdClipError(
+                f"the checkpoint {self.args.resume} was trained with other parts frozen or other learning-rate flags; repeat "
+                "the flags of its run."
+            ) from error
         finally:
             host_patches.restore(table)
 
     def parse_args(self, host: Callable[..., Any], args: Sequence[str]) -> argparse.Namespace:
         """Parse the host's flags and ours."""
-        namespace, self.options = params.parse_args(args, host)
-        return namespace
+        self.args, self.options = params.parse_args(args, host)
+        return self.args
 
     def get_latest_checkpoint(self, host: Callable[..., Any], path: str, remote: bool) -> str | None:
         """The newest checkpoint that training can go on from; `best.pt` comes before any `epoch_N.pt`."""
@@ -146,17 +173,49 @@ class TrainingRun:
 
     def create_model_and_transforms(self, host: Callable[..., Any], model_name: str, *args: Any, **kwargs: Any) -> Any:
         """Create a model; the first one is trained (distillation makes a second, the teacher)."""
+        if self.model is not None:
+            return host(model_name, *args, **kwargs)
+        changes = self.options.model
+        if changes:
+            kwargs["identity_cfg"] = changed_config(model_name, changes)
         created = host(model_name, *args, **kwargs)
-        if self.model is None:
-            self.model = created[0]
-            flags = self.options.changed_flags()
-            if flags and not isinstance(self.model, IdCLIP):
-                raise IdClipError(
-                    f"{flags[0]} is for models that take faces, and {model_name} does not; "
-                    "drop it or choose an IdCLIP-* model."
-                )
-            freeze_temperature(self.model, self.options)
+        self.model = created[0]
+        if isinstance(self.model, IdCLIP):
+            require_as_asked(self.model.identity_cfg, changes, args[0] if args else kwargs.get("pretrained"))
+        elif flags := self.options.changed_flags():
+            raise IdClipError(
+                f"{flags[0]} is for models that take faces, and {model_name} does not; "
+                "drop it or choose an IdCLIP-* model."
+            )
+        freeze_temperature(self.model, self.options)
         return created
+
+    def get_tokenizer(self, host: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The host's; that of an IdCLIP knows the model as the flags have made it."""
+        tokenizer = identity_tokenizer_or(host)(*args, **kwargs)
+        if isinstance(tokenizer, IdentityTokenizer) and isinstance(self.model, IdCLIP):
+            return IdentityTokenizer(tokenizer.base, self.model.identity_cfg, tokenizer.model_name)
+        return tokenizer
+
+    def optimizers(self, host: Any) -> Any:
+        """torch.optim as main sees it: AdamW with the learning rates of the towers."""
+        return types.SimpleNamespace(**{**vars(host), "AdamW": functools.partial(self.create_optimizer, host.AdamW)})
+
+    def create_optimizer(self, host: Callable[..., Any], groups: Any, **settings: Any) -> Any:
+        """Create AdamW for the host's groups, or for these split by tower."""
+        self.built_as = getattr(self.model, "identity_cfg", None)
+        if self.options.lr_image is None and self.options.lr_text is None:
+            return host(groups, **settings)
+        require_trained_towers(self.model, self.options)
+        self.rates = TowerRates(self.model, self.options, self.args.lr)
+        return self.rates.create_optimizer(host, groups, **settings)
+
+    def assign_learning_rate(self, host: Callable[..., Any], optimizer: Any, new_lr: float) -> None:
+        """At every step of the schedule."""
+        if self.rates is None:
+            host(optimizer, new_lr)
+        else:
+            self.rates.assign(optimizer, new_lr)
 
     def get_data(
         self,
@@ -172,11 +231,21 @@ class TrainingRun:
         with_identities = isinstance(self.model, IdCLIP) and args.train_data and _reads_shards(args)
         if with_identities:
             check_training_shards(args, tokenizer.identity_cfg.face_dim)
+            self._require_same_model(args)
+        read_image, read_sample = Decoder(preprocess_fns[0]), members_to_sample
+        if self.options.cache_images and args.train_data:
+            if not with_identities:
+                raise IdClipError("--id-cache-images needs training shards (--dataset-type webdataset).")
+            require_cacheable(self.model, args)
+            folder, dtype = self.options.cache_images, self.options.cache_dtype
+            args.train_data = "::".join(cached_shards(self.model, preprocess_fns[1], args, folder, dtype))
+            read_image, read_sample = read_features, cached_sample
+            logging.info("Pictures are not decoded: random crops and other augmentations are off.")
         data: dict[str, Any] = host(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
         if with_identities:
             options = self.options
             make_pair = PairMaker(
-                Decoder(preprocess_fns[0]),
+                read_image,
                 tokenizer,
                 options.caption,
                 tuple(options.setups),
@@ -184,13 +253,22 @@ class TrainingRun:
                 options.labelled,
                 args.seed,
             )
-            use_identity_pairs(data["train"], make_pair, args.batch_size, batch_order(options, args.batch_size))
+            order = batch_order(options, args.batch_size)
+            use_identity_pairs(data["train"], make_pair, args.batch_size, order, read_sample)
         elif isinstance(self.model, IdCLIP) and "train" in data:
             logging.warning("These training data are no webdataset shards: captions are trained without identities.")
         if self.options.val_data:
             self.validation = IdentityValidation(self.options, preprocess_fns[1], tokenizer, args)
             data.setdefault("val", self.validation)  # the host evaluates only when there is a 'val'
         return data
+
+    def _require_same_model(self, args: argparse.Namespace) -> None:
+        # A model takes the shapes of a checkpoint; the optimizer would go on with the parameters from before.
+        if self.built_as is not None and self.model.identity_cfg != self.built_as:
+            raise IdClipError(
+                f"the checkpoint {args.resume} was trained with other model options than this command's; repeat the --id-* "
+                f"flags of its run ({self.model.identity_cfg})."
+            )
 
     def create_loss(self, host: Callable[..., Any], args: argparse.Namespace) -> Any:
         """The host's loss, or one that knows the setups and who is in the images."""

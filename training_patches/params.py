@@ -9,12 +9,13 @@ import contextlib
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
+from training_patches.model_options import add_model_flags, model_flags, take_model_options
 from training_patches.setups import ONLY_ENTITIES, SETUPS, WITH_ENTITIES, parse_setups
 
 HostParser = Callable[[Sequence[str]], argparse.Namespace]
@@ -82,6 +83,8 @@ class IdentityOptions:
         nargs="?", const="t2i_sum", metavar="METRIC",
     )  # fmt: skip
 
+    model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the model's identity_cfg, see model_options
+
     def __post_init__(self) -> None:
         """Refuse a value that cannot be meant; raises IdClipError naming the flag."""
         _require(self.caption in TRAINING_SETTINGS, "caption", self.caption, f"one of {', '.join(TRAINING_SETTINGS)}")
@@ -147,7 +150,8 @@ class IdentityOptions:
 
     def changed_flags(self) -> list[str]:
         """The flags that do not have their default, such as `--id-caption`."""
-        return [flag_name(f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        changed = [name for name, default in _defaults().items() if getattr(self, name) != default]
+        return [*map(flag_name, changed), *model_flags(self.model)]
 
 
 def flag_name(name: str) -> str:
@@ -166,11 +170,16 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
         print(_help(parser, host_parse_args))
         parser.exit()
     ours, rest = parser.parse_known_args(list(arguments))
-    options = IdentityOptions(**vars(ours))
+    model = take_model_options(ours)
+    options = IdentityOptions(**vars(ours), model=model)
     args = host_parse_args(rest)
     if options.save_best and (args.logs or "none").lower() == "none":
         raise IdClipError("--id-save-best writes into the run's folder; name a folder with --logs instead of 'none'.")
-    for name, value in dataclasses.asdict(options).items():
+    if (options.lr_image, options.lr_text) != (None, None) and (args.opt != "adamw" or args.horovod):
+        raise IdClipError("--id-lr-image and --id-lr-text work with --opt adamw and without --horovod only.")
+    for name in _defaults():
+        setattr(args, f"id_{name}", getattr(options, name))
+    for name, value in model.items():
         setattr(args, f"id_{name}", value)
     return args, options
 
@@ -179,12 +188,22 @@ def _parser() -> argparse.ArgumentParser:
     # Without abbreviations: '--id-val' must not be taken for one of ours, nor '--i...' of the host's.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     group = parser.add_argument_group("identities (only for models with an identity_cfg)")
-    for option in dataclasses.fields(IdentityOptions):
+    for option in _flags():
         settings = dict(option.metadata)
         shown = "" if option.default is None else f" (default: {option.default})"
         settings["help"] += shown
         group.add_argument(flag_name(option.name), dest=option.name, default=option.default, **settings)
+    add_model_flags(parser)
     return parser
+
+
+def _flags() -> list[Any]:
+    """The fields that are flags."""
+    return [option for option in dataclasses.fields(IdentityOptions) if option.metadata]
+
+
+def _defaults() -> dict[str, Any]:
+    return {option.name: option.default for option in _flags()}
 
 
 def _help(parser: argparse.ArgumentParser, host_parse_args: HostParser) -> str:

@@ -1,0 +1,75 @@
+"""The command lines of docs/reproduce.md and docs/training.md, read by the parsers that would run them."""
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import open_clip
+import pytest
+
+import open_clip_idplugin
+from open_clip_idplugin.evaluation.protocols import Settings
+from training_patches import params
+from training_patches.model_options import changed_config
+from webdataset_tools.evaluate import evaluate
+from webdataset_tools.shards import shards
+
+pytestmark = pytest.mark.host
+
+DOCS = Path(__file__).parent.parent / "docs"
+TRAINING = "python -m training_patches"
+VERBS = {"idclip evaluate": evaluate, "idclip shards": shards}
+
+
+def commands(page):
+    """Every command of the page's indented blocks, shell variables put in."""
+    lines = [line[4:] for line in (DOCS / page).read_text().splitlines() if line.startswith("    ")]
+    text = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    variables = {"SAMPLES": "1000"}
+    for name, value in re.findall(r'^(\w+)="([^"]*)"', text, re.MULTILINE):
+        variables[name] = " ".join(value.split())
+    for _ in range(2):  # a variable may hold another
+        for name, value in variables.items():
+            text = text.replace(f"${name}", value)
+    return [line for line in text.splitlines() if line.startswith(("python -m", "idclip"))]
+
+
+def training_commands():
+    return [line for line in commands("reproduce.md") if line.startswith(TRAINING)]
+
+
+@pytest.mark.parametrize("command", training_commands())
+def test_a_training_command_is_understood_and_its_model_and_weights_are_known(command):
+    from open_clip_train.params import parse_args
+
+    args, options = params.parse_args(shlex.split(command)[3:], parse_args)
+    assert args.model in open_clip_idplugin.IDENTITY_MODELS
+    assert args.pretrained in open_clip.list_pretrained_tags_by_model(args.model)
+    if options.model:
+        assert changed_config(args.model, options.model)
+    assert (options.temperature, args.batch_size, args.wd) == ("0.07", 32, 0.01)
+
+
+def test_every_name_is_used_once_and_every_published_variant_is_there():
+    lines = training_commands()
+    names = [shlex.split(line)[shlex.split(line).index("--name") + 1] for line in lines]
+    assert len(set(names)) == len(names) >= 19
+    text = "\n".join(lines)
+    for flags in (
+        "--id-visual-prompts 5", "--id-visual-prompts 50", "--id-text-prompts 5", "only_entities=0.02", "--id-lr-image 1e-6",
+        "--id-caption in_place", "coco_original", "--id-entity-loss bce",
+    ):  # fmt: skip
+        assert flags in text
+
+
+def test_the_other_commands_are_understood():
+    lines = [line for line in commands("reproduce.md") if line.startswith("idclip")]
+    assert len(lines) >= 7
+    for line in lines:
+        verb = " ".join(line.split()[:2])
+        flags = shlex.split(line)[2:]
+        given = {flag[2:].replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2])}
+        inspect.signature(VERBS[verb]).bind(**given)
+        if verb == "idclip evaluate":
+            assert Settings(tuple(given["configurations"].split(",")), templates=given.get("templates", "all"))

@@ -1,0 +1,311 @@
+"""Image features that are computed once: training shards and a frozen image tower in, shards with features in out.
+
+Role: `--id-cache-images DIR`. Beside each training shard's name DIR gets a tar whose samples hold `features.npy` in place of the
+picture, and a note of what it was made from: the shard's content, the tower's weights and preprocessing. A tar whose
+note says something else is refused. Features are unit rows; pictures are prepared as for evaluation, without random
+crops. Samples keep their face embeddings, so that only the owner may read the files.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import logging
+import re
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from open_clip import get_input_dtype
+from open_clip_train.precision import get_autocast
+from tqdm import tqdm
+
+from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
+from training_patches.data import Decoder
+from webdataset_tools.sample_format import FACE_CROP, IMAGE, SIZES_FILE, Sample, members_to_sample, shard_paths
+
+FEATURES = "features.npy"  # member of a cached sample: [D] float16 or float32
+
+_BATCH = 64  # pictures a forward pass; a shard's last batch has fewer
+_POLL = 0.5  # seconds between two looks for the shards of other processes
+_REMINDER = 60.0  # seconds between two messages while waiting
+
+Members = Mapping[str, Any]
+
+
+@dataclass
+class CacheNote:
+    """What a cached shard was made from, and what is in it; stored beside the tar, after it."""
+
+    shard: str
+    shard_bytes: int
+    shard_modified: int  # nanoseconds; where it differs the content decides
+    shard_sha256: str
+    image_tower: str  # fingerprint
+    dtype: str
+    samples: int
+    skipped: dict[str, str] = field(default_factory=dict)  # key -> reason
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training shard and the places of its features."""
+
+    shard: Path
+    tar: Path
+
+    @property
+    def note(self) -> Path:
+        """The file beside the tar, there once the tar is whole."""
+        return self.tar.with_suffix(".json")
+
+    def is_whole(self) -> bool:
+        """Whether both files are there."""
+        return self.note.exists() and self.tar.exists()
+
+
+def cached_shards(model: Any, preprocess: Any, args: argparse.Namespace, folder: str, dtype: str) -> list[str]:
+    """Make the missing features of the host's `args.train_data` and return the shards to train from instead.
+
+    model: the bare model, its image tower frozen; preprocess: the host's transform for evaluation. With several
+    processes each makes its part and waits for the others. Raises IdClipError when the folder holds features of
+    another tower, preprocessing, dtype or shard, and for shards that are not local files.
+    """
+    entries = _entries(shard_paths(args.train_data), Path(folder))
+    tower = _fingerprint(model, preprocess)
+    made = [_is_made(entry, tower, dtype) for entry in entries]
+    logging.info(f"Image features in {folder}: {sum(made)} of {len(entries)} shards are there.")
+    # By place in the list of all, which every process knows, not among the missing, which become fewer meanwhile.
+    own = range(args.rank, len(entries), args.world_size)
+    mine = [entries[number] for number in own if not made[number]]
+    if mine:
+        _make(mine, model, preprocess, args, tower, dtype)
+    _wait(entries)
+    notes = [_read(entry) for entry in entries]
+    if args.rank == 0:
+        sizes = {entry.tar.name: note.samples for entry, note in zip(entries, notes)}
+        atomic_write(Path(folder) / SIZES_FILE, json.dumps(_known_sizes(Path(folder)) | sizes, indent=1))
+    return [str(entry.tar) for entry in entries]
+
+
+def require_cacheable(model: Any, args: argparse.Namespace) -> None:
+    """Refuse, in one sentence, a run whose image features change while it trains or that needs the pictures."""
+    if model.identity_cfg.changes_image_features or any(p.requires_grad for p in model.visual.parameters()):
+        raise IdClipError(
+            "--id-cache-images needs image features that stay as they are: add --lock-image (without unlocked groups), and "
+            "leave out visual prompts and LoRA in the image tower."
+        )
+    for flag, given in (
+        ("--distill-model", args.distill),
+        ("--train-data-upsampling-factors", args.train_data_upsampling_factors),
+    ):
+        if given:
+            raise IdClipError(f"--id-cache-images does not go together with {flag}; drop one of them.")
+
+
+def cached_sample(members: Members) -> Sample:
+    """Build a Sample whose image bytes are the features; raises IdClipError as `members_to_sample` does."""
+    return members_to_sample({**members, IMAGE: members.get(FEATURES, b"")})
+
+
+def read_features(content: bytes) -> torch.Tensor:
+    """Content of `features.npy` -> [D] float32; raises IdClipError when it is damaged."""
+    try:
+        return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32))
+    except (ValueError, EOFError, OSError) as error:
+        raise IdClipError(f"the cached image features are damaged ({error}); delete the cache") from None
+
+
+def _entries(shards: list[str], folder: Path) -> list[Entry]:
+    remote = next((shard for shard in shards if "://" in shard or shard.startswith("pipe:")), None)
+    if remote:
+        raise IdClipError(
+            f"--id-cache-images reads shards from a disk, and {remote} is none; copy the shards there first."
+        )
+    paths = [Path(shard).resolve() for shard in shards]
+    entries = [Entry(path, folder / f"{path.parent.name}-{path.stem}.tar") for path in paths]
+    if len({entry.tar for entry in entries}) < len(entries):
+        raise IdClipError(
+            "two training shards have the same name and the same folder name, so that their cached features would be "
+            "confused; rename one of the folders."
+        )
+    return entries
+
+
+def _fingerprint(model: Any, preprocess: Any) -> str:
+    """One for what determines the features: the tower as an index knows it, and the transform, which flags may change."""
+    transform = re.sub(r" at 0x[0-9a-f]+", "", repr(preprocess))  # functions print their address
+    return hashlib.sha256(f"{fingerprint_image_tower(model)}\n{transform}".encode()).hexdigest()
+
+
+def _is_made(entry: Entry, tower: str, dtype: str) -> bool:
+    """Whether the features are there; raises IdClipError where they are those of something else."""
+    if not entry.is_whole():
+        return False
+    note = _read(entry)
+    state = entry.shard.stat()
+    other = None
+    if note.image_tower != tower:
+        other = "another image tower or preprocessing"
+    elif note.dtype != dtype:
+        other = f"--id-cache-dtype {note.dtype}"
+    elif note.shard_bytes != state.st_size or (
+        note.shard_modified != state.st_mtime_ns and note.shard_sha256 != file_sha256(entry.shard)
+    ):
+        other = f"another content of {entry.shard}"
+    if other:
+        raise IdClipError(
+            f"the image features {entry.tar} were made with {other}; name another folder with --id-cache-images or delete "
+            "this one."
+        )
+    return True
+
+
+def _read(entry: Entry) -> CacheNote:
+    try:
+        return CacheNote(**json.loads(entry.note.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise IdClipError(
+            f"the note {entry.note} is damaged ({error}); delete it, and its shard is made again."
+        ) from None
+
+
+def _known_sizes(folder: Path) -> dict[str, int]:
+    """Sizes of shards that other runs cached in the same folder."""
+    try:
+        return dict(json.loads((folder / SIZES_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+@dataclass
+class _Piece:
+    """Consecutive samples of one shard, decoded."""
+
+    number: int  # of the shard
+    samples: list[Members]
+    pixels: torch.Tensor | None
+    skipped: dict[str, str]
+    last: bool
+
+
+class _Pieces(torch.utils.data.IterableDataset[_Piece]):
+    """Decoded batches of shards; each worker takes whole shards."""
+
+    def __init__(self, shards: list[str], decode: Decoder) -> None:
+        self.shards, self.decode = shards, decode
+
+    def __iter__(self) -> Iterator[_Piece]:
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        for number in range(worker, len(self.shards), workers):
+            yield from self._pieces(number)
+
+    def _pieces(self, number: int) -> Iterator[_Piece]:
+        samples: list[Members] = []
+        pixels: list[torch.Tensor] = []
+        skipped: dict[str, str] = {}
+        for members in _members(self.shards[number]):
+            try:
+                pixels.append(self.decode(members_to_sample(members).image_bytes))
+            except IdClipError as error:
+                skipped[members["__key__"]] = str(error)
+                continue
+            samples.append({name: content for name, content in members.items() if name not in (IMAGE, FACE_CROP)})
+            if len(samples) == _BATCH:
+                yield _Piece(number, samples, torch.stack(pixels), skipped, last=False)
+                samples, pixels, skipped = [], [], {}
+        yield _Piece(number, samples, torch.stack(pixels) if pixels else None, skipped, last=True)
+
+
+def _members(shard: str) -> Iterator[Members]:
+    """Undecoded samples of one shard; raises IdClipError where it cannot be read to its end."""
+    reader = webdataset.DataPipeline(
+        webdataset.SimpleShardList([shard]), webdataset.tarfile_to_samples(handler=webdataset.reraise_exception)
+    )
+    try:
+        yield from reader
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise IdClipError(f"the training shard {shard} cannot be read ({error}); pack it or copy it again.") from None
+
+
+def _make(entries: list[Entry], model: Any, preprocess: Any, args: argparse.Namespace, tower: str, dtype: str) -> None:
+    """Compute and write the features of some shards, one after another, so that a killed run goes on where it was."""
+    loader: Any = torch.utils.data.DataLoader(
+        _Pieces([str(entry.shard) for entry in entries], Decoder(preprocess)),
+        batch_size=None,
+        num_workers=min(args.workers, len(entries)),
+    )
+    rows: list[list[tuple[Members, np.ndarray]]] = [[] for _ in entries]
+    skipped: list[dict[str, str]] = [{} for _ in entries]
+    model.eval()
+    with tqdm(desc="image features", unit="image", disable=args.rank != 0) as bar:
+        for piece in loader:
+            features = _encode(model, piece.pixels, args, dtype)
+            rows[piece.number] += zip(piece.samples, features)
+            skipped[piece.number].update(piece.skipped)
+            bar.update(len(piece.samples))
+            if piece.last:
+                _write(entries[piece.number], rows[piece.number], skipped[piece.number], tower, dtype)
+                rows[piece.number] = []
+    lost = {key: reason for some in skipped for key, reason in some.items()}
+    if lost:
+        logging.warning(f"Image features leave out {len(lost)} samples, such as {next(iter(lost.items()))}.")
+
+
+def _encode(model: Any, pixels: torch.Tensor | None, args: argparse.Namespace, dtype: str) -> np.ndarray:
+    """[b, 3, H, W] -> [b, D] unit rows, in the precision of the run."""
+    if pixels is None:
+        return np.zeros((0, 0), dtype)
+    device = torch.device(args.device)
+    pixels = pixels.to(device=device, dtype=get_input_dtype(args.precision))
+    with torch.inference_mode(), get_autocast(args.precision, device_type=device.type)():
+        features = model.encode_image(pixels, normalize=True).float()
+    if not bool(torch.isfinite(features).all()):
+        raise IdClipError(f"--precision {args.precision} gives image features that are not finite; choose another one.")
+    rows: np.ndarray = features.cpu().numpy().astype(dtype)
+    return rows
+
+
+def _write(
+    entry: Entry, rows: list[tuple[Members, np.ndarray]], skipped: dict[str, str], tower: str, dtype: str
+) -> None:
+    """The tar, then its note."""
+    state = entry.shard.stat()
+    try:
+        with atomic_path(entry.tar, PRIVATE) as temporary, tarfile.open(temporary, "w") as tar:
+            for members, features in rows:
+                contents = {name: content for name, content in members.items() if not name.startswith("__")}
+                for name, content in (contents | {FEATURES: _to_npy(features)}).items():
+                    member = tarfile.TarInfo(f"{members['__key__']}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        digest = file_sha256(entry.shard)
+        note = CacheNote(str(entry.shard), state.st_size, state.st_mtime_ns, digest, tower, dtype, len(rows), skipped)
+        atomic_write(entry.note, json.dumps(asdict(note), indent=1))
+    except OSError as error:
+        raise IdClipError(f"cannot write {entry.tar}: {error}; run the same command again to go on.") from error
+
+
+def _to_npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _wait(entries: list[Entry]) -> None:
+    """Until other processes have made their part, which may take longer than a backend's timeout."""
+    said = time.monotonic()
+    while waiting := [entry for entry in entries if not entry.is_whole()]:
+        if time.monotonic() - said > _REMINDER:
+            said = time.monotonic()
+            logging.info(f"Waiting for the image features of {len(waiting)} shards that other processes make.")
+        time.sleep(_POLL)

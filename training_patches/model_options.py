@@ -1,0 +1,74 @@
+"""The `--id-*` flags that change a model's `identity_cfg`: one flag for every field of `IdentityConfig`.
+
+Role: command-line text -> overrides of the model's own config -> the config that the host's factory is given.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from open_clip_idplugin.config import IdentityConfig, parse_setting
+from open_clip_idplugin.errors import IdClipError
+
+_FIELDS = {known.name: known for known in dataclasses.fields(IdentityConfig)}
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every model option; what is not given stays as the model's config has it."""
+    group = parser.add_argument_group("model options (else as in the model's identity_cfg)")
+    for name, known in _FIELDS.items():
+        settings: dict[str, Any] = {"metavar": "VALUE"}
+        if "choices" in known.metadata:
+            settings["metavar"] = "{" + ",".join(known.metadata["choices"]) + "}"
+        if known.type is bool:
+            settings |= {"metavar": "true|false", "nargs": "?", "const": "true"}
+        group.add_argument(_flag(name), dest=name, help=known.metadata["help"], **settings)
+
+
+def take_model_options(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Remove the model options from what was parsed and return those that were given; raises IdClipError."""
+    texts = {name: vars(namespace).pop(name) for name in _FIELDS}
+    given = {}
+    for name, text in texts.items():
+        if text is None:
+            continue
+        try:
+            given[name] = parse_setting(name, text)
+        except IdClipError as error:
+            raise IdClipError(f"{_flag(name)} is {text!r}: {error}") from None
+    return given
+
+
+def model_flags(changes: Mapping[str, Any]) -> list[str]:
+    """The flags behind some overrides, such as `--id-visual-prompts`."""
+    return [_flag(name) for name in changes]
+
+
+def changed_config(model_name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The `identity_cfg` for the host's factory; raises IdClipError for a model without one, or one that is not by name."""
+    import open_clip
+
+    config = open_clip.get_model_config(model_name) or {}
+    if config.get("identity_cfg") is None:
+        raise IdClipError(
+            f"{_flag(next(iter(changes)))} is for models that take faces by open_clip's own name, and {model_name} is none; "
+            "drop it or choose an IdCLIP-* model."
+        )
+    return IdentityConfig.from_dict(config["identity_cfg"]).override(changes).to_dict()
+
+
+def require_as_asked(config: IdentityConfig, changes: Mapping[str, Any], weights: str | None) -> None:
+    """Refuse weights that made something else of the model than the flags asked for."""
+    for name, value in changes.items():
+        now = getattr(config, name)
+        same = (now == "none") == (value == "none") if "blocks" in _FIELDS[name].metadata else now == value
+        if not same:
+            raise IdClipError(
+                f"{_flag(name)} is {value!r}, but the weights {weights} were trained with {now!r}; drop the flag or start "
+                "from other weights."
+            )
+
+
+def _flag(name: str) -> str:
+    return "--id-" + name.replace("_", "-")

@@ -5,6 +5,7 @@ import itertools
 import os
 import socket
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -14,6 +15,7 @@ from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from training_patches.__main__ import main
 from training_patches.host_rows import DeviceAwareDataParallel
+from training_patches.image_cache import cached_shards
 from training_patches.loss_choice import identity_loss
 from training_patches.params import IdentityOptions
 
@@ -73,6 +75,10 @@ def model_for_test(name):
     return model.double().train()  # so that the order of sums does not matter
 
 
+def to_tensor(image):
+    return torch.from_numpy(np.asarray(image.resize((32, 32))).copy()).permute(2, 0, 1).float() / 255
+
+
 def step(model, images, texts, name, world_size=1, rank=0, local_loss=False, gather_with_grad=False):
     """Loss and gradients of one step."""
     args = argparse.Namespace(
@@ -100,7 +106,11 @@ def one_of_two(rank, port, folder):
         "--id-false-negatives", "mask", "--id-batch-groups", "scene",
     ]  # fmt: skip
     code = main(command)
-    results = {"code": code}
+    plain = argparse.Namespace(
+        train_data=str(folder / "train"), rank=rank, world_size=WORLD, workers=0, device="cpu", precision="fp32"
+    )
+    cached = cached_shards(model_for_test("no prompts").float(), to_tensor, plain, str(folder / "cache"), "float16")
+    results = {"code": code, "cached": len(cached)}
     for case in itertools.product(LOSSES, GATHERS, (True, False)):
         name, gather, with_faces = case
         images, texts, count = batch(with_faces, IdentityOptions(**LOSSES[name]))
@@ -130,7 +140,7 @@ def two_processes(tmp_path_factory):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         if process.is_alive():
             process.kill()
             pytest.fail("a process hangs")
@@ -148,6 +158,12 @@ def test_the_command_trains_validates_and_saves_with_two_processes(two_processes
     assert len((folder / "run" / "checkpoints" / "results.jsonl").read_text().splitlines()) == 2
     best = torch.load(folder / "run" / "checkpoints" / "best.pt", weights_only=True)
     assert not any(name.startswith("module.") for name in best["state_dict"])
+
+
+def test_two_processes_share_the_work_of_caching_image_features(two_processes):
+    folder, results = two_processes
+    assert [result["cached"] for result in results] == [4, 4]
+    assert len(list((folder / "cache").glob("*.tar"))) == len(list((folder / "cache").glob("train-*.json"))) == 4
 
 
 @pytest.mark.parametrize("with_faces", [True, False])

@@ -9,7 +9,7 @@ import argparse
 import functools
 import logging
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from training_patches.loss_choice import identity_loss
 from training_patches.model_options import changed_config, require_as_asked
 from training_patches.params import IdentityOptions
 from training_patches.validation import IdentityValidation
-from webdataset_tools.sample_format import members_to_sample, shard_paths
+from webdataset_tools.sample_format import Sample, members_to_sample, shard_paths
 
 _CHECKED = "open_clip 2.32 and 3.3"
 _MAIN = "open_clip_train.main"
@@ -232,7 +232,8 @@ class TrainingRun:
         if with_identities:
             check_training_shards(args, tokenizer.identity_cfg.face_dim)
             self._require_same_model(args)
-        read_image, read_sample = Decoder(preprocess_fns[0]), members_to_sample
+        read_image: Callable[[bytes], torch.Tensor] = Decoder(preprocess_fns[0])
+        read_sample: Callable[[Mapping[str, Any]], Sample] = members_to_sample
         if self.options.cache_images and args.train_data:
             if not with_identities:
                 raise IdClipError("--id-cache-images needs training shards (--dataset-type webdataset).")

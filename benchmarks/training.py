@@ -155,8 +155,9 @@ def cache(arguments: argparse.Namespace) -> None:
             count = arguments.batch_size * 4
             args = host_args(write_shards(Path(folder) / "train", count, (640, 480)), arguments, count)
             pictures = batches(args, side, Decoder(preprocess))
-            args.train_data = "::".join(cached_shards(side.model, preprocess, args, f"{folder}/cache", "float16"))
-            features = batches(args, side, read_features, cached_sample)
+            shards = cached_shards(side.model, preprocess, args, f"{folder}/cache", "float16")
+            cached = argparse.Namespace(**{**vars(args), "train_data": "::".join(shards)})
+            features = batches(cached, side, read_features, cached_sample)
 
             def work(source: Iterator[Any], side: Side = side) -> None:
                 images, texts = next(source)
@@ -195,7 +196,7 @@ def loader(arguments: argparse.Namespace) -> None:
         args.workers = arguments.workers
         source = batches(args, side, Decoder(preprocess))
         images, texts = next(source)
-        repeats = 16
+        repeats = 64  # many, beside the batches that the workers have ready
 
         def load() -> None:
             for _ in range(repeats):

@@ -1,8 +1,9 @@
 """A model name and a checkpoint -> a model that is ready to encode, with its preprocessing and tokenizer.
 
 Checkpoints are plain CLIP weights, IdCLIP weights or open_clip_train's `epoch_N.pt`, as safetensors, torch files or
-OpenAI's TorchScript archives, or the tag of pretrained weights. Only tensors are unpickled. The shape of the adaptor
-and the number of visual prompts are read from the checkpoint where it holds them.
+OpenAI's TorchScript archives, or the tag of pretrained weights; or a delta file (see `delta_files`) that names them, or
+both joined by a plus sign. Only tensors are unpickled. The shape of our own parts is read from the checkpoint where it
+holds them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.delta_files import Delta, canonical, check_base, is_delta, read_delta, write_delta
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from open_clip_idplugin.weight_keys import config_of_weights, has_adaptor
+from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)
 
@@ -49,28 +51,28 @@ class LoadedModel:
 def load_model(
     model: str, checkpoint: str | None = None, device: str | torch.device = "cpu", precision: str = "fp32"
 ) -> LoadedModel:
-    """Build `model` with the weights of `checkpoint`: a file, a pretrained tag ("openai", "miniature") or None for
-    random ones.
+    """Build `model` with the weights of `checkpoint`: a file, a pretrained tag ("openai", "miniature"), None for random
+    ones, a delta file, or "BASE+DELTA" with another place of its base weights.
 
     Raises IdClipError for an unknown model, precision or device, a missing or unreadable file, and weights that do
     not fit.
     """
     import open_clip
 
-    config = open_clip.get_model_config(model)
-    if config is None:
-        known = ", ".join(name for name in open_clip.list_models() if name.startswith("IdCLIP-"))
-        raise IdClipError(f"there is no model named {model!r}; the identity models are {known}.")
+    config = _model_config(model)
     if precision not in PRECISIONS:
         raise IdClipError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
     settings: dict[str, Any] = {"precision": precision, "device": _device(device)}
-    if checkpoint is None:
+    pretrained, delta = checkpoint and str(checkpoint), None
+    if pretrained is None:
         _log.warning("%s has random weights: no checkpoint was given.", model)
     else:
-        checkpoint = str(checkpoint)
-        settings |= _settings_of_weights(model, config, _checkpoint_path(model, checkpoint))
+        pretrained, delta = _base_and_delta(model, str(checkpoint))
+        settings |= _settings_of_weights(model, config, _checkpoint_path(model, pretrained), delta)
     try:
-        built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=checkpoint, **settings)
+        built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
+        if delta is not None:
+            _apply(delta, built)
     except RuntimeError as error:
         if checkpoint is None:
             raise
@@ -80,7 +82,35 @@ def load_model(
     tokenizer = open_clip.get_tokenizer(model)
     if isinstance(tokenizer, IdentityTokenizer):
         tokenizer = IdentityTokenizer(tokenizer.base, built.identity_cfg, model)
-    return LoadedModel(built.eval(), preprocess, tokenizer, model, checkpoint, settings["device"], precision)
+    named = None if checkpoint is None else str(checkpoint)
+    return LoadedModel(built.eval(), preprocess, tokenizer, model, named, settings["device"], precision)
+
+
+def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Path) -> Delta:
+    """Write the delta file of a trained checkpoint against `base`, the tag or file of the plain weights it began from.
+
+    The file names a tag as it is and a file by its name alone: a delta is looked up beside its base. Raises IdClipError for
+    what is no checkpoint of the model, and for another base.
+    """
+    config = _model_config(model)
+    if config.get("identity_cfg") is None:
+        raise IdClipError(f"{model} is a plain model, which has no delta; give the name of an IdCLIP model.")
+    identity_cfg = IdentityConfig.from_dict(config["identity_cfg"])
+    trained = read_weights(_checkpoint_path(model, str(checkpoint)))
+    plain = read_weights(_checkpoint_path(model, base))
+    name = Path(base).name if Path(base).is_file() else base
+    return write_delta(output, model, trained, plain, name, identity_cfg)
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's tensors under the names they have in an IdCLIP; raises IdClipError as `weight_shapes` does."""
+    import open_clip
+
+    path = Path(path)
+    if is_torchscript(path):
+        return canonical(torch.jit.load(str(path), map_location="cpu").state_dict())
+    weight_shapes(path)
+    return canonical(open_clip.factory.load_state_dict(str(path), device="cpu"))
 
 
 def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -107,11 +137,16 @@ def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 
 def is_torchscript(path: str | Path) -> bool:
-    """Whether a file is a TorchScript archive, the form in which OpenAI published its weights."""
+    """Whether a file is a TorchScript archive, the form in which OpenAI published its weights.
+
+    Asked as torch.load asks it: a file that only looks like one would be unpickled whole.
+    """
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError:  # a zip file that is not one of torch's
+        return False
 
 
 def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -138,13 +173,55 @@ def _checkpoint_path(model: str, checkpoint: str) -> Path:
     raise IdClipError(f"there is no file {checkpoint}, nor weights of that name for {model} (known: {tags}).")
 
 
-def _settings_of_weights(model: str, config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _model_config(model: str) -> Mapping[str, Any]:
+    import open_clip
+
+    config: Mapping[str, Any] | None = open_clip.get_model_config(model)
+    if config is None:
+        known = ", ".join(name for name in open_clip.list_models() if name.startswith("IdCLIP-"))
+        raise IdClipError(f"there is no model named {model!r}; the identity models are {known}.")
+    return config
+
+
+def _base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
+    """A checkpoint as given -> the tag or path of weights that open_clip loads, and the delta to put on them."""
+    base, plus, path = checkpoint.rpartition("+")
+    if Path(checkpoint).is_file() or not (plus and Path(path).is_file()):
+        base, path = "", checkpoint
+    if not (Path(path).is_file() and is_delta(path)):
+        if base:
+            raise IdClipError(f"{path} is not a delta file; give it alone, without {base}+ in front.")
+        return checkpoint, None
+    delta = read_delta(path)
+    if delta.model != model:
+        raise IdClipError(f"{path} is the delta of a {delta.model}, not of a {model}; load it as that.")
+    beside = Path(path).parent / delta.base
+    base = base or (str(beside) if beside.is_file() else delta.base)
+    check_base(delta, read_weights(_checkpoint_path(model, base)), path, base)
+    return base, delta
+
+
+def _apply(delta: Delta, model: torch.nn.Module) -> None:
+    """Load a delta into a model that has its base weights and its config; raises RuntimeError as a strict load does."""
+    state = model.state_dict()
+    lacking = {key for key in state if part_of(key) in OWN_PARTS} - set(delta.tensors)
+    unknown = set(delta.tensors) - set(state)
+    if lacking or unknown:
+        raise RuntimeError(f"the delta lacks {sorted(lacking)[:3]} and has {sorted(unknown)[:3]} too much.")
+    model.load_state_dict({**state, **delta.tensors})
+
+
+def _settings_of_weights(
+    model: str, config: Mapping[str, Any], path: Path, delta: Delta | None = None
+) -> dict[str, Any]:
     """Arguments for open_clip's factory that depend on the checkpoint."""
     import open_clip
 
     settings: dict[str, Any] = {}
     shapes = weight_shapes(path)
-    if config.get("identity_cfg") is not None:
+    if delta is not None:
+        settings["identity_cfg"] = delta.identity_cfg.to_dict()
+    elif config.get("identity_cfg") is not None:
         settings["identity_cfg"] = config_of_weights(shapes, IdentityConfig.from_dict(config["identity_cfg"])).to_dict()
         if not has_adaptor(shapes):
             _log.warning("%s holds plain CLIP weights: the adaptor of %s is not trained.", path, model)

@@ -26,6 +26,9 @@ _MARK = "open_clip_idplugin_original"
 # Names of the models that come with the package.
 IDENTITY_MODELS: list[str] = sorted(path.stem for path in _CONFIGS.glob("*.json"))
 
+# Plain models whose names cannot be ours with the prefix in front (see `_check_name`).
+_PLAIN_NAMES = {"IdCLIP-ViT-B-16-sigmoid": "ViT-B-16-SigLIP"}
+
 # Key by which the tags of our own models are told from the host's.
 _OWN = "identity_model"
 _SHIPPED = "shipped"
@@ -101,7 +104,8 @@ def with_identity_tags(tags: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
     """open_clip's table of pretrained tags -> the same with those of each plain model under its IdCLIP name as well."""
     extended = dict(tags)
     for name in IDENTITY_MODELS:
-        own = copy.deepcopy({**tags.get(name.removeprefix(PREFIX), {}), **_SHIPPED_TAGS.get(name, {})})
+        plain = _PLAIN_NAMES.get(name, name.removeprefix(PREFIX))
+        own = copy.deepcopy({**tags.get(plain, {}), **_SHIPPED_TAGS.get(name, {})})
         for entry in own.values():
             entry[_OWN] = name
         if own:

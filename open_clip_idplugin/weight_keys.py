@@ -80,7 +80,7 @@ def config_of_weights(
         known |= {"visual_prompts": int(prompts[-2]), "visual_prompts_deep": len(prompts) == 3}
     if len(text_prompts) == 2 and text_prompts[0] > 0:
         known["text_prompts"] = int(text_prompts[0])
-    return replace(base, **known, **_of_adaptor(shapes, base), **_of_lora(shapes))
+    return replace(base, **{**known, **_of_adaptor(shapes, base), **_of_lora(shapes)})
 
 
 def _of_adaptor(shapes: Mapping[str, Sequence[int]], base: IdentityConfig) -> dict[str, Any]:

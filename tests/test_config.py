@@ -69,6 +69,18 @@ def test_shapes_of_weights_tell_the_config():
         "visual.prompts.tokens": (5, 48),
     }
     assert config_of_weights(shapes, IdentityConfig()) == IdentityConfig(128, 64, 2, True, 3, 5)
+    shapes |= {
+        "visual.prompts.tokens": (2, 5, 48),
+        "text.transformer.prompts.tokens": (4, 32),
+        "text.transformer.resblocks.3.attn.out_proj.lora.down": (6, 32),
+        "visual.trunk.blocks.11.mlp.fc1.lora.down": (6, 48),
+    }
+    told = config_of_weights(shapes, IdentityConfig())
+    assert (told.visual_prompts, told.visual_prompts_deep, told.text_prompts) == (5, True, 4)
+    assert (told.lora_image_blocks, told.lora_text_blocks, told.lora_rank, told.lora_targets) == ("11", "3", 6, "both")
+    for key in [key for key in shapes if ".lora." in key]:
+        del shapes[key]
+    assert not config_of_weights(shapes, told).has_lora and config_of_weights(shapes, told, complete=False).has_lora
     del shapes["visual.prompts.tokens"]
     assert config_of_weights(shapes, IdentityConfig(visual_prompts=2)).visual_prompts == 0
 

@@ -16,7 +16,18 @@ PROMISED = [
     f"IdCLIP-{name}{suffix}"
     for name in ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336")
     for suffix in ("", "-quickgelu")
-] + ["IdCLIP-ViT-H-14", "IdCLIP-ViT-miniature"]
+] + [
+    "IdCLIP-ViT-H-14",
+    "IdCLIP-ViT-L-14-CLIPA-336",
+    "IdCLIP-ViT-H-14-CLIPA-336",
+    "IdCLIP-ViT-B-16-sigmoid",
+    "IdCLIP-ViT-miniature",
+]
+
+
+def plain_name(name):
+    """open_clip's model with the same towers."""
+    return "ViT-B-16-SigLIP" if name == "IdCLIP-ViT-B-16-sigmoid" else name.removeprefix("IdCLIP-")
 
 
 IN_A_FRESH_PROCESS = """
@@ -69,8 +80,9 @@ def test_towers_are_those_of_the_plain_model(tiny_identity_models, name):
     import open_clip
 
     ours = open_clip.get_model_config(name)
-    plain = open_clip.get_model_config(name.removeprefix("IdCLIP-"))
+    plain = open_clip.get_model_config(plain_name(name))
     del ours["identity_cfg"], ours["custom_text"]
+    plain.pop("custom_text", None)
     assert ours == plain
 
 
@@ -78,7 +90,7 @@ def test_towers_are_those_of_the_plain_model(tiny_identity_models, name):
 def test_pretrained_tags_are_those_of_the_plain_model(tiny_identity_models, name):
     import open_clip
 
-    plain = name.removeprefix("IdCLIP-")
+    plain = plain_name(name)
     assert open_clip.list_pretrained_tags_by_model(name) == open_clip.list_pretrained_tags_by_model(plain)
     for tag in open_clip.list_pretrained_tags_by_model(plain):
         ours, theirs = dict(open_clip.get_pretrained_cfg(name, tag)), open_clip.get_pretrained_cfg(plain, tag)
@@ -93,6 +105,9 @@ def test_known_tags(tiny_identity_models):
     assert open_clip.is_pretrained_cfg("IdCLIP-ViT-L-14", "datacomp_xl_s13b_b90k")
     assert open_clip.is_pretrained_cfg("IdCLIP-ViT-H-14", "laion2b_s32b_b79k")
     assert open_clip.is_pretrained_cfg("IdCLIP-ViT-miniature", "miniature")
+    assert open_clip.is_pretrained_cfg("IdCLIP-ViT-L-14-CLIPA-336", "datacomp1b")
+    assert open_clip.is_pretrained_cfg("IdCLIP-ViT-H-14-CLIPA-336", "laion2b")
+    assert open_clip.get_pretrained_cfg("IdCLIP-ViT-B-16-sigmoid", "webli")["interpolation"] == "bicubic"
 
 
 def test_a_failed_download_names_the_file_to_provide(tiny_identity_models, monkeypatch):

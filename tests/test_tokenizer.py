@@ -179,6 +179,63 @@ def hub_tokenizer(tiny_identity_models, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def sentence_piece_tokenizer(tiny_identity_models, tmp_path_factory):
+    """open_clip's wrapper of a tokenizer as SigLIP has it: pieces that begin with a space, </s> as end and padding."""
+    from open_clip.tokenizer import HFTokenizer
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("pieces")
+    words = ["an", "image", "with", "person", "a", "man", "rides", "horse", "and", "play", "chess", "dog", "word"]
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("\u2581", -9.0)] + [(f"\u2581{word}", -1.0) for word in words]
+    made = Tokenizer(models.Unigram(pieces, unk_id=0))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
+    ).save_pretrained(folder)
+    return HFTokenizer(str(folder), context_length=16, clean="canonicalize")
+
+
+def test_sentence_pieces_frame_and_truncate_as_before(sentence_piece_tokenizer, faces):
+    base = sentence_piece_tokenizer
+    tokenizer = IdentityTokenizer(base, IdentityConfig(tokens_per_identity=1))
+    for text in ("An image with [TOK]. A man rides a horse", "[TOK] and [TOK:2], play chess", "[TOK] " + "word " * 30):
+        written = text.replace("[TOK]", "person").replace("[TOK:2]", "person")
+        made = tokenizer(text, faces=[faces[:2] if ":2" in text else faces[0]])
+        assert torch.equal(made.tokens, base(written))
+        assert (made.tokens[made.slots > 0] == base.tokenizer.convert_tokens_to_ids("\u2581person")).all()
+    assert torch.equal(tokenizer("a dog"), base("a dog"))
+
+
+def test_a_clipa_model_of_a_hub_tokenizer(hub_tokenizer, faces, tmp_path):
+    """As CLIPA's: a BERT tokenizer without its end token, a tower that looks both ways and pools at the last place."""
+    import json
+
+    import open_clip
+
+    import open_clip_idplugin
+
+    config = json.loads((open_clip_idplugin.registration._CONFIGS / "IdCLIP-ViT-L-14-CLIPA-336.json").read_text())
+    config["vision_cfg"] |= {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    config["text_cfg"] |= {"vocab_size": 30, "width": 32, "heads": 2, "layers": 1,
+                           "hf_tokenizer_name": hub_tokenizer().tokenizer.name_or_path}  # fmt: skip
+    path = tmp_path / "IdCLIP-ViT-CLIPA-small.json"
+    path.write_text(json.dumps(config))
+    name = open_clip_idplugin.add_identity_model(path)
+    tokenizer, model = open_clip.get_tokenizer(name), open_clip.create_model(name).eval()
+    assert isinstance(tokenizer, IdentityTokenizer) and tokenizer.base.strip_sep_token
+    text = tokenizer(["an image with [TOK].", "a dog"], faces=[faces[0], None])
+    assert text.shape == (2, 32) and not model.text.cut_is_exact
+    lengths = []
+    model.text.transformer.register_forward_pre_hook(lambda _m, inputs: lengths.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        features = model.encode_text(text)
+        torch.testing.assert_close(features[1:], model.encode_text(tokenizer(["a dog"])))
+    assert lengths == [32, 32] and features.isfinite().all()
+
+
 @pytest.mark.parametrize("settings", [{}, {"strip_sep_token": True}])
 def test_hub_tokenizers_frame_and_truncate_as_before(hub_tokenizer, faces, settings):
     base = hub_tokenizer(**settings)

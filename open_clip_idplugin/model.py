@@ -111,7 +111,7 @@ class IdCLIP(CustomTextCLIP):
     def merge_lora(self) -> None:
         """Add LoRA's updates to the weights, for serving and export: the same features, without LoRA."""
         merge_lora(self)
-        without = {f.name: f.default for f in fields(IdentityConfig) if f.name.startswith("lora_")}
+        without: dict[str, Any] = {f.name: f.default for f in fields(IdentityConfig) if f.name.startswith("lora_")}
         self.identity_cfg = replace(self.identity_cfg, **without)
 
     @torch.jit.ignore
@@ -158,7 +158,7 @@ class IdCLIP(CustomTextCLIP):
             set_visual_prompts(self.visual, *prompts)
         if config.text_prompts != now.text_prompts:
             set_text_prompts(self.text, config.text_prompts)
-        blocks = {}
+        blocks: dict[str, Any] = {}
         for key, tower in (("lora_image_blocks", self.visual), ("lora_text_blocks", self.text)):
             wanted = getattr(config, key)
             details = (wanted, config.lora_rank, config.lora_targets)

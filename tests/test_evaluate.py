@@ -147,6 +147,13 @@ def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
     one = sample(0, 0)
     other = SampleRecord.from_json(json.dumps(json.loads(one.record.to_json()) | {"face_model": "other"}))
     write_shard(tmp_path / "0.tar", [Sample(one.key, one.image_bytes, one.caption, one.face, None, other)])
+    two = sample(0, 1)
+    third = SampleRecord.from_json(json.dumps(json.loads(two.record.to_json()) | {"face_model": "third"}))
+    write_shard(tmp_path / "1.tar", [Sample(two.key, two.image_bytes, two.caption, two.face, None, third)])
+    skipped: dict[str, str] = {}
+    assert load_evaluation_set(tmp_path, skipped=skipped).keys == (one.key,)
+    assert skipped == {two.key: "its face embedding was made with third, others with other"}
+    (tmp_path / "1.tar").unlink()
     engine = KnownFaces()
     with pytest.raises(IdClipError, match="other"):
         detect_faces(tmp_path, load_evaluation_set(tmp_path), engine, progress=False)

@@ -118,9 +118,10 @@ def test_every_picture_is_marked_and_stays_so_in_the_shards(release, tmp_path):
     for path in pictures:
         assert marking.read_digital_source_type(path.read_bytes()) == marking.COMPOSITE_SYNTHETIC
     assert "exif" not in Image.open(pictures[0]).info
-    build_shards(ShardOptions(output, "train", tmp_path / "shards", crops="none", embedding_size=64, workers=1))
+    build_shards(ShardOptions(output, "train", tmp_path / "shards", crops="none", workers=1))
     samples = list(read_samples(tmp_path / "shards"))
     for sample in samples:
+        assert sample.face.shape == (64,) and sample.record.face_model == "drawn-1"
         assert b"compositeSynthetic" in Image.open(io.BytesIO(sample.image_bytes)).info["xmp"]
         assert sample.record.synthetic
     assert samples

@@ -7,6 +7,7 @@ import pytest
 import release_fixtures as fixtures
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import location
 from webdataset_tools.faceswap.marking import COMPOSITE_SYNTHETIC, mark_jpeg
 from webdataset_tools.inspection import describe, inspect, read_contents
 from webdataset_tools.shards import ShardOptions, build_shards
@@ -57,6 +58,15 @@ def test_the_mark_inside_the_images_is_read(shard, tmp_path):
     entries[first] = (name, mark_jpeg(content, COMPOSITE_SYNTHETIC))
     lines = "\n".join(describe(read_contents(write_tar(tmp_path / "marked.tar", entries))))
     assert "mark in the images: none 11, compositeSynthetic 1" in lines
+
+
+def test_shards_at_urls(shard, capsys):
+    inspect(f"file://{shard}")
+    location("memory://inspected/00000.tar").write_bytes(shard.read_bytes())
+    inspect("memory://inspected/{00000..00000}.tar")
+    assert capsys.readouterr().out.count("12 samples") == 2
+    with pytest.raises(IdClipError, match=r"memory://inspected/00001\.tar is not a whole tar file"):
+        inspect("memory://inspected/00001.tar")
 
 
 def test_several_shards_and_a_missing_one(shard, capsys):

@@ -8,8 +8,10 @@ import pytest
 import release_fixtures as fixtures
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces import ModelMismatch
 from webdataset_tools import report
 from webdataset_tools.release import load_release, swapped_file_name
+from webdataset_tools.release_face_model import ReleaseFaceModel, agreed_model, write_face_model
 from webdataset_tools.release_files import ReleaseError, read_identity_names, stream_object
 
 
@@ -82,6 +84,25 @@ def test_other_embedding_sizes_are_read_when_asked_for(tmp_path):
     edit_features(tmp_path, lambda f: f.update({key: [value[0][:128]] for key, value in f.items()}))
     assert load_release(tmp_path, "train").samples == []
     assert load_release(tmp_path, "train", embedding_size=128).samples[0].face.shape == (128,)
+    write_face_model(tmp_path, ReleaseFaceModel("opencv:sface-0", 128))
+    assert load_release(tmp_path, "train").samples[0].face.shape == (128,)
+    with pytest.raises(IdClipError, match="have 128 numbers, --embedding-size says 512"):
+        load_release(tmp_path, "train", embedding_size=512)
+
+
+def test_the_face_model_is_what_the_release_notes(tmp_path):
+    fixtures.write_release(tmp_path, scenes=1)
+    assert load_release(tmp_path, "train").face_model is None
+    assert (agreed_model(None, None), agreed_model(None, "told")) == (None, "told")
+    write_face_model(tmp_path, ReleaseFaceModel("insightface:buffalo_l/w600k_r50-0", 512))
+    noted = load_release(tmp_path, "train").face_model
+    for told in (None, "insightface:buffalo_l", "insightface:buffalo_l/w600k_r50-0"):
+        assert agreed_model(noted, told) == "insightface:buffalo_l/w600k_r50-0"
+    with pytest.raises(ModelMismatch, match=r"were made with insightface:buffalo_l/\S+, not insightface:buffalo;"):
+        agreed_model(noted, "insightface:buffalo")
+    (tmp_path / "face_model.json").write_text("[]")
+    with pytest.raises(ReleaseError, match="does not name a face model"):
+        load_release(tmp_path, "train")
 
 
 @pytest.mark.parametrize("key", ["n000001", "9-n000001", "9_../../etc/x", "9_a.b", "x_n000001", "9_", "9_a\nb", ""])

@@ -219,6 +219,9 @@ def _reason_against(sample: Sample, others: Mapping[str, Sample]) -> str | None:
     first = next(iter(others.values()), sample)
     if sample.face.shape != first.face.shape:
         return f"its face embedding has {len(sample.face)} numbers, others have {len(first.face)}"
+    models = sample.record.face_model, first.record.face_model
+    if None not in models and models[0] != models[1]:
+        return f"its face embedding was made with {models[0]}, others with {models[1]}"
     length = float(np.linalg.norm(sample.face))
     return None if np.isfinite(length) and length > 0 else "its face embedding is zero or not finite"
 

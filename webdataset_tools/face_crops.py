@@ -44,7 +44,7 @@ class FaceCrop:
 Cropper = Callable[[str, bytes], FaceCrop]  # (identity id, bytes of the swapped image) -> crop
 
 
-def load_engine(spec: str, det_size: int, threads: int | None = None) -> FaceFinder:
+def load_engine(spec: str, det_size: int | None, threads: int | None = None) -> FaceFinder:
     """Load the face engine `spec`, such as `insightface:buffalo_l`; see `open_clip_idplugin.faces`."""
     from open_clip_idplugin.faces import load_face_engine
 

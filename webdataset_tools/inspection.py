@@ -9,11 +9,11 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Location, location
 from webdataset_tools.faceswap.marking import read_digital_source_type, short_name
 from webdataset_tools.sample_format import IMAGE, MEMBERS, REQUIRED, Sample, members_to_sample, shard_paths
 
@@ -30,7 +30,7 @@ class MemberCount:
 class ShardContents:
     """Everything that `inspect` knows about a shard."""
 
-    path: Path
+    path: Location
     samples: int = 0
     members: dict[str, MemberCount] = field(default_factory=lambda: defaultdict(MemberCount))
     foreign_keys: list[str] = field(default_factory=list)  # of samples that this project cannot read
@@ -47,14 +47,14 @@ def inspect(shard: str, samples: int = 3) -> None:
     """Print what a shard (or each of several) holds: members, people, marks and the first samples.
 
     Args:
-        shard: a tar, brace notation such as 'folder/{00000..00003}.tar', or a folder of tars.
+        shard: a tar, brace notation such as 'folder/{00000..00003}.tar', or a folder of tars; a tar's URL will do, too.
         samples: how many samples to describe.
     """
     for path in shard_paths(shard):
-        print("\n".join(describe(read_contents(Path(path), samples))))
+        print("\n".join(describe(read_contents(location(path), samples))))
 
 
-def read_contents(path: Path, first: int = 3) -> ShardContents:
+def read_contents(path: Location, first: int = 3) -> ShardContents:
     """Count what a tar holds and keep its `first` samples. Raises IdClipError when it is not a whole tar."""
     contents = ShardContents(path)
     for members in _grouped(path):
@@ -85,11 +85,11 @@ def _count(contents: ShardContents, sample: Sample) -> None:
     contents.image_marks[short_name(mark) if mark else "none"] += 1
 
 
-def _grouped(path: Path) -> Iterator[dict]:
+def _grouped(path: Location) -> Iterator[dict]:
     """Yield `__key__` and members as bytes, grouped as webdataset groups them: up to the first dot of the file name."""
     members: dict = {}
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
             for entry in tar:
                 folder, _, file_name = entry.name.rpartition("/")
                 key, dot, name = file_name.partition(".")

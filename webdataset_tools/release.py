@@ -14,6 +14,7 @@ import numpy as np
 from open_clip_idplugin import locations
 from open_clip_idplugin.locations import Location, Place
 from webdataset_tools import release_files, report
+from webdataset_tools.release_face_model import ReleaseFaceModel, agreed_size, read_face_model
 from webdataset_tools.release_files import ReleaseError
 from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import parse_key, sample_key
@@ -77,6 +78,7 @@ class ReleaseSplit:
     images: Location  # folder of the swapped images
     samples: list[ReleaseSample]  # sorted by key
     skipped: list[Skip]
+    face_model: ReleaseFaceModel | None = None  # where the release notes it
 
 
 def swapped_file_name(image_id: int, identity_id: str) -> str:
@@ -85,12 +87,13 @@ def swapped_file_name(image_id: int, identity_id: str) -> str:
 
 
 def load_release(
-    release: Place, split: str, embedding_size: int = EMBEDDING_SIZE, names_required: bool = True
+    release: Place, split: str, embedding_size: int | None = None, names_required: bool = True
 ) -> ReleaseSplit:
     """Read one split of a release; `release` may be a URL.
 
-    With `names_required` an identity without a name is skipped, and a release without `identity_meta.csv` refused; else
-    the identity id stands in for the name. Raises ReleaseError when a file of the layout is missing or broken.
+    Without `embedding_size` embeddings are as long as the release notes, else 512. With `names_required` an identity
+    without a name is skipped, and a release without `identity_meta.csv` refused; else the identity id stands in for the
+    name. Raises ReleaseError when a file of the layout is missing or broken.
     """
     if split not in SPLITS:
         raise ReleaseError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
@@ -106,13 +109,14 @@ def load_release(
         raise ReleaseError(f"the release lacks the image folder {images}")
 
     skipped: list[Skip] = []
-    faces = dict(_read_faces(features, embedding_size, skipped))
+    face_model = read_face_model(root)
+    faces = dict(_read_faces(features, agreed_size(face_model, embedding_size, EMBEDDING_SIZE), skipped))
     captions = release_files.read_captions(captions_path, {image_id for image_id, _ in faces})
     files_there = {entry.name for entry in locations.list_folder(images)}
     name_of = _load_names(root, names_required)
     samples = list(_join(faces, captions, name_of, _load_attributes(root), files_there, skipped))
     skipped.sort(key=lambda skip: (skip.reason, skip.key, skip.detail))
-    return ReleaseSplit(source=root.name, split=split, images=images, samples=samples, skipped=skipped)
+    return ReleaseSplit(root.name, split, images, samples, skipped, face_model)
 
 
 def _read_faces(path: Location, size: int, skipped: list[Skip]) -> Iterator[tuple[tuple[int, str], np.ndarray]]:

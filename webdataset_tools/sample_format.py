@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import location
 
 IMAGE = "jpg"
 CAPTION = "txt"
@@ -194,7 +195,7 @@ def _read(paths: list[str]) -> Iterator[Sample]:
 
 def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
     """Return the shards that are meant: a tar, brace notation (`d/{00000..00007}.tar`), `::` between several, a folder
-    (all its tars by name), or a list of these. URLs pass unchecked.
+    (all its tars by name), or a list of these. file:// URLs become paths, others pass unchecked.
 
     Raises IdClipError when nothing is there.
     """
@@ -209,6 +210,8 @@ def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
 def _expand(entry: str) -> list[str]:
     from braceexpand import braceexpand
 
+    if entry.startswith("file://"):
+        entry = str(location(entry))
     if "://" in entry or entry.startswith("pipe:"):
         return list(braceexpand(entry))
     if Path(entry).is_dir():

@@ -17,7 +17,8 @@ from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.locations import Place, is_folder, location
 from webdataset_tools import face_crops, shard_folder
 from webdataset_tools.image_check import CHECKS, STRUCTURE
-from webdataset_tools.release import EMBEDDING_SIZE, ReleaseSplit, load_release
+from webdataset_tools.release import ReleaseSplit, load_release
+from webdataset_tools.release_face_model import agreed_model
 from webdataset_tools.report import BuildReport, count_reasons
 from webdataset_tools.shard_plan import SAMPLES_PER_SHARD, parse_size, plan_shards, plan_shards_by_size, sizes_in_tar
 from webdataset_tools.shard_writer import PackSettings, ShardStats, ShardTask, start_packing
@@ -40,10 +41,10 @@ class ShardOptions:
     photos: Place | None = None
     crops: str | None = None
     faces: str = "insightface:buffalo_l"
-    det_size: int = 640
+    det_size: int | None = None
     names: str = "required"
     face_model: str | None = None
-    embedding_size: int = EMBEDDING_SIZE
+    embedding_size: int | None = None
     samples_per_shard: int | None = None
     bytes_per_shard: int | str | None = None
     verify: str = STRUCTURE
@@ -53,7 +54,7 @@ class ShardOptions:
 
     def __post_init__(self) -> None:
         for name in ("det_size", "embedding_size", "samples_per_shard", "workers"):
-            if name == "samples_per_shard" and self.samples_per_shard is None:
+            if name != "workers" and getattr(self, name) is None:
                 continue
             if not _is_integer(getattr(self, name), least=1):
                 raise IdClipError(f"--{name} must be a whole number from 1 on, not {getattr(self, name)!r}")
@@ -98,10 +99,10 @@ def shards(
     photos: str | None = None,
     crops: str | None = None,
     faces: str = "insightface:buffalo_l",
-    det_size: int = 640,
+    det_size: int | None = None,
     names: str = "required",
     face_model: str | None = None,
-    embedding_size: int = EMBEDDING_SIZE,
+    embedding_size: int | None = None,
     samples_per_shard: int | None = None,
     bytes_per_shard: str | None = None,
     verify: str = STRUCTURE,
@@ -118,10 +119,10 @@ def shards(
         photos: folder of identity photos, <identity id>/*.jpg; face crops are then taken from these.
         crops: photo, image (the face in the swapped image) or none; photo where photos are given, else image.
         faces: face engine that finds the crops, such as insightface:buffalo_l or insightface:FOLDER.
-        det_size: side of the square in which the face detector sees a picture; small for small pictures.
+        det_size: side of the square in which the face detector sees a picture; None takes the pack's own.
         names: required (people without a name are left out) or optional (their id stands in).
-        face_model: name of the model that made the release's embeddings, noted in every sample.
-        embedding_size: length of the release's face embeddings.
+        face_model: model that made the release's embeddings, noted in every sample; None takes what the release notes.
+        embedding_size: length of the release's face embeddings; None takes what the release notes, else 512.
         samples_per_shard: most samples a shard, 1000 if neither this nor bytes_per_shard is given; they are spread evenly.
         bytes_per_shard: size of a shard, such as 500MB, in place of a number of samples.
         verify: structure (every image is whole, by its markers), decode (and without a damaged spot; slow) or none.
@@ -178,7 +179,7 @@ def _settings(options: ShardOptions, split: ReleaseSplit, load_engine: "partial[
         images=split.images,
         source=split.source,
         split=split.split,
-        face_model=options.face_model,
+        face_model=agreed_model(split.face_model, options.face_model),
         crops=options.crop_source,
         verify=options.verify,
         load_engine=load_engine or _engine(options),
@@ -192,6 +193,10 @@ def _engine(options: ShardOptions) -> "partial[Any]":
     return partial(face_crops.load_engine, options.faces, options.det_size, threads)
 
 
+def _engine_name(options: ShardOptions) -> str:
+    return options.faces + (f" at {options.det_size}" if options.det_size else "")
+
+
 def _parameters(options: ShardOptions, tasks: list[ShardTask], settings: PackSettings) -> dict[str, Any]:
     by_size = options.bytes_per_shard is not None
     return {
@@ -201,8 +206,8 @@ def _parameters(options: ShardOptions, tasks: list[ShardTask], settings: PackSet
         "bytes_per_shard": parse_size(options.bytes_per_shard) if by_size else None,
         "seed": options.seed,
         "crops": options.crop_source,
-        "faces": None if options.crop_source == "none" else f"{options.faces} at {options.det_size}",
-        "face_model": options.face_model,
+        "faces": None if options.crop_source == "none" else _engine_name(options),
+        "face_model": settings.face_model,
         "verify": options.verify,
         shard_folder.CONTENT: shard_folder.fingerprint(tasks, settings.photos),
     }

@@ -37,9 +37,10 @@ from webdataset_tools.faceswap.swap_report import REPORT_FILE, SwapReport
 from webdataset_tools.faceswap.swappers import Swapper, SwapperSettings, find_factory
 from webdataset_tools.faceswap.swapping import Decision, ImageSwapper, SwapJob, SwapSettings
 from webdataset_tools.release import COCO_FOLDER, SPLITS
+from webdataset_tools.release_face_model import ReleaseFaceModel, write_face_model
 from webdataset_tools.report import Skip, count_reasons
 
-VERSION = 1  # raise it when equal inputs and options give another release
+VERSION = 2  # raise it when equal inputs and options give another release
 _SWAP_CHUNK = 4  # COCO images a record; each gives several pictures
 
 
@@ -157,6 +158,9 @@ def _write(
     given = {identity.identity_id: identity.attributes for identity in inputs.people.identities}
     release_output.write_names(output, results, release_output.genders_of(lenders.values, given))
     release_output.write_notes(output, results, inputs.notes, options.swapper)
+    if lenders.face_model is not None:
+        size = next(face.embedding.size for faces in lenders.photos.values() for face in faces.values())
+        write_face_model(output, ReleaseFaceModel(lenders.face_model, size))
     unsplit = [skip for subset in inputs.subsets.values() for skip in subset.skipped]
     common: dict[str, Any] = {"swapper": options.swapper, "face_model": lenders.face_model, "seed": options.seed}
     common["swapper_model"] = f"{model.name}-{hash_file(model)[:12]}" if model else None

@@ -1,0 +1,71 @@
+"""`face_model.json` of a release: which model made its face embeddings, and how long they are.
+
+Role: the model id travels from the swap through the release into every sample. The published release has no such file; its
+embeddings are taken as the flags say.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+from open_clip_idplugin import locations
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.locations import Location
+from webdataset_tools.release_files import ReleaseError
+
+FACE_MODEL_FILE = "face_model.json"
+
+
+@dataclass(frozen=True)
+class ReleaseFaceModel:
+    """The id of the recogniser (`FaceEngine.model_id`) and the length of its embeddings."""
+
+    face_model: str
+    embedding_size: int
+
+
+def write_face_model(release: Location, model: ReleaseFaceModel) -> None:
+    """Note the model in a release's folder."""
+    atomic_write(release / FACE_MODEL_FILE, json.dumps(asdict(model), indent=1) + "\n")
+
+
+def read_face_model(release: Location) -> ReleaseFaceModel | None:
+    """Return what a release notes about its face embeddings, None where it notes nothing.
+
+    Raises ReleaseError when the file has another form.
+    """
+    path = release / FACE_MODEL_FILE
+    if not locations.is_file(path):
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return ReleaseFaceModel(str(values["face_model"]), int(values["embedding_size"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReleaseError(
+            f"{path} does not name a face model and its embedding size ({error}); copy it again"
+        ) from None
+
+
+def agreed_model(noted: ReleaseFaceModel | None, told: str | None) -> str | None:
+    """Return the model id of a release's embeddings: what it notes, else what the user tells.
+
+    Raises ModelMismatch when both are known and differ; a spec such as insightface:buffalo_l agrees with all its models.
+    """
+    if noted is None or told is None or told == noted.face_model or noted.face_model.startswith(f"{told}/"):
+        return noted.face_model if noted else told
+    raise ModelMismatch(
+        f"the release's face embeddings were made with {noted.face_model}, not {told}; leave --face-model out"
+    )
+
+
+def agreed_size(noted: ReleaseFaceModel | None, told: int | None, default: int) -> int:
+    """Return the length of a release's embeddings: what the user tells, else what the release notes, else `default`.
+
+    Raises IdClipError when both are known and differ.
+    """
+    if noted is not None and told is not None and told != noted.embedding_size:
+        raise IdClipError(
+            f"the release's face embeddings have {noted.embedding_size} numbers, --embedding-size says {told}"
+        )
+    return told or (noted.embedding_size if noted else default)

@@ -205,11 +205,11 @@ def test_the_printed_command_makes_such_a_release(tmp_path, capsys, monkeypatch)
 
 def test_skin_groups_are_matched_where_there_are_people_enough():
     assert {cast for cast in plan_unswapped(SIZE, 0).casts().values() if not cast.startswith("n")} == {ANYBODY}
-    large = ReleaseSize(SplitSize(400, 300), SplitSize(50, 100), SplitSize(0, 20))
+    large = ReleaseSize(SplitSize(400, 300), SplitSize(0, 20), SplitSize(0, 20))
     world = plan_unswapped(large, 0)
     assert set(world.casts().values()) == {"light", "tan", "dark"}
     for planned in world.plan.scenes:
         assert world.cast_of(planned) == skin_group(planned.body)
         assert {world.casts()[person.identity_id] for person in planned.faces} == {world.cast_of(planned)}
     words = swap_command(Path("W"), world, "insightface:miniature", 0)
-    assert "--shares 300,100,0" in words and "--test-images" not in words
+    assert "--shares 300,0,0" in words and "--test-images" not in words

@@ -1,8 +1,8 @@
 """What a miniature release holds, before anything is drawn: sizes and a seed -> people, scenes and who is in which.
 
 Role: the data set's design. People and scenes of train, val and test come from pools of their own; every scene is swapped with
-several people of its body's gender and skin group, each used about equally often; a share of the test scenes is swapped
-with people who look alike. A plan is a pure function of its settings.
+several people of its body's gender and skin group, each used about equally often; a share of the
+validation and test scenes is swapped with people who look alike. A plan is a pure function of its settings.
 """
 
 from collections import Counter, defaultdict
@@ -15,7 +15,9 @@ from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.miniature.people import POOL_SIZE, Person, look_alike, sample_person, skin_group
 from webdataset_tools.miniature.streams import stream
 
-# Look-alikes of the test split: the share of its people and scenes, and how strongly the traits of a family correlate.
+# Look-alikes of the splits that are asked for, validation like test so that a recipe can be chosen on the former: the
+# share of a split's people and scenes, and how strongly the traits of a family correlate.
+LOOK_ALIKE_SPLITS = ("val", "test")
 LOOK_ALIKE_PEOPLE = 0.4
 LOOK_ALIKE_SCENES = 0.25
 LOOK_ALIKE_CLOSENESS = 0.8
@@ -121,7 +123,7 @@ def _plan_split(split: str, size: SplitSize, faces: int, seed: int, first_scene:
 
 
 def _people(split: str, count: int, faces: int, seed: int) -> tuple[list[list[Person]], list[Person]]:
-    """Return the families of look-alikes (test only) and the other people of a split, all names distinct."""
+    """Return the families of look-alikes (not in train) and the other people of a split, all names distinct."""
     numbers = iter(stream(seed, "people", split).permutation(_IDENTITIES).tolist())
     names: set[str] = set()
 
@@ -135,7 +137,8 @@ def _people(split: str, count: int, faces: int, seed: int) -> tuple[list[list[Pe
 
     families = []
     # At least ten strangers stay per gender and group on average; a family of one would be no look-alike.
-    for _ in range(int(count * LOOK_ALIKE_PEOPLE) // faces if split == "test" and faces > 1 else 0):
+    has_families = split in LOOK_ALIKE_SPLITS and faces > 1
+    for _ in range(int(count * LOOK_ALIKE_PEOPLE) // faces if has_families else 0):
         first = fresh(None)
         families.append([first, *(fresh(first) for _ in range(faces - 1))])
     return families, [fresh(None) for _ in range(count - faces * len(families))]

@@ -69,6 +69,14 @@ def test_a_sample_survives_the_way_into_members_and_back(crop):
     assert pickle.loads(pickle.dumps(again)).record == sample.record
 
 
+@pytest.mark.parametrize("size", [1, 128, 512])
+def test_embeddings_are_written_as_numpy_writes_them(size):
+    array = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    stream = io.BytesIO()
+    np.save(stream, array)
+    assert sample_to_members(dataclasses.replace(make_sample(), face=array))["face.npy"] == stream.getvalue()
+
+
 def test_the_members_are_what_the_documentation_says():
     members = make_members()
     assert set(members) == {"__key__", "jpg", "txt", "face.npy", "face.jpg", "json"}

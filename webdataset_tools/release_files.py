@@ -10,12 +10,15 @@ import re
 from collections.abc import Container, Iterator
 from typing import Any
 
+import orjson
+
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import Location
 
 _CHUNK = 1 << 22  # characters read at a time
 _LARGEST_VALUE = 1 << 26  # characters; more without an end means that the file is broken
 _ENTRY = re.compile(r'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
+_NUMBERS = re.compile(r"\[[-+.eE0-9,\s\[\]]*\]")  # an embedding: read by orjson, ten times as fast
 _CLOSE = re.compile(r"\s*(\{\s*)?\}\s*")
 
 
@@ -50,6 +53,12 @@ def stream_object(path: Location) -> Iterator[tuple[str, Any]]:
 
 
 def _decode(decoder: json.JSONDecoder, window: str, start: int) -> tuple[Any, int]:
+    numbers = _NUMBERS.match(window, start)
+    if numbers:
+        try:
+            return orjson.loads(numbers[0]), numbers.end()
+        except orjson.JSONDecodeError:  # stricter than Python's, which also knows NaN; that one judges
+            pass
     try:
         return decoder.raw_decode(window, start)
     except ValueError:  # cut off at the window's end, or broken: the caller finds out

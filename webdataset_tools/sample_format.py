@@ -11,6 +11,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,14 @@ def _expand(entry: str) -> list[str]:
 
 
 def _array_to_bytes(array: np.ndarray) -> bytes:
+    return _array_header(array.shape) + np.ascontiguousarray(array, dtype="<f4").tobytes()
+
+
+@lru_cache(maxsize=8)  # embeddings of a release are all of one length
+def _array_header(shape: tuple[int, ...]) -> bytes:
+    """Return numpy's header of a float32 array."""
     stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(array, dtype=np.float32), allow_pickle=False)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 

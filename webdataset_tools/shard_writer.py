@@ -2,12 +2,9 @@
 
 Role: `ShardTask` -> a tar and its `ShardStats`. Input: slices of a release; output: `<name>.tar` under its final name
 only when it is complete. The same task gives the same bytes on any machine: member order, times, owners and modes are
-fixed. Tars are written with the standard library rather than webdataset's TarWriter, which would bring torch (seconds,
-hundreds of MB) into every worker process.
+fixed. webdataset's own TarWriter would bring torch (seconds, hundreds of MB) into every worker process.
 """
 
-import io
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,6 +20,7 @@ from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import ReleaseSample
 from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import Sample, SampleRecord, sample_to_members
+from webdataset_tools.tar_writing import TarWriter
 from webdataset_tools.worker_pool import Tick
 
 
@@ -154,12 +152,10 @@ def _create_cropper(settings: PackSettings) -> Cropper:
 
 def _write_tar(stream: BinaryIO, samples: Iterator[Sample]) -> int:
     count = 0
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with TarWriter(stream) as tar:
         for sample in samples:
             for name, content in sample_to_members(sample).items():
-                member = tarfile.TarInfo(f"{sample.key}.{name}")  # time, owner and ids stay at their fixed defaults
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
+                tar.add(f"{sample.key}.{name}", content)
             count += 1
     return count
 

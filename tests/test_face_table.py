@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import stat
@@ -387,6 +388,50 @@ def test_sheet_of_shards(pack, tmp_path, capsys):
         write_tar(tmp_path / f"in/{number}.tar", {"1.png": PICTURES["a/1.png"]})
     faces_verb(str(tmp_path / "in"), str(tmp_path / "t"), f"insightface:{pack}", det_size=192, workers=1, sheet=True)
     assert Image.open(tmp_path / "t/sheet.jpg").size == (8 * 116 + 4, 120)  # four of the shards, two faces each
+
+
+def test_a_full_disk_at_any_file_is_one_sentence_and_the_run_goes_on(made, photos, pack, tmp_path, monkeypatch):
+    sync, target = os.fsync, tmp_path / "t"
+    for name in ("build.json", "000000.npy", "000001.parquet", "000002.json", "report.json", *FILES[:3]):
+
+        def failing(handle, name=name):
+            if f".{name}." in os.readlink(f"/proc/self/fd/{handle}"):  # noqa: PTH115
+                raise OSError(28, "No space left on device")
+            sync(handle)
+
+        monkeypatch.setattr("os.fsync", failing)
+        with pytest.raises(IdClipError, match=r"cannot .*write .*No space left on device.* run the same command"):
+            build_face_table(options(photos, target, pack))
+        assert not (target / "metadata.json").exists()
+    monkeypatch.setattr("os.fsync", sync)
+    build_face_table(options(photos, target, pack))
+    assert content(target) == content(made[0])
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(photos, pack, tmp_path):
+    """kill -9 of the whole run, worker processes included, then the same command."""
+    for number in range(8):
+        shutil.copytree(photos, tmp_path / f"photos/{number}")
+    changes = {"pictures_per_part": 1, "workers": 2}
+    program = "import sys; from open_clip_idplugin.cli import VERBS, run; sys.exit(run(VERBS, sys.argv[1:], 'idclip'))"
+    flags = {"input": tmp_path / "photos", "output": tmp_path / "t", "faces": f"insightface:{pack}", "det_size": 192}
+    words = [f"--{name}={value}" for name, value in {**flags, **changes}.items()]
+    parts, seed = tmp_path / "t/parts", time.time_ns()
+    print("seed of the moments:", seed)  # shown when the test fails
+    rng = random.Random(seed)
+    for finished in sorted(rng.randint(0, 50) for _ in range(10)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "faces", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list(parts.glob("*.json"))) < finished:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+    build_face_table(options(tmp_path / "photos", tmp_path / "t", pack, **{**changes, "workers": 1}))
+    build_face_table(options(tmp_path / "photos", tmp_path / "undisturbed", pack, **{**changes, "workers": 1}))
+    assert content(tmp_path / "t") == content(tmp_path / "undisturbed")
 
 
 def test_killed_and_run_again(photos, pack, tmp_path):

@@ -416,14 +416,23 @@ def test_a_dying_worker_ends_the_build_with_a_sentence(release, tmp_path):
     assert pack(release, tmp_path / "out", fixtures.fake_engine(), crops="image").samples == 18
 
 
-def test_a_full_disk_is_told_in_one_sentence(release, tmp_path, monkeypatch):
-    def no_space(*arguments, **options):
-        raise OSError(28, "No space left on device")
+def test_a_full_disk_at_any_file_is_one_sentence_and_the_build_goes_on(release, tmp_path, monkeypatch):
+    pack(release, tmp_path / "undisturbed")
+    sync, target = os.fsync, tmp_path / "out"
+    for name in ["build.json", *sorted(contents(tmp_path / "undisturbed").keys() - {"build.json"})]:  # written once
 
-    monkeypatch.setattr(tarfile.TarFile, "addfile", no_space)
-    with pytest.raises(IdClipError, match=r"cannot write .*No space left on device.*run the same command"):
-        pack(release, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["build.json"]
+        def failing(handle, name=name):
+            if f".{name}." in os.readlink(f"/proc/self/fd/{handle}"):  # noqa: PTH115
+                raise OSError(28, "No space left on device")
+            sync(handle)
+
+        monkeypatch.setattr("os.fsync", failing)
+        with pytest.raises(IdClipError, match=r"cannot .*write .*No space left on device.* run the same command"):
+            pack(release, target)
+        assert not (target / "report.json").exists()
+    monkeypatch.setattr("os.fsync", sync)
+    pack(release, target)
+    assert contents(target) == contents(tmp_path / "undisturbed")
 
 
 # The command

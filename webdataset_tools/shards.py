@@ -16,6 +16,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.locations import Place, is_folder, location
 from webdataset_tools import face_crops, shard_folder
+from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.image_check import CHECKS, STRUCTURE
 from webdataset_tools.release import ReleaseSplit, load_release
 from webdataset_tools.release_face_model import agreed_model
@@ -149,6 +150,11 @@ def build_shards(options: ShardOptions, load_engine: "partial[Any] | None" = Non
     `load_engine` () -> FaceFinder replaces the engine that `options.faces` names; it must be picklable.
     Raises IdClipError on bad input, when the output folder holds other shards, and when no sample is left.
     """
+    with told_plainly(location(options.output)):
+        return _build(options, load_engine)
+
+
+def _build(options: ShardOptions, load_engine: "partial[Any] | None") -> BuildReport:
     split = load_release(options.release, options.split, options.embedding_size, options.names == "required")
     if not split.samples:
         raise IdClipError(f"no sample of {options.split} can be packed: {count_reasons(split.skipped)}")

@@ -24,6 +24,7 @@ from webdataset_tools.collection_faces.options import FacesOptions
 from webdataset_tools.collection_faces.parts import PARTS_FOLDER, PartNotes, read_notes
 from webdataset_tools.collection_faces.scanning import FaceScanner, ScanSettings, load_engine, start_scanning
 from webdataset_tools.collection_faces.table_writing import remove_parts, write_table
+from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.shard_folder import CONTENT, differences_between
 from webdataset_tools.worker_pool import PROCESSES, check_reachable, run_tasks
 
@@ -35,6 +36,11 @@ def build_face_table(options: FacesOptions) -> FacesReport:
 
     Raises IdClipError on bad input, and when the output folder holds something else.
     """
+    with told_plainly(options.folder):
+        return _build(options)
+
+
+def _build(options: FacesOptions) -> FacesReport:
     collection = find_collection(options.input, options.pictures_per_part)
     check_reachable(collection.place, options.workers, options.distributor)
     settings = _settings(options)

@@ -6,8 +6,7 @@ release holds nothing that depends on interruptions.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -27,18 +26,6 @@ WORK_FOLDER = ".swap"
 Item = TypeVar("Item")
 Task = tuple[int, list[Item]]
 Work = Callable[[Any, Tick], tuple[int, dict[str, Any]]]
-
-
-@contextmanager
-def told_plainly(folder: Location) -> Iterator[None]:
-    """Turn an error of a disk or a store into one sentence; whatever is finished stays."""
-    try:
-        yield
-    except OSError as error:
-        place, reason = error.filename or folder, error.strerror or str(error) or type(error).__name__
-        raise IdClipError(
-            f"cannot read or write {place} ({reason}); put that right and run the same command again to go on"
-        ) from error
 
 
 def claim(folder: Location, parameters: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.locations import location
+from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
 from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.contact_sheet import write_contact_sheet
@@ -55,7 +56,7 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
     output = location(options.output)
-    with swap_folder.told_plainly(output), locked(output):
+    with told_plainly(output), locked(output):
         inputs = read_inputs(options)
         parameters = {"version": VERSION, **options.parameters(), swap_folder.CONTENT: fingerprint(inputs, model)}
         swap_folder.claim(output, parameters)

@@ -14,19 +14,36 @@ import pickle
 import textwrap
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from open_clip_idplugin import model_folders
 from open_clip_idplugin.config import IdentityConfig
-from open_clip_idplugin.delta_files import Delta, canonical, check_base, is_delta, read_delta, write_delta
+from open_clip_idplugin.delta_files import (
+    Delta,
+    canonical,
+    check_base,
+    is_delta,
+    read_delta,
+    write_delta,
+)
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.tokenizer import IdentityTokenizer
+from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)
+
+# Key of a hub config's `preprocess_cfg` -> parameter of open_clip's factory.
+_PREPROCESSING = {
+    "mean": "image_mean",
+    "std": "image_std",
+    "interpolation": "image_interpolation",
+    "resize_mode": "image_resize_mode",
+}
 
 PRECISIONS = ("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "amp", "amp_bf16")
 
@@ -36,7 +53,8 @@ class LoadedModel:
     """A model in eval mode and what belongs to it.
 
     preprocess: PIL image -> float32 [3, H, W]. tokenizer: see IdentityTokenizer. name: open_clip's name of the model.
-    checkpoint: what was loaded (a path or tag), or None. precision: see PRECISIONS.
+    checkpoint: what was loaded (a path or tag), or None. precision: see PRECISIONS. face_model: id of the face model that
+    it was trained with, None where that is not known.
     """
 
     model: torch.nn.Module
@@ -46,29 +64,58 @@ class LoadedModel:
     checkpoint: str | None
     device: torch.device
     precision: str = "fp32"
+    face_model: str | None = None
 
 
 def load_model(
     model: str, checkpoint: str | None = None, device: str | torch.device = "cpu", precision: str = "fp32"
 ) -> LoadedModel:
     """Build `model` with the weights of `checkpoint`: a file, a pretrained tag ("openai", "miniature"), None for random
-    ones, a delta file, or "BASE+DELTA" with another place of its base weights.
+    ones, a delta file, or "BASE+DELTA" with another place of its base weights. A `model` "local-dir:FOLDER" is an exported
+    folder, which holds its weights.
 
     Raises IdClipError for an unknown model, precision or device, a missing or unreadable file, and weights that do
     not fit.
     """
+    if model.startswith(model_folders.PREFIX):
+        return _load_folder(model, checkpoint, device, precision)
+    loaded = _load_named(model, checkpoint, device, precision)
+    return loaded if checkpoint is None else replace(loaded, face_model=_face_model(model, str(checkpoint)))
+
+
+def _load_folder(model: str, checkpoint: str | None, device: str | torch.device, precision: str) -> LoadedModel:
+    if checkpoint is not None:
+        raise IdClipError(f"{model} holds its own weights; leave the checkpoint {checkpoint} out.")
+    folder = model_folders.read_folder(Path(model.removeprefix(model_folders.PREFIX)))
+    model_folders.require_unchanged(folder, read_weights(folder.weights))
+    with model_folders.known_to_open_clip(folder) as name:
+        loaded = _load_named(name, str(folder.weights), device, precision, folder.preprocess)
+    if isinstance(loaded.tokenizer, IdentityTokenizer):
+        loaded.tokenizer.model_name = model
+    return replace(loaded, name=model, face_model=folder.note.facts.face_model if folder.note else None)
+
+
+def _load_named(
+    model: str,
+    checkpoint: str | None,
+    device: str | torch.device,
+    precision: str,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """What open_clip knows by name. preprocessing: mean, std and so on as in a hub's config, where it is not the usual."""
     import open_clip
 
     config = _model_config(model)
     if precision not in PRECISIONS:
         raise IdClipError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
     settings: dict[str, Any] = {"precision": precision, "device": _device(device)}
+    settings |= {_PREPROCESSING[key]: value for key, value in (preprocessing or {}).items() if key in _PREPROCESSING}
     pretrained, delta = checkpoint and str(checkpoint), None
     if pretrained is None:
         _log.warning("%s has random weights: no checkpoint was given.", model)
     else:
-        pretrained, delta = _base_and_delta(model, str(checkpoint))
-        settings |= _settings_of_weights(model, config, _checkpoint_path(model, pretrained), delta)
+        pretrained, delta = base_and_delta(model, str(checkpoint))
+        settings |= _settings_of_weights(model, config, checkpoint_path(model, pretrained), delta)
     try:
         built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
         if delta is not None:
@@ -96,10 +143,19 @@ def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Pa
     if config.get("identity_cfg") is None:
         raise IdClipError(f"{model} is a plain model, which has no delta; give the name of an IdCLIP model.")
     identity_cfg = IdentityConfig.from_dict(config["identity_cfg"])
-    trained = read_weights(_checkpoint_path(model, str(checkpoint)))
-    plain = read_weights(_checkpoint_path(model, base))
+    trained = read_weights(checkpoint_path(model, str(checkpoint)))
+    plain = read_weights(checkpoint_path(model, base))
     name = Path(base).name if Path(base).is_file() else base
-    return write_delta(output, model, trained, plain, name, identity_cfg)
+    face_model = facts_beside(checkpoint).face_model
+    return write_delta(output, model, trained, plain, name, identity_cfg, face_model)
+
+
+def _face_model(model: str, checkpoint: str) -> str | None:
+    """The face model that a checkpoint was trained with, by its delta file or by what stands beside it."""
+    path = checkpoint if Path(checkpoint).is_file() else checkpoint.rpartition("+")[2]
+    if not Path(path).is_file():
+        return None
+    return read_delta(path).face_model if is_delta(path) else facts_beside(path).face_model
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -159,7 +215,7 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise IdClipError(f"{path} is not a safetensors file: {error}.") from error
 
 
-def _checkpoint_path(model: str, checkpoint: str) -> Path:
+def checkpoint_path(model: str, checkpoint: str) -> Path:
     """The file behind a path or a tag (which is downloaded); tags come first, as in open_clip."""
     import open_clip
 
@@ -183,7 +239,7 @@ def _model_config(model: str) -> Mapping[str, Any]:
     return config
 
 
-def _base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
+def base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
     """A checkpoint as given -> the tag or path of weights that open_clip loads, and the delta to put on them."""
     base, plus, path = checkpoint.rpartition("+")
     if Path(checkpoint).is_file() or not (plus and Path(path).is_file()):
@@ -197,7 +253,7 @@ def _base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
         raise IdClipError(f"{path} is the delta of a {delta.model}, not of a {model}; load it as that.")
     beside = Path(path).parent / delta.base
     base = base or (str(beside) if beside.is_file() else delta.base)
-    check_base(delta, read_weights(_checkpoint_path(model, base)), path, base)
+    check_base(delta, read_weights(checkpoint_path(model, base)), path, base)
     return base, delta
 
 

@@ -32,6 +32,7 @@ VERBS: Mapping[str, Verb] = {
         "webdataset_tools.collection_faces.command:faces", "find and embed all faces of a picture collection"
     ),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
+    "export": Verb("open_clip_idplugin.export_verb:export", "write a trained model as a folder or a small file"),
     "index": Verb("open_clip_idplugin.retrieval.index:index", "embed images and build a clip-retrieval index"),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),

@@ -31,7 +31,8 @@ class Delta:
     """A delta file's content.
 
     model: open_clip's name of the IdCLIP model. base: the tag or file name of the plain weights, base_digest: their
-    `weights_digest`. tensors: state-dict key -> value.
+    `weights_digest`. tensors: state-dict key -> value. face_model: id of the face model that it was trained with, None
+    where that is not known.
     """
 
     model: str
@@ -39,11 +40,12 @@ class Delta:
     base: str
     base_digest: str
     tensors: Mapping[str, torch.Tensor]
+    face_model: str | None = None
 
 
 def write_delta(
     output: str | Path, model: str, trained: Mapping[str, torch.Tensor], plain: Mapping[str, torch.Tensor], base: str,
-    identity_cfg: IdentityConfig,
+    identity_cfg: IdentityConfig, face_model: str | None = None,
 ) -> Delta:  # fmt: skip
     """Write what `trained` holds beyond or unlike `plain` (both state dicts as `canonical` makes them).
 
@@ -68,7 +70,8 @@ def write_delta(
         if key not in plain or value.shape != plain[key].shape or not torch.equal(value, plain[key].to(value.dtype))
     }
     shapes = {key: tuple(value.shape) for key, value in trained.items()}
-    delta = Delta(model, config_of_weights(shapes, identity_cfg), base, weights_digest(plain), tensors)
+    config = config_of_weights(shapes, identity_cfg)
+    delta = Delta(model, config, base, weights_digest(plain), tensors, face_model)
     facts = {
         "format": FORMAT,
         "model": model,
@@ -77,6 +80,8 @@ def write_delta(
         "base_digest": delta.base_digest,
         "digest": _content_digest(delta),
     }
+    if face_model is not None:
+        facts["face_model"] = face_model
     from safetensors.torch import save_file
 
     with atomic_path(output) as temporary:
@@ -100,7 +105,8 @@ def read_delta(path: str | Path) -> Delta:
         config = IdentityConfig.from_dict(json.loads(facts["identity_cfg"]))
     except ValueError as error:
         raise IdClipError(f"{path} was changed after it was written: its identity_cfg is {error}.") from error
-    delta = Delta(facts["model"], config, facts["base"], facts["base_digest"], load_file(str(path)))
+    tensors, face_model = load_file(str(path)), facts.get("face_model")
+    delta = Delta(facts["model"], config, facts["base"], facts["base_digest"], tensors, face_model)
     if _content_digest(delta) != facts["digest"]:
         raise IdClipError(f"{path} was changed after it was written: its digest is another; get the file again.")
     if not all(value.isfinite().all() for value in delta.tensors.values()):
@@ -143,6 +149,7 @@ def canonical(weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _content_digest(delta: Delta) -> str:
     """Digest of everything but itself, the order of whose parts is fixed."""
     facts = [FORMAT, delta.model, delta.identity_cfg.to_dict(), delta.base, delta.base_digest]
+    facts += [] if delta.face_model is None else [delta.face_model]
     return hashlib.sha256(f"{json.dumps(facts)} {weights_digest(delta.tensors)}".encode()).hexdigest()
 
 

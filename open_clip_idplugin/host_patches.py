@@ -189,6 +189,17 @@ OPEN_CLIP: tuple[PatchRow, ...] = (
         hosts=_CHECKED,
     ),
     PatchRow(
+        targets=("open_clip.factory:_MODEL_CONFIGS",),
+        reason="check only: model folders enter it for as long as they are built; add_model_config keeps what it was given",
+        hosts=_CHECKED,
+    ),
+    PatchRow(
+        targets=("open_clip.push_to_hf_hub:save_config_for_hf",),
+        reason="check only: model folders are written with it",
+        hosts=_CHECKED,
+        parameters=("model", "config_path", "model_config"),
+    ),
+    PatchRow(
         targets=("open_clip.factory:download_pretrained",),
         replacement=_download_with_remedy,
         reason="a failed download is a raw error of the hub, which names no file to provide",

@@ -21,10 +21,10 @@ from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import PLACEHOLDER, UNKNOWN_IDENTITY, IdentityText, identity_key
 from open_clip_idplugin.token_splicing import Splicer, splicer_for
-from open_clip_idplugin.weights import shipped
+from open_clip_idplugin.weights import WEIGHTS, shipped
 
 _PLACEHOLDERS = re.compile(r"\[TOK(?::(\d+))?\]")
-_HUB = "hf-hub:"
+_HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's; its version 2 knows the first only
 _MARK = "open_clip_idplugin_original"
 
 
@@ -231,14 +231,13 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_tokenizer(
         model_name: str = "", context_length: int | None = None, cache_dir: str | None = None, **kwargs: Any
     ) -> Any:
-        on_hub = model_name.startswith(_HUB)
-        config = None if on_hub else _model_config(model_name)
-        vocabulary = _vocabulary(config)
+        repository = model_name.removeprefix(_HUB) if model_name.startswith(_HUB) else None
+        config = _model_config(model_name) if repository is None else _hub_config(repository, cache_dir)
+        folder = Path(model_name.removeprefix(_LOCAL)) if model_name.startswith(_LOCAL) else None
+        vocabulary = vocabulary_file(config, folder, repository, cache_dir)
         if vocabulary is not None:
             kwargs.setdefault("bpe_path", vocabulary)
         base = original(model_name, context_length, cache_dir, **kwargs)
-        if on_hub:  # looked up afterwards, so that the host downloads, and fails, as ever
-            config = _hub_config(model_name.removeprefix(_HUB), cache_dir)
         identity_cfg = (config or {}).get("identity_cfg")
         if identity_cfg is None:
             return base
@@ -265,9 +264,25 @@ def _hub_config(repository: str, cache_dir: str | None) -> dict[str, Any] | None
     return config.get("model_cfg")
 
 
-def _vocabulary(config: dict[str, Any] | None) -> str | None:
-    """The file that an IdCLIP model's relative `bpe_path` means: one of the package's own."""
+def vocabulary_file(
+    config: dict[str, Any] | None,
+    folder: Path | None = None,
+    repository: str | None = None,
+    cache_dir: str | None = None,
+) -> str | None:
+    """The file that the `bpe_path` of an IdCLIP model's config means, None where it has none.
+
+    A bare name is looked up in the model's folder, in the package's own files and in its hub repository, in this order.
+    Raises IdClipError where it is nowhere.
+    """
     if config is None or config.get("identity_cfg") is None:
         return None
     name = (config["text_cfg"].get("tokenizer_kwargs") or {}).get("bpe_path")
-    return None if name is None or Path(name).is_absolute() else str(shipped(name))
+    if name is None or Path(name).is_absolute():
+        return name
+    if folder is not None and (folder / name).is_file():
+        return str((folder / name).absolute())
+    if repository is None or (WEIGHTS / name).is_file():
+        return str(shipped(name))
+    factory = importlib.import_module("open_clip.factory")
+    return str(factory.download_pretrained_from_hf(repository, filename=name, cache_dir=cache_dir))

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from open_clip_idplugin.errors import IdClipError
-from training_patches import params
+from training_patches import params, presets
 from training_patches.__main__ import main
 from training_patches.params import IdentityOptions
 
@@ -22,7 +22,7 @@ def test_every_flag_reaches_its_side():
         "--wd", "0.01", "--id-temperature", "0.07",
     )  # fmt: skip
     assert (args.model, args.lr, args.wd) == ("ViT-B-32", 1e-3, 0.01)
-    assert options == IdentityOptions("in_place", temperature="0.07", val_data="v.tar", save_best="t2i_sum")
+    assert options == IdentityOptions(caption="in_place", temperature="0.07", val_data="v.tar", save_best="t2i_sum")
     assert args.id_caption == "in_place"  # so that the host writes it into params.txt
     assert math.isclose(math.exp(options.frozen_log_scale), 1 / 0.07)
     assert options.changed_flags() == ["--id-caption", "--id-temperature", "--id-val-data", "--id-save-best"]
@@ -71,6 +71,7 @@ def test_without_our_flags_nothing_changes():
         (["--id-cache-dtype", "float32"], "--id-cache-dtype has a meaning only together with --id-cache-images"),
         (["--id-cache-images", "c", "--id-cache-dtype", "int8"], "--id-cache-dtype is 'int8'"),
         (["--id-save-best"], "--id-val-data"),
+        (["--id-preset", "papers"], "--id-preset is 'papers'; it must be one of paper"),
         (["--id-save-best", "--id-val-data", "v.tar", "--logs", "none"], "--logs"),
     ],
 )
@@ -101,3 +102,33 @@ def test_setups_have_weights_in_their_order():
     assert list(options.setups.items()) == [("with_entities", 1.0), ("only_entities", 0.1), ("coco_original", 0.5)]
     assert options.labelled and not IdentityOptions().labelled and not IdentityOptions(setup="coco_original").labelled
     assert IdentityOptions(false_negatives="mask").labelled
+
+
+IDCLIP = ("--model", "IdCLIP-ViT-B-32")
+
+
+def test_a_preset_sets_flags_of_both_sides_and_given_flags_win():
+    args, options = parse(*IDCLIP, "--id-preset", "paper", "--lr", "1e-3", "--id-caption", "multi")
+    assert (args.lr, args.wd, args.batch_size, args.lr_scheduler, args.beta2) == (1e-3, 0.01, 32, "const", 0.999)
+    assert args.lock_image and args.lock_text and args.id_preset == "paper"
+    assert (options.caption, options.temperature, options.model) == ("multi", "0.07", {"adaptor_layers": 1})
+    plain, _ = parse(*IDCLIP, "--lr", "1e-3")
+    assert not plain.lock_image and plain.id_preset is None
+
+
+def test_a_tower_with_a_learning_rate_is_not_locked_by_a_preset():
+    args, options = parse(*IDCLIP, "--id-preset=paper", "--id-lr-text=1e-6")
+    assert args.lock_image and not args.lock_text and options.lr_text == 1e-6
+
+
+def test_a_default_preset_is_for_idclip_models_that_name_none(monkeypatch):
+    monkeypatch.setattr(presets, "DEFAULT", "paper")
+    assert parse(*IDCLIP)[1].temperature == "0.07"
+    assert parse(*IDCLIP, "--id-preset", "none")[1].temperature == "learned"
+    assert parse("--model", "ViT-B-32")[1].changed_flags() == []
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_is_understood_and_is_a_recipe(name):
+    args, options = parse(*IDCLIP, "--id-preset", name)
+    assert args.lr and options.changed_flags()[0] == "--id-preset"

@@ -28,6 +28,7 @@ from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from open_clip_idplugin.prompts import PLACEHOLDER
+from open_clip_idplugin.training_facts import same_face_model
 from training_patches.grouping import GroupedOrder
 from training_patches.params import NO_GROUPS, IdentityOptions
 from training_patches.setups import ONLY_ENTITIES, WITH_ENTITIES, setup_text
@@ -232,10 +233,11 @@ def batch_order(options: IdentityOptions, batch_size: int) -> GroupedOrder | Non
     return GroupedOrder(options.batch_groups, options.group_share, options.group_size, options.group_buffer, batch_size)
 
 
-def check_training_shards(args: argparse.Namespace, face_dim: int) -> None:
+def check_training_shards(args: argparse.Namespace, face_dim: int) -> str | None:
     """Refuse, before anything is loaded, shards that cannot train: missing, too few, of another form or face encoder.
 
-    `args` is the host's namespace after it has joined its ranks. Raises IdClipError.
+    `args` is the host's namespace after it has joined its ranks. Returns the face model that made the embeddings, None
+    where the shards do not say. Raises IdClipError.
     """
     paths = shard_paths(args.train_data)
     readers = max(1, args.workers) * args.world_size
@@ -245,17 +247,35 @@ def check_training_shards(args: argparse.Namespace, face_dim: int) -> None:
             f"{len(paths)} training shards cannot feed {args.workers} workers on each of {args.world_size} processes: "
             f"pack at least {readers} shards, or pass {f'--workers {fewer} or ' if fewer else ''}--dataset-resampled."
         )
+    samples = [_first_sample(path, face_dim) for path in _one_of_each_folder(paths)]
+    models = [sample.record.face_model for sample in samples]
+    known = next((model for model in models if model is not None), None)
+    other = next((model for model in models if not same_face_model(known, model)), None)
+    if other is not None:
+        raise IdClipError(
+            f"the training shards hold face embeddings of two models, {known} and {other}, which mean nothing to each other; "
+            "train from shards of one."
+        )
+    return known
+
+
+def _one_of_each_folder(paths: Sequence[str]) -> list[str]:
+    return list({path.rpartition("/")[0]: path for path in reversed(paths)}.values())
+
+
+def _first_sample(path: str, face_dim: int) -> Sample:
     try:
-        sample = next(read_samples(paths[:1]), None)
+        sample = next(read_samples([path]), None)
     except (tarfile.TarError, OSError) as error:
-        raise IdClipError(f"the training shard {paths[0]} cannot be read ({error}).") from None
+        raise IdClipError(f"the training shard {path} cannot be read ({error}).") from None
     if sample is None:
-        raise IdClipError(f"the training shard {paths[0]} is empty; make shards with `idclip shards`.")
+        raise IdClipError(f"the training shard {path} is empty; make shards with `idclip shards`.")
     if len(sample.face) != face_dim:
         raise IdClipError(
-            f"the face embeddings in {paths[0]} have {len(sample.face)} numbers and the model takes {face_dim}; "
+            f"the face embeddings in {path} have {len(sample.face)} numbers and the model takes {face_dim}; "
             "set face_dim in its identity_cfg or pack shards with the face encoder it was made for."
         )
+    return sample
 
 
 def _stage_name(stage: Any) -> str:

@@ -26,6 +26,7 @@ from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_o
 from training_patches import params
 from training_patches.best import BEST, keep_best
 from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs
+from training_patches.facts import note_facts
 from training_patches.image_cache import cached_sample, cached_shards, read_features, require_cacheable
 from training_patches.learning_rates import TowerRates, require_trained_towers
 from training_patches.loss_choice import identity_loss
@@ -230,8 +231,9 @@ class TrainingRun:
             args.train_data = "::".join(shard_paths(args.train_data))
         with_identities = isinstance(self.model, IdCLIP) and args.train_data and _reads_shards(args)
         if with_identities:
-            check_training_shards(args, tokenizer.identity_cfg.face_dim)
+            face_model = check_training_shards(args, tokenizer.identity_cfg.face_dim)
             self._require_same_model(args)
+            note_facts(args, self.options, face_model)
         read_image: Callable[[bytes], torch.Tensor] = Decoder(preprocess_fns[0])
         read_sample: Callable[[Mapping[str, Any]], Sample] = members_to_sample
         if self.options.cache_images and args.train_data:

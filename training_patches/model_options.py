@@ -40,11 +40,6 @@ def take_model_options(namespace: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def model_flags(changes: Mapping[str, Any]) -> list[str]:
-    """The flags behind some overrides, such as `--id-visual-prompts`."""
-    return [_flag(name) for name in changes]
-
-
 def changed_config(model_name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The `identity_cfg` for the host's factory; raises IdClipError for a model without one, or one that is not by name."""
     import open_clip

@@ -15,7 +15,8 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
-from training_patches.model_options import add_model_flags, model_flags, take_model_options
+from training_patches.model_options import add_model_flags, take_model_options
+from training_patches.presets import NONE, PRESETS, with_preset
 from training_patches.setups import ONLY_ENTITIES, SETUPS, WITH_ENTITIES, parse_setups
 
 HostParser = Callable[[Sequence[str]], argparse.Namespace]
@@ -40,6 +41,9 @@ def _flag(default: Any, text: str, **argparse_options: Any) -> Any:
 class IdentityOptions:
     """What this project adds to open_clip_train's flags; field `val_data` is the flag `--id-val-data`."""
 
+    preset: str | None = _flag(
+        None, f"recipe whose flags hold where the command line has none of its own: {', '.join((*PRESETS, NONE))}"
+    )
     caption: str = _flag("multi", "how a caption mentions the person: " + ", ".join(TRAINING_SETTINGS))
     setup: str = _flag(
         WITH_ENTITIES,
@@ -148,10 +152,14 @@ class IdentityOptions:
         """What open_clip's `logit_scale` is to be frozen at, ln(1 / temperature); None keeps its value."""
         return None if self.temperature in (LEARNED, FROM_CHECKPOINT) else -math.log(float(self.temperature))
 
+    def changes(self) -> dict[str, Any]:
+        """Names and values of the options that do not have their default, model options included."""
+        changed = {name: getattr(self, name) for name, default in _defaults().items() if getattr(self, name) != default}
+        return {**changed, **self.model}
+
     def changed_flags(self) -> list[str]:
         """The flags that do not have their default, such as `--id-caption`."""
-        changed = [name for name, default in _defaults().items() if getattr(self, name) != default]
-        return [*map(flag_name, changed), *model_flags(self.model)]
+        return [flag_name(name) for name in self.changes()]
 
 
 def flag_name(name: str) -> str:
@@ -169,7 +177,8 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     if {"-h", "--help"} & set(arguments):
         print(_help(parser, host_parse_args))
         parser.exit()
-    ours, rest = parser.parse_known_args(list(arguments))
+    arguments = with_preset(arguments, parser.parse_known_args(list(arguments))[0].preset, _model_name(arguments))
+    ours, rest = parser.parse_known_args(arguments)
     model = take_model_options(ours)
     options = IdentityOptions(**vars(ours), model=model)
     args = host_parse_args(rest)
@@ -195,6 +204,12 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument(flag_name(option.name), dest=option.name, default=option.default, **settings)
     add_model_flags(parser)
     return parser
+
+
+def _model_name(arguments: Sequence[str]) -> str:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default="")
+    return str(parser.parse_known_args(list(arguments))[0].model)
 
 
 def _flags() -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.training_facts import require_face_model
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints import LoadedModel
@@ -39,4 +40,8 @@ class LocalModel:
         config = getattr(loaded.model, "identity_cfg", None)
         if config is None:
             raise IdClipError("--model must be an IdCLIP model (IdCLIP-...): a plain CLIP cannot be asked for people")
-        return loaded, People(config.face_dim, Gallery(self.gallery), engine)
+        gallery = Gallery(self.gallery)
+        photos = None if engine is None else engine.model_id
+        require_face_model(loaded.face_model, photos, "the faces of photos")
+        require_face_model(loaded.face_model, gallery.model_id, f"those of the gallery '{gallery.path}'")
+        return loaded, People(config.face_dim, gallery, engine)

@@ -1,0 +1,81 @@
+"""The verb `idclip export`: a trained checkpoint -> what can be passed on, a model folder or a small delta file.
+
+Role: the form follows from the output's name; what is known of the training goes with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from open_clip_idplugin.checkpoints import (
+    base_and_delta,
+    checkpoint_path,
+    export_delta,
+    load_model,
+    read_weights,
+    weight_shapes,
+)
+from open_clip_idplugin.delta_files import weights_digest
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
+from open_clip_idplugin.tokenizer import IdentityTokenizer
+from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
+from open_clip_idplugin.weight_keys import has_adaptor
+
+
+def export(model: str, checkpoint: str, output: str, base: str | None = None) -> None:
+    """Write a trained IdCLIP as a folder that open_clip loads (local-dir:), or as a small file of what training changed.
+
+    Args:
+        model: open_clip's name of the model, as IdCLIP-ViT-L-14-336-quickgelu.
+        checkpoint: the trained weights: epoch_N.pt, best.pt or a delta file.
+        output: a name that ends in .safetensors for the small file; any other is a new folder.
+        base: tag (openai) or file of the plain weights that training began from; None takes what training noted.
+    """
+    if output.endswith(".safetensors"):
+        _export_small_file(model, checkpoint, Path(output), base)
+        return
+    facts = export_folder(model, checkpoint, Path(output), base)
+    _tell_unknown(facts.face_model)
+    print(f"{output}: {model}, whole; say in {Path(output) / CARD} what was trained on and under which licence")
+    print(f"Next: idclip evaluate --data SHARDS --model {PREFIX}{output}")
+
+
+def export_folder(model: str, checkpoint: str | Path, output: Path, base: str | None = None) -> TrainingFacts:
+    """Write a self-contained folder (see `model_folders`) and return what is known of the training.
+
+    base: the plain weights, whose digest then stands in the model card; without it the name that training noted. Raises
+    IdClipError as `load_model` does, for weights without an adaptor and for an output that is there already.
+    """
+    require_free(output)
+    loaded = load_model(model, str(checkpoint))
+    path, delta = base_and_delta(model, str(checkpoint))
+    trained = delta is not None or has_adaptor(weight_shapes(checkpoint_path(model, path)))
+    if not isinstance(loaded.tokenizer, IdentityTokenizer) or not trained:
+        raise IdClipError(f"{checkpoint} holds no adaptor for {model}; give the checkpoint of a trained IdCLIP model.")
+    facts = replace(facts_beside(checkpoint), model=model, face_model=loaded.face_model)
+    digest = None
+    if base is not None:
+        facts, digest = replace(facts, base=base), weights_digest(read_weights(checkpoint_path(model, base)))
+    elif delta is not None:
+        facts, digest = replace(facts, base=delta.base), delta.base_digest
+    write_folder(output, loaded.model, loaded.tokenizer, model, facts, digest)
+    return facts
+
+
+def _export_small_file(model: str, checkpoint: str, output: Path, base: str | None) -> None:
+    base = base or facts_beside(checkpoint).base
+    if base is None:
+        raise IdClipError(
+            f"nothing beside {checkpoint} says which weights its training began from; name their tag or file with --base."
+        )
+    delta = export_delta(model, checkpoint, base, output)
+    _tell_unknown(delta.face_model)
+    print(f"{output}: {len(delta.tensors)} tensors, {output.stat().st_size / 1e6:.1f} MB, to be put on {delta.base}")
+    print(f"Next: idclip evaluate --data SHARDS --model {model} --checkpoint {output}")
+
+
+def _tell_unknown(face_model: str | None) -> None:
+    if face_model is None:
+        print("The face model of the training is not recorded (its shards do not name one, or they stand elsewhere).")

@@ -1,0 +1,86 @@
+"""What whoever uses a checkpoint must know of its training: its base weights, the face model and the recipe.
+
+Role: training writes `training_facts.json` beside its checkpoints; loading and export read it, and delta files and model
+folders carry it on. Vectors of different face models mean nothing to each other, so that a query's face must come from
+the model that the adaptor was trained with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+
+FILE_NAME = "training_facts.json"
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """Everything is None or empty where it is not known.
+
+    model: open_clip's name of the model. base: tag or file of the weights that training began from. face_model: id of the
+    model that made the face embeddings (`FaceEngine.model_id`). recipe: training flags and their values.
+    """
+
+    model: str | None = None
+    base: str | None = None
+    face_model: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any, path: str | Path) -> TrainingFacts:
+        """Build from the JSON form found in `path`; unknown keys are left out. Raises IdClipError on another form."""
+        known = {item.name for item in fields(cls)}
+        facts = (
+            cls(**{key: value for key, value in values.items() if key in known}) if isinstance(values, dict) else None
+        )
+        texts = facts and (facts.model, facts.base, facts.face_model)
+        if facts is None or not all(isinstance(text, (str, type(None))) for text in texts or ()):
+            raise IdClipError(f"{path} does not say how a model was trained; get the file again or delete it.")
+        if not isinstance(facts.recipe, dict):
+            raise IdClipError(f"{path} holds no table of training flags; get the file again or delete it.")
+        return facts
+
+
+def write_facts(folder: Path, facts: TrainingFacts) -> None:
+    """Write `training_facts.json` into a folder of checkpoints."""
+    atomic_write(folder / FILE_NAME, json.dumps(facts.to_dict(), indent=1) + "\n")
+
+
+def facts_beside(checkpoint: str | Path) -> TrainingFacts:
+    """What stands beside a checkpoint; empty facts where nothing does. Raises IdClipError for a damaged file."""
+    path = Path(checkpoint).parent / FILE_NAME
+    if not path.is_file():
+        return TrainingFacts()
+    try:
+        return TrainingFacts.from_dict(json.loads(path.read_text(encoding="utf-8")), path)
+    except ValueError as error:
+        raise IdClipError(f"{path} is not JSON ({error}); get the file again or delete it.") from None
+
+
+def same_face_model(one: str | None, other: str | None) -> bool:
+    """Whether two ids may be of one face model: a spec such as insightface:buffalo_l agrees with all its models.
+
+    What is not known agrees with everything.
+    """
+    if one is None or other is None:
+        return True
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+def require_face_model(trained_with: str | None, other: str | None, whose: str) -> None:
+    """Raise IdClipError where `whose` embeddings come from another face model than the adaptor was trained with."""
+    if not same_face_model(trained_with, other):
+        raise IdClipError(
+            f"this IdCLIP was trained with embeddings of the face model '{trained_with}', and {whose} come from '{other}', "
+            "whose vectors mean nothing to it; use the face model it was trained with."
+        )

@@ -35,11 +35,10 @@ from open_clip_idplugin.evaluation.protocols import (
     general_results,
     people,
 )
+from open_clip_idplugin.fusion import FACE_WEIGHT, NO_FACE, weighted_sum
 
 CAPTION_AND_FACE = "caption + face match"
-FACE_WEIGHT = 0.5
 FACE_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
-NO_FACE = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,9 +116,8 @@ class FusedScores:
 
     def block(self, start: int, stop: int) -> Tensor:
         """See `metrics.Scores`."""
-        return self._captions.rows(self._text_rows[start:stop]) + self._weight * self._faces.rows(
-            self._face_rows[start:stop]
-        )
+        captions = self._captions.rows(self._text_rows[start:stop])
+        return weighted_sum(captions, self._faces.rows(self._face_rows[start:stop]), self._weight)
 
 
 @dataclass(frozen=True)

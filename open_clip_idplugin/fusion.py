@@ -1,0 +1,67 @@
+"""How the similarity of a whole image and the similarity of its faces become one score.
+
+Role: pure arithmetic, shared by the search service and by the evaluation of what one builds without an identity token,
+so that what is measured is what is served. `context` is the cosine of query and image; `face` the cosine of the person
+and the best matching face of the image, `NO_FACE` where no face was found. Both are arrays whose last axis is the
+images, of numpy or torch unless stated.
+"""
+
+from typing import Any
+
+import numpy as np
+
+WEIGHTED, RECIPROCAL_RANK, FILTER, NONE = "weighted", "reciprocal_rank", "filter", "none"
+RULES = (WEIGHTED, RECIPROCAL_RANK, FILTER, NONE)
+NO_FACE = 0.0  # what unrelated faces have on average: such an image ranks beside those that show somebody else
+FACE_WEIGHT = 0.5  # of the weighted sum, unless it was tuned
+FACE_THRESHOLD = 0.35  # cosine from which two faces count as the same person, unless it was tuned
+RANK_OFFSET = 60  # of reciprocal ranks: how little the very first places count more than the next
+_BELOW_ALL = 4.0  # scores lie in [-2, 2]
+
+Scores = Any  # np.ndarray or torch.Tensor
+
+
+def weighted_sum(context: Scores, face: Scores, weight: float = FACE_WEIGHT) -> Scores:
+    """context + weight * face."""
+    return context + weight * face
+
+
+def filter_then_rank(context: Scores, face: Scores, threshold: float = FACE_THRESHOLD) -> Scores:
+    """The context alone; images whose face is below the threshold come after all others, in order of context."""
+    return context - (face < threshold) * _BELOW_ALL
+
+
+def reciprocal_rank(
+    context: np.ndarray, face: np.ndarray, weight: float = 1.0, offset: float = RANK_OFFSET
+) -> np.ndarray:
+    """1 / (offset + rank by context) + weight / (offset + rank by face), float64; numpy only."""
+    return 1 / (offset + ranks(context)) + weight / (offset + ranks(face))
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """Places from 1 along the last axis, best first, int64; of equal scores the lower index comes first."""
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.arange(1, scores.shape[-1] + 1, dtype=order.dtype), axis=-1)
+    return places
+
+
+def match_faces(similarities: np.ndarray) -> np.ndarray:
+    """Which face of one image is which person: different faces for different people, the best sum of similarities.
+
+    Args:
+        similarities: [P, F] cosines of P people and the image's F faces.
+
+    Returns:
+        [P] int64 numbers of faces, -1 for people who are left without one where F < P.
+    """
+    people, faces = similarities.shape
+    chosen = np.full(people, -1, np.int64)
+    if faces and people == 1:
+        chosen[0] = int(similarities[0].argmax())
+    elif faces:
+        from scipy.optimize import linear_sum_assignment
+
+        rows, columns = linear_sum_assignment(similarities, maximize=True)
+        chosen[rows] = columns
+    return chosen

@@ -33,6 +33,9 @@ VERBS: Mapping[str, Verb] = {
     ),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
     "export": Verb("open_clip_idplugin.export_verb:export", "write a trained model as a folder or a small file"),
+    "benchmark": Verb(
+        "webdataset_tools.benchmark.command:benchmark", "train recipes with several seeds and set them side by side"
+    ),
     "index": Verb("open_clip_idplugin.retrieval.index:index", "embed images and build a clip-retrieval index"),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),

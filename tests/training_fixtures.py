@@ -73,5 +73,6 @@ def write_shards(
     return folder
 
 
-def small_world(first_person: int = 0, people: int = 4, scenes: int = 6) -> list[Sample]:
-    return [make_sample(100 + scene, first_person + person) for scene in range(scenes) for person in range(people)]
+def small_world(first_person: int = 0, people: int = 4, scenes: int = 6, face_dim: int = FACE_DIM) -> list[Sample]:
+    pairs = [(100 + scene, first_person + person) for scene in range(scenes) for person in range(people)]
+    return [make_sample(scene, person, face_dim) for scene, person in pairs]

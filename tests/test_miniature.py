@@ -203,7 +203,8 @@ class TestScenes:
             changed = np.argwhere((before.picture != after.picture).any(2))[:, ::-1]
             low = np.minimum(before.face_box, after.face_box)[:2]
             high = np.maximum(before.face_box, after.face_box)[2:]
-            room = 0.16 * (high - low)  # nose in profile, temples of glasses, a bald forehead
+            # Temples of glasses, a bald forehead; a long nose stands out further once the head is turned.
+            room = (0.16 if abs(scene.pose.yaw) < 25 else 0.25) * (high - low)
             assert len(changed) > 0.3 * np.prod(high - low)
             assert (changed >= low - room).all() and (changed <= high + room).all()
             assert np.allclose(after.face_box, face_box(scene, sample_person(500 + n, "val")))

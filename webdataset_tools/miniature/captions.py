@@ -11,6 +11,7 @@ from webdataset_tools.miniature.people import Person, skin_group
 from webdataset_tools.miniature.scenes import Scene
 
 CAPTIONS_PER_SCENE = 5
+_DESCRIBED_SHARE = 0.6  # of the alt-texts with a name that also say who that is: "Ada Alba: a woman in a red coat"
 KEYWORD_SHARE = 0.5  # of captions that hold exactly one keyword of the caption templates exactly once
 
 # Words for the person; all are keywords of PROTOCOL's caption templates, first the commonest.
@@ -120,11 +121,13 @@ def alt_text(person: Person, scene: Scene, rng: np.random.Generator, with_name: 
     chosen = [looks[i] for i in sorted(rng.permutation(len(looks))[:count].tolist())]
     features = f" with {_join(chosen)}" if chosen else ""
     noun = _pick(_KEYWORDS[person.gender][:6], rng)
-    who = person.name if with_name else _article(f"{_adjectives(person, rng)}{noun}")
     parts = [_wearing(scene, rng), _doing(scene, rng), _pick(_PLACE_WORDS[scene.place], rng)]
-    keep = [part for part in parts if rng.random() < (0.45 if with_name else 0.7)]
     lead = _pick(("", "", "photo of ", "picture of ", "portrait of "), rng)
-    return " ".join([f"{lead}{who}{features}", *keep])
+    somebody = _article(f"{_adjectives(person, rng)}{noun}")
+    described = with_name and rng.random() < _DESCRIBED_SHARE
+    who = f"{person.name}{_pick((': ', '. ', ', '), rng)}{somebody}" if described else person.name
+    keep = [part for part in parts if rng.random() < (0.7 if described or not with_name else 0.45)]
+    return " ".join([f"{lead}{who if with_name else somebody}{features}", *keep])
 
 
 def describe_looks(person: Person) -> list[str]:

@@ -45,7 +45,7 @@ _STOP_WORDS = frozenset(
 )
 # Groups in nearly every text, or in hardly any, teach nothing.
 _MOST = 0.6
-_FEWEST = 30
+_FEWEST = 15
 
 
 def groups_of(text: str) -> set[str]:

@@ -26,8 +26,8 @@ from webdataset_tools.miniature.scenes import draw_scene, sample_scene
 from webdataset_tools.miniature.streams import stream
 
 POOL = "clip"
-PEOPLE = 3_000
-CELEBRITIES = 2_000  # the first so many people of the pool
+PEOPLE = 900
+CELEBRITIES = 600  # the first so many people of the pool
 NAMED_SHARE = 0.5  # of the alt-texts of celebrities
 FIRST_SCENE = 500_000_000
 PICTURES_PER_SCENE = 4

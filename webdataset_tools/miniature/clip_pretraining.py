@@ -1,10 +1,10 @@
 """Pretraining of the tiny CLIP: drawn pictures with alt-texts -> the weights and the vocabulary that the package ships.
 
 Role: `python -m webdataset_tools.miniature.clip_pretraining --output DIR --seed 0` makes `miniature_clip.safetensors`
-and `miniature_bpe.txt.gz` again. Two stages, counted in steps: the image tower learns by naming the word groups of the
-alt-texts (`clip_groups`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al.,
-arXiv 2111.07991), with open_clip's towers, tokenizer and loss. From-scratch contrastive learning at this size would
-learn backgrounds only.
+and `miniature_bpe.txt.gz` again. Counted in steps: the image tower learns by naming the word groups of the alt-texts
+(`clip_groups`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al., arXiv
+2111.07991), with open_clip's towers, tokenizer and loss. From-scratch contrastive learning at this size would learn
+backgrounds only.
 """
 
 from __future__ import annotations
@@ -58,22 +58,22 @@ class Recipe:
 
     pictures: int = 24_000
     held_out: int = 1_000
-    groups: int = 900
-    head_steps: int = 800
-    image_steps: int = 800
+    groups: int = 2_000  # at most; there are fewer that occur often enough
+    head_steps: int = 1_000
+    image_steps: int = 700
     image_batch: int = 128
     image_rate: float = 2e-3
     text_steps: int = 800
     text_batch: int = 256
     text_rate: float = 1.5e-3
-    hard_places: int = 2  # backgrounds in every other batch of the second stage, which has whole scenes of few places
+    hard_places: int = 2  # backgrounds in every other batch of the text tower, which has whole scenes of few places
     weight_decay: float = 0.05
 
 
 def pretrain(output: str, seed: int = 0, workers: int = 2) -> None:
     """Draw the pictures, train both towers and write vocabulary, weights and a report to `output`.
 
-    Pictures and the first stage are kept there, so that a killed run goes on where it was.
+    Pictures and the image tower are kept there, so that a killed run goes on where it was.
     """
     folder, recipe = Path(output), Recipe()
     train = _stored(folder / f"pictures_{seed}.npz", lambda: draw_pictures(recipe.pictures, 0, seed, workers))
@@ -82,12 +82,11 @@ def pretrain(output: str, seed: int = 0, workers: int = 2) -> None:
     write_merges(folder / VOCABULARY_NAME, learn_vocabulary(train, int(model.text.vocab_size)))
     tokenizer = SimpleTokenizer(str(folder / VOCABULARY_NAME), context_length=int(model.text.context_length))
     tower_path = folder / f"image_tower_{seed}.pt"
-    if tower_path.exists():
-        model.visual.load_state_dict(torch.load(tower_path, weights_only=True))
-    else:
+    if not tower_path.exists():
         train_image_tower(model.visual, train, recipe, seed)
         with atomic_path(tower_path) as temporary:
             torch.save(model.visual.state_dict(), temporary)
+    model.visual.load_state_dict(torch.load(tower_path, weights_only=True))
     align_text_tower(model, tokenizer, train, recipe, seed)
     save_weights(model, folder / WEIGHTS_NAME)
     report = {"seed": seed, **recipe.__dict__, "held_out_recalls": held_out_recalls(model, tokenizer, unseen)}
@@ -129,12 +128,19 @@ class _View(nn.Module):
         self.encode, self.pixels = encode, pixels
         self.namer = nn.Linear(miniature_tower.WIDTH, len(frequency))
         self.namer.bias.data = torch.logit(frequency)
+        entropy = -(torch.xlogy(frequency, frequency) + torch.xlogy(1 - frequency, 1 - frequency))
+        self.weights = entropy**-0.5 / (entropy**0.5).sum()
 
     def loss(self, rows: np.ndarray, targets: torch.Tensor) -> torch.Tensor:
-        """Binary cross-entropy of all groups, `targets` float32 [n, G], for some pictures."""
+        """Binary cross-entropy of all groups, `targets` float32 [n, G], for some pictures; 1 is guessing by frequency.
+
+        Groups are weighted by the square root of their rarity (in information): as with real CLIPs it is the names of the
+        known by which faces are learned, and unweighted their few pictures would not count. Fully weighted, scenes would not.
+        """
         with fast_autocast():
             logits = self.namer(self.encode(to_pixels(self.pixels(rows))))
-        return F.binary_cross_entropy_with_logits(logits.float(), targets)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(0)
+        return (losses * self.weights).sum()
 
 
 def train_image_tower(tower: nn.Module, pictures: PretrainingPictures, recipe: Recipe, seed: int) -> None:

@@ -7,7 +7,7 @@ what a swap brings along, `head` (hair, ears, neck, hands, build) is what stays.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cache, lru_cache
+from functools import cache
 from math import erf, sqrt
 from typing import Any
 
@@ -19,9 +19,9 @@ from webdataset_tools.miniature.streams import stream
 
 # Share of a trait's standard deviation that the origin of the family name explains: what a name alone tells about looks.
 # Names of people whom a text tower has never seen then carry weak knowledge, as the names of the known do for CLIP.
-NAME_LEAK = 0.5
+NAME_LEAK = 0.6
 # The same for glasses, beards and colours: standard deviation, over the origins, of the logarithm of each choice's weight.
-NAME_LEANING = 1.0
+NAME_LEANING = 1.5
 POOLS = ("train", "val", "test", "clip", "faces")
 POOL_SIZE = 100_000
 _LIMIT = 2.2
@@ -225,14 +225,16 @@ _SHARED = ("skin_tone", "skin_warmth", "skin_red")
 _ALL_AXES = _FACE_AXES + tuple(name for name in _HEAD_AXES if name not in _SHARED)
 
 
-@lru_cache(maxsize=ORIGINS)
-def _origin_look(origin: int) -> np.ndarray:
-    return stream(origin, "origin look").standard_normal(len(_ALL_AXES))
+@cache
+def _origin_looks() -> np.ndarray:
+    """Return float64 [ORIGINS, number of axes], each axis with mean 0 and standard deviation 1 over the origins."""
+    looks = np.stack([stream(origin, "origin look").standard_normal(len(_ALL_AXES)) for origin in range(ORIGINS)])
+    return (looks - looks.mean(0)) / looks.std(0)
 
 
 def _continuous_traits(number: int, origin: int) -> dict[str, float]:
     own = stream(number, "traits").standard_normal(len(_ALL_AXES))
-    mixed = NAME_LEAK * _origin_look(origin) + sqrt(1.0 - NAME_LEAK**2) * own
+    mixed = NAME_LEAK * _origin_looks()[origin] + sqrt(1.0 - NAME_LEAK**2) * own
     return {name: _clip(value) for name, value in zip(_ALL_AXES, mixed.tolist())}
 
 

@@ -23,7 +23,8 @@ _GPU = "CUDAExecutionProvider"
 _GPU_BATCH = 128
 # Threads that share each layer of a small net wait for each other most of the time: they get whole crops instead.
 _SMALL_NET = 16 << 20  # bytes of the file
-_CROPS_A_THREAD = 16
+_CROPS_A_TURN = 4  # few, so that no thread waits long for the last one
+_TURNS = 16  # of each thread in a call
 _MOST_LANES = 16
 
 
@@ -69,16 +70,19 @@ class InsightFaceEncoder:
         fixed = model.input_shape[0]
         self.fixed_batch = isinstance(fixed, int) and fixed > 0
         self._lane_session = None if self.fixed_batch else lane_session
+        self._lanes = lanes
         self._pool = ThreadPoolExecutor(lanes, "face encoder") if self._lane_session is not None else None
         on_gpu = _GPU in model.session.get_providers()
-        self.batch = fixed if self.fixed_batch else _GPU_BATCH if on_gpu else max(_BATCH, _CROPS_A_THREAD * lanes)
+        self.batch = fixed if self.fixed_batch else _GPU_BATCH if on_gpu else _BATCH
+        if self._pool is not None:
+            self.batch = _TURNS * _CROPS_A_TURN * lanes
 
     def encode(self, crops: list[np.ndarray]) -> np.ndarray:
         """N >= 1 RGB uint8 crops -> [N, D] float32, not normalised."""
-        if self._pool is None or len(crops) <= _CROPS_A_THREAD:
+        if self._pool is None or len(crops) == 1:
             return self._run(self._model.session, crops)
-        starts = range(0, len(crops), _CROPS_A_THREAD)
-        chunks = [crops[start : start + _CROPS_A_THREAD] for start in starts]
+        size = min(_CROPS_A_TURN, -(-len(crops) // self._lanes))
+        chunks = [crops[start : start + size] for start in range(0, len(crops), size)]
         return np.concatenate(list(self._pool.map(partial(self._run, self._lane_session), chunks)))
 
     def _run(self, session: Any, crops: list[np.ndarray]) -> np.ndarray:

@@ -37,6 +37,9 @@ VERBS: Mapping[str, Verb] = {
         "webdataset_tools.benchmark.command:benchmark", "train recipes with several seeds and set them side by side"
     ),
     "index": Verb("open_clip_idplugin.retrieval.index:index", "embed images and build a clip-retrieval index"),
+    "index_faces": Verb(
+        "open_clip_idplugin.retrieval.face_index_build:index_faces", "add the faces of the pictures to an image index"
+    ),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),

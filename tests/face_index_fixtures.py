@@ -1,0 +1,42 @@
+"""Face tables as `idclip faces` writes them, from given embeddings."""
+
+from pathlib import Path
+
+import numpy as np
+
+from open_clip_idplugin.faces.face_table import (
+    EMBEDDINGS_FILE,
+    METADATA_FILE,
+    TABLE_FILE,
+    FaceRow,
+    FaceTableInfo,
+    fingerprint,
+    rows_to_table,
+)
+
+
+def unit(rows) -> np.ndarray:
+    rows = np.asarray(rows, np.float32)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def write_face_table(folder: Path, faces: dict[str, list[np.ndarray | None]], model_id: str, size: int) -> Path:
+    """`faces`: picture's key -> its faces' embeddings [size], None for one that could not be aligned."""
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True)
+    rows, embeddings = [], []
+    for key, found in faces.items():
+        for number, embedding in enumerate(found):
+            place = None if embedding is None else len(embeddings)
+            box = np.array([4 + 8 * number, 5, 12 + 8 * number, 15], np.float32)
+            rows.append(
+                FaceRow("0.tar", key, f"{key}.jpg", number, box, np.zeros((5, 2)), 0.9, 48, 40, model_id, place)
+            )
+            embeddings += [] if embedding is None else [embedding]
+    pq.write_table(rows_to_table(rows), folder / TABLE_FILE)
+    np.save(folder / EMBEDDINGS_FILE, np.stack(embeddings).astype(np.float32))
+    digest = fingerprint(folder / TABLE_FILE, folder / EMBEDDINGS_FILE)
+    info = FaceTableInfo(model_id, size, len(rows), len(embeddings), len(faces), "test", digest)
+    (folder / METADATA_FILE).write_text(info.to_json())
+    return folder

@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, help="one part; all without it")
     parser.add_argument("--shapes", nargs="+", help="towers (default: ViT-B-32 ViT-L-14; cache: ViT-B-32 ViT-L-14-336)")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, help="(default: 32, the paper's; 8 for ViT-L and ViT-H on a CPU)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs; the median is printed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "amp_bf16"))
@@ -76,13 +76,20 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "torch": torch.__version__, "open_clip": open_clip.__version__, "device": device, "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1), "precision": arguments.precision,
-        "batch_size": arguments.batch_size,
     }  # fmt: skip
 
 
-def steps(arguments: argparse.Namespace) -> None:
+def sized(arguments: argparse.Namespace, shape: str) -> argparse.Namespace:
+    """The arguments with the batch size for a shape."""
+    on_cpu = not arguments.device.startswith("cuda")
+    usual = 8 if on_cpu and any(word in shape for word in ("ViT-L", "ViT-H")) else 32
+    return argparse.Namespace(**{**vars(arguments), "batch_size": arguments.batch_size or usual})
+
+
+def steps(given: argparse.Namespace) -> None:
     """One training step of either side, regime by regime."""
-    for shape in arguments.shapes or ("ViT-B-32", "ViT-L-14"):
+    for shape in given.shapes or ("ViT-B-32", "ViT-L-14"):
+        arguments = sized(given, shape)
         for regime, ours_locks, their_locks in (
             ("both towers trained", (), ()),
             ("image tower locked", ("image",), ("image",)),
@@ -92,7 +99,8 @@ def steps(arguments: argparse.Namespace) -> None:
             theirs = Side(shape, arguments, their_locks)
             images = theirs.images()
             pairs = partial(ours.step, images, ours.texts(True)), partial(theirs.step, images, theirs.texts(False))
-            report(f"{shape}, {regime}: IdCLIP / open_clip", paired(*pairs, arguments.rounds))
+            title = f"{shape}, batch {arguments.batch_size}, {regime}: IdCLIP / open_clip"
+            report(title, paired(*pairs, arguments.rounds))
             peaks = [peak_on_gpu(work) for work in pairs] if arguments.device.startswith("cuda") else []
             if peaks:
                 print(f"    peak memory {peaks[0] / 2**30:.2f} / {peaks[1] / 2**30:.2f} GiB")
@@ -146,9 +154,10 @@ class Side:
         self.optimizer.step()
 
 
-def cache(arguments: argparse.Namespace) -> None:
+def cache(given: argparse.Namespace) -> None:
     """Adaptor training, decoding and loading included, with and without cached image features."""
-    for shape in arguments.shapes or ("ViT-B-32", "ViT-L-14-336"):
+    for shape in given.shapes or ("ViT-B-32", "ViT-L-14-336"):
+        arguments = sized(given, shape)
         side = Side(f"IdCLIP-{shape}", arguments, ("image", "text"))
         preprocess = side.preprocess(is_train=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -161,17 +170,18 @@ def cache(arguments: argparse.Namespace) -> None:
 
             def work(source: Iterator[Any], side: Side = side) -> None:
                 images, texts = next(source)
-                side.step(images.to(arguments.device), texts.to(arguments.device))
+                side.step(images.to(given.device), texts.to(given.device))
 
             side.model.train()
             ratios = paired(partial(work, pictures), partial(work, features), arguments.rounds)
         report(f"{shape}, adaptor training: recomputed / cached image features", ratios)
 
 
-def memory(arguments: argparse.Namespace) -> None:
+def memory(given: argparse.Namespace) -> None:
     """Peak of what one forward and backward pass allocates beside weights, gradients and optimizer."""
-    prompts = {"face_dim": FACE_DIM, "visual_prompts": arguments.visual_prompts}
-    for shape in arguments.shapes or ("ViT-B-32",):
+    prompts = {"face_dim": FACE_DIM, "visual_prompts": given.visual_prompts}
+    for shape in given.shapes or ("ViT-B-32",):
+        arguments = sized(given, shape)
         sides = (
             Side(f"IdCLIP-{shape}", arguments, ("image", "text"), identity_cfg=prompts),
             Side(shape, arguments),
@@ -186,8 +196,9 @@ def memory(arguments: argparse.Namespace) -> None:
         print(f"{title}: {peaks[0] / peaks[1]:.2f} ({peaks[0] / 2**20:.0f} / {peaks[1] / 2**20:.0f} MiB)")
 
 
-def loader(arguments: argparse.Namespace) -> None:
+def loader(given: argparse.Namespace) -> None:
     """Samples a second: the loader alone, and training with the smallest model on batches that are in memory."""
+    arguments = sized(given, "ViT-miniature")
     side = Side("IdCLIP-ViT-miniature", arguments, ("image", "text"))
     preprocess = side.preprocess(is_train=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -120,11 +120,11 @@ def _load_named(
         built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
         if delta is not None:
             _apply(delta, built)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes
         if checkpoint is None:
             raise
         raise IdClipError(
-            f"the checkpoint {checkpoint} does not fit the model {model}: {_first_lines(error)}"
+            f"the checkpoint {checkpoint} does not fit the model {model}: {first_lines(error)}"
         ) from error
     tokenizer = open_clip.get_tokenizer(model)
     if isinstance(tokenizer, IdentityTokenizer):
@@ -183,7 +183,7 @@ def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         content = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise IdClipError(
-            f"{path} is not a checkpoint of tensors ({_first_lines(error, 1)}); save the model's state_dict alone."
+            f"{path} is not a checkpoint of tensors ({first_lines(error, 1)}); save the model's state_dict alone."
         ) from error
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     shapes = {str(key): tuple(value.shape) for key, value in weights.items() if isinstance(value, torch.Tensor)}
@@ -298,7 +298,7 @@ def _device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def _first_lines(error: BaseException, count: int = 4) -> str:
+def first_lines(error: BaseException, count: int = 4) -> str:
     """An error's message on one line of a readable length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return textwrap.shorten(" ".join(lines[:count]) or type(error).__name__, 400)

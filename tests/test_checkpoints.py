@@ -254,7 +254,10 @@ def test_load_model_refuses_in_a_sentence(fresh, plain, tmp_path):
     state = dict(fresh().state_dict())
     state.pop("visual.conv1.weight")
     torch.save(state, tmp_path / "wrong.pt")
+    foreign = dict(fresh().state_dict()) | {"text.positional_embedding": torch.zeros(77, 48)}
+    torch.save(foreign, tmp_path / "foreign.pt")
     for arguments, message in [
+        ((NAME, str(tmp_path / "foreign.pt")), "foreign.pt does not fit the model IdCLIP-ViT-tiny: "),
         ((NAME, str(tmp_path / "missing.pt")), "there is no file .*missing.pt, nor weights of that name"),
         ((NAME, str(text)), "notes.pt is not a checkpoint of tensors"),
         ((NAME, str(broken)), "broken.safetensors is not a safetensors file"),

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import signal
 import socket
 
 import numpy as np
@@ -24,11 +25,11 @@ pytestmark = pytest.mark.host
 WORLD = 2
 HALF = 3
 GATHERS = {"gather": (False, True), "local": (True, True)}  # name -> (--local-loss, --gather-with-grad)
+PROMPTS = (0, 2)  # visual prompts
 MIX = "with_entities=1,only_entities=0.1,coco_original=0.5"
 # Name -> our flags; those whose name starts with "siglip" train with --siglip.
 LOSSES = {
     "pairs": {},
-    "no prompts": {},
     "coco_original": {"setup": "coco_original"},
     "entities": {"setup": "only_entities"},
     "entities, binary": {"setup": "only_entities", "entity_loss": "bce"},
@@ -65,9 +66,9 @@ def batch(with_faces, options):
     return images, texts, len(setups)
 
 
-def model_for_test(name):
+def model_for_test(name="pairs", prompts=0):
     torch.manual_seed(3)
-    settings = {"identity_cfg": {"face_dim": FACE_DIM, "adaptor_hidden": 24}} if name == "no prompts" else {}
+    settings = {"identity_cfg": {"face_dim": FACE_DIM, "adaptor_hidden": 24, "visual_prompts": prompts}}
     bias = {"init_logit_bias": -10.0} if name.startswith("siglip") else {}
     model = open_clip.create_model(MODEL, output_dict=True, **settings, **bias)
     model.lock_image_tower()
@@ -92,11 +93,16 @@ def step(model, images, texts, name, world_size=1, rank=0, local_loss=False, gat
     return value.detach(), {name: p.grad for name, p in bare.named_parameters() if p.requires_grad}
 
 
-def one_of_two(rank, port, folder):
-    """What torchrun does for a process: its environment, then the command. Then single steps on known batches."""
+def join_as(rank, port):
+    """What torchrun does for a process: its environment."""
     torch.set_num_threads(1)  # a forked process must not use its parent's thread pool
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ.update(address | {"WORLD_SIZE": str(WORLD)})
+
+
+def one_of_two(rank, port, folder):
+    """The command as torchrun starts it, then single steps on known batches."""
+    join_as(rank, port)
     command = [
         "--model", MODEL, "--train-data", f"{folder}/train/{{00000..00003}}.tar", "--dataset-type", "webdataset",
         "--device", "cpu", "--precision", "fp32", "--workers", "1", "--batch-size", "3", "--epochs", "2", "--lr", "0.01",
@@ -109,19 +115,36 @@ def one_of_two(rank, port, folder):
     plain = argparse.Namespace(
         train_data=str(folder / "train"), rank=rank, world_size=WORLD, workers=0, device="cpu", precision="fp32"
     )
-    cached = cached_shards(model_for_test("no prompts").float(), to_tensor, plain, str(folder / "cache"), "float16")
+    cached = cached_shards(model_for_test().float(), to_tensor, plain, str(folder / "cache"), "float16")
     results = {"code": code, "cached": len(cached)}
-    for case in itertools.product(LOSSES, GATHERS, (True, False)):
-        name, gather, with_faces = case
+    for case in itertools.product(LOSSES, GATHERS, (True, False), PROMPTS):
+        name, gather, with_faces, prompts = case
         images, texts, count = batch(with_faces, IdentityOptions(**LOSSES[name]))
         own = slice(rank * HALF, (rank + 1) * HALF)
         own_texts = slice(rank * HALF * count, (rank + 1) * HALF * count)
-        model = DeviceAwareDataParallel(model_for_test(name), device_ids=[torch.device("cpu")])
+        model = DeviceAwareDataParallel(model_for_test(name, prompts), device_ids=[torch.device("cpu")])
         for _ in range(2):  # the second step fails when a parameter took no part in the first
             model.zero_grad()
             results[case] = step(model, images[own], texts[own_texts], name, WORLD, rank, *GATHERS[gather])
     torch.save(results, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def exit_codes(work, *arguments):
+    """Run `work(rank, port, *arguments)` in two processes, forked so that they need not import open_clip again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = torch.multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(rank, port, *arguments)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            pytest.fail("a process hangs")
+    return [process.exitcode for process in processes]
 
 
 @pytest.fixture(scope="module")
@@ -131,20 +154,7 @@ def two_processes(tmp_path_factory):
     add_models(folder)
     write_shards(folder / "train", small_world(), shards=4)
     write_shards(folder / "val", small_world(first_person=70, people=2, scenes=2), shards=1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # Forked: the children need not import open_clip again.
-    context = torch.multiprocessing.get_context("fork")
-    processes = [context.Process(target=one_of_two, args=(rank, port, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        if process.is_alive():
-            process.kill()
-            pytest.fail("a process hangs")
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert exit_codes(one_of_two, folder) == [0, 0]
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
@@ -166,18 +176,58 @@ def test_two_processes_share_the_work_of_caching_image_features(two_processes):
     assert len(list((folder / "cache").glob("*.tar"))) == len(list((folder / "cache").glob("train-*.json"))) == 4
 
 
+@pytest.mark.parametrize("prompts", PROMPTS)
 @pytest.mark.parametrize("with_faces", [True, False])
 @pytest.mark.parametrize("gather", list(GATHERS))
 @pytest.mark.parametrize("name", list(LOSSES))
-def test_two_processes_learn_what_one_does(two_processes, name, gather, with_faces):
+def test_two_processes_learn_what_one_does(two_processes, name, gather, with_faces, prompts):
     _, results = two_processes
     images, texts, _ = batch(with_faces, IdentityOptions(**LOSSES[name]))
-    loss, gradients = step(model_for_test(name), images, texts, name)
-    losses = [result[name, gather, with_faces][0] for result in results]
+    loss, gradients = step(model_for_test(name, prompts), images, texts, name)
+    losses = [result[name, gather, with_faces, prompts][0] for result in results]
     torch.testing.assert_close(torch.stack(losses).mean(), loss)
     for result in results:
-        theirs = result[name, gather, with_faces][1]
+        theirs = result[name, gather, with_faces, prompts][1]
         assert theirs.keys() == gradients.keys()
         for key, gradient in gradients.items():
             torch.testing.assert_close(theirs[key], gradient, rtol=1e-7, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
     assert gradients["text.adaptor.output.weight"].abs().sum() > 0 or name == "coco_original"
+    assert ("visual.prompts.tokens" in gradients) == (prompts > 0)
+
+
+def train_or_die(rank, port, folder, name, kill_at):
+    """Train three epochs; kill this process as the system would, in the middle of its `kill_at`-th step."""
+    join_as(rank, port)
+    steps, host_step = itertools.count(1), torch.optim.AdamW.step
+
+    def step_or_die(optimizer, *arguments, **settings):
+        if rank == 1 and next(steps) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return host_step(optimizer, *arguments, **settings)
+
+    torch.optim.AdamW.step = step_or_die
+    command = [
+        "--model", MODEL, "--train-data", f"{folder}/train/{{00000..00003}}.tar", "--dataset-type", "webdataset",
+        "--device", "cpu", "--precision", "fp32", "--workers", "1", "--batch-size", "3", "--epochs", "3", "--lr", "0.01",
+        "--warmup", "1", "--logs", str(folder), "--name", name, "--lock-text", "--dist-backend", "gloo", "--accum-freq", "2",
+        "--id-caption", "multi", "--id-batch-groups", "identity", "--resume", "latest",
+    ]  # fmt: skip
+    code = main(command)
+    torch.distributed.destroy_process_group()
+    os._exit(code)
+
+
+def test_a_run_with_a_killed_rank_goes_on_with_the_same_data(two_processes):
+    folder, _ = two_processes
+    assert exit_codes(train_or_die, folder, "unbroken", None) == [0, 0]
+    killed = exit_codes(train_or_die, folder, "killed", 3)  # two steps an epoch: in its second epoch
+    assert killed[1] == -signal.SIGKILL and killed[0] != 0  # the other rank does not hang
+    saved = folder / "killed" / "checkpoints"
+    assert [path.name for path in sorted(saved.glob("*.pt"))] == ["epoch_1.pt"]
+    assert exit_codes(train_or_die, folder, "killed", None) == [0, 0]
+    assert "resuming checkpoint" in (folder / "killed" / "out.log").read_text()
+    ends = [
+        torch.load(folder / run / "checkpoints" / "epoch_3.pt", weights_only=True) for run in ("unbroken", "killed")
+    ]
+    for name, value in ends[0]["state_dict"].items():
+        torch.testing.assert_close(ends[1]["state_dict"][name], value, msg=name)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import replace
 
 import open_clip
 import open_clip_train.main
@@ -13,6 +14,7 @@ from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small
 
 from open_clip_idplugin import host_patches
 from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.training_facts import facts_beside
 from training_patches.__main__ import main
 from training_patches.host_rows import TrainingRun, rows
 
@@ -140,6 +142,120 @@ def test_resume_latest_does_not_go_on_from_the_best_weights(world, paper_run):
     shutil.copy(world / "logs" / "paper" / "checkpoints" / "best.pt", folder)
     assert train(world, "alone", *PAPER, "--resume", "latest") == 0
     assert checkpoint(world, "alone")["epoch"] == 1
+
+
+class Harmful:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (type(self.mark).touch, (self.mark,))
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--pretrained"])
+def test_a_foreign_or_tampered_checkpoint_is_one_sentence_and_not_unpickled(world, paper_run, tmp_path, capsys, flag):
+    mark, harmful, text, other = (tmp_path / name for name in ("mark", "harmful.pt", "text.pt", "other.pt"))
+    torch.save({"epoch": 1, "state_dict": {"x": torch.zeros(1)}, "optimizer": Harmful(mark)}, harmful)
+    text.write_text("no weights")
+    torch.save({"state_dict": open_clip.create_model("IdCLIP-ViT-miniature").state_dict()}, other)
+    torn = tmp_path / "epoch_1.pt"
+    whole = (world / "logs" / "paper" / "checkpoints" / "epoch_1.pt").read_bytes()
+    torn.write_bytes(whole[: len(whole) // 2])
+    for path, words in (
+        (harmful, "is not a checkpoint of tensors"),
+        (text, "is not a checkpoint of tensors"),
+        (torn, "is not a checkpoint of tensors"),
+    ):
+        assert train(world, f"foreign-{path.stem}", *PAPER, flag, str(path), logs=tmp_path / "logs") == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert str(path) in line and words in line
+    torch.save(torch.load(other, weights_only=True) | {"epoch": 1, "optimizer": {}}, other)
+    assert train(world, "foreign", *PAPER, flag, str(other), logs=tmp_path / "logs") == 2
+    assert f"{other} does not fit the model {MODEL}: " in capsys.readouterr().err.splitlines()[-1]
+    assert not mark.exists()
+
+
+def test_training_does_not_go_on_from_the_best_weights_or_a_file_of_that_name(world, paper_run, tmp_path, capsys):
+    best = world / "logs" / "paper" / "checkpoints" / "best.pt"
+    assert train(world, "best", *PAPER, "--resume", str(best), logs=tmp_path) == 2
+    assert "holds no state of the optimizer" in capsys.readouterr().err
+    assert train(world, "on", *PAPER, "--pretrained", str(best), logs=tmp_path) == 0
+    torch.save({"something": 1}, tmp_path / "on" / "checkpoints" / "best.pt")
+    flags = ("--resume", "latest", "--id-val-data", str(world / "val"), "--id-save-best")
+    assert train(world, "on", *PAPER, *flags, epochs=2, logs=tmp_path) == 2
+    assert "best.pt is not a file of the best weights so far" in capsys.readouterr().err
+
+
+def test_a_run_notes_its_base_face_model_and_recipe(world, tmp_path, capsys):
+    for number, face_model in enumerate(("insightface:a/r50", "insightface:b/r50")):
+        samples = [with_face_model(sample, face_model) for sample in small_world()]
+        write_shards(tmp_path / f"train{number}", samples, shards=2)
+    base = tmp_path / "plain.pt"
+    torch.save(open_clip.create_model(PLAIN_MODEL).state_dict(), base)
+    flags = (*PAPER, "--id-preset", "paper", "--batch-size", "8", "--pretrained", str(base))
+    assert train(world, "noted", *flags, "--train-data", str(tmp_path / "train0"), logs=tmp_path) == 0
+    trained = tmp_path / "noted" / "checkpoints" / "epoch_1.pt"
+    facts = facts_beside(trained)
+    assert (facts.model, facts.base, facts.face_model) == (MODEL, str(base), "insightface:a/r50")
+    assert facts.recipe["--id-temperature"] == "0.07" and facts.recipe["--lock-image"] is True
+    assert facts.recipe["--id-preset"] == "paper" and facts.recipe["--lr"] == 0.01
+    assert not [name for name in facts.recipe if "data" in name]
+    assert load_model(MODEL, str(trained)).face_model == "insightface:a/r50"
+    for flag in ("--resume", "--pretrained"):
+        shards = ("--train-data", str(tmp_path / "train1"), flag, str(trained))
+        assert train(world, f"on{flag}", *flags, *shards, logs=tmp_path, epochs=2) == 2
+        assert "was trained with embeddings of the face model 'insightface:a/r50'" in capsys.readouterr().err
+    both = ("--train-data", f"{tmp_path}/train0/00000.tar::{tmp_path}/train1/00000.tar", "--train-num-samples", "8")
+    assert train(world, "both-models", *PAPER, *both, logs=tmp_path) == 2
+    assert "face embeddings of two models" in capsys.readouterr().err
+
+
+def with_face_model(sample, face_model):
+    return replace(sample, record=replace(sample.record, face_model=face_model))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (*PAPER, "--accum-freq", "2"),
+        (
+            "--precision",
+            "amp_bf16",
+            "--id-face-dropout",
+            "0.9",
+            "--id-text-prompts",
+            "2",
+            "--id-lora-image-blocks",
+            "all",
+        ),
+        (
+            *PAPER,
+            "--id-setup",
+            "with_entities=1,coco_original=0.5",
+            "--id-false-negatives",
+            "mask",
+            "--precision",
+            "bf16",
+        ),
+    ],
+)
+def test_training_compiles_both_towers_without_graph_breaks(world, tmp_path, monkeypatch, flags):
+    compiled = []
+
+    def whole_graph(model):  # the host names no backend; an eager one leaves out nothing but code generation
+        compiled.append(model)
+        return torch_compile(model, backend="eager", fullgraph=True)
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", whole_graph)
+    more = ("--torchcompile", "--id-val-data", str(world / "val"))
+    assert train(world, "compiled", *flags, *more, epochs=2, logs=tmp_path) == 0
+    assert len(compiled) == 1
+    saved = torch.load(tmp_path / "compiled" / "checkpoints" / "epoch_1.pt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in saved.values()) and "text.adaptor.output.weight" in saved
+    torch._dynamo.reset()
 
 
 def test_the_temperature_can_be_frozen(world):

@@ -5,6 +5,7 @@ training cannot go on from it; it remembers its value, so that a resumed run com
 """
 
 import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.errors import IdClipError
 
 BEST = "best.pt"
 
@@ -40,8 +42,16 @@ def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], model: to
 
 
 def best_so_far(path: Path, metric: str) -> float | None:
-    """The value of the weights in a `best.pt`; None without a file, or where it was chosen by another metric."""
+    """The value of the weights in a `best.pt`; None without a file, or where it was chosen by another metric.
+
+    Raises IdClipError for a file that this module did not write.
+    """
     if not path.exists():
         return None
-    content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return float(content["value"]) if content["metric"] == metric else None
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return float(content["value"]) if content["metric"] == metric else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise IdClipError(
+            f"{path} is not a file of the best weights so far ({type(error).__name__}); move it away."
+        ) from None

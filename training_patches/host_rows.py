@@ -19,6 +19,7 @@ from open_clip_train.train import unwrap_model
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_idplugin import host_patches
+from open_clip_idplugin.checkpoints import first_lines, weight_shapes
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
@@ -152,15 +153,25 @@ class TrainingRun:
         host_patches.apply(table)
         try:
             return main(list(arguments))
-        except ValueError as error:
-            if "parameter group" not in str(error):  # of torch's optimizers
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, IdClipError):
                 raise
+            self._explain(error)
+            raise
+        finally:
+            host_patches.restore(table)
+
+    def _explain(self, error: Exception) -> None:
+        """Raise IdClipError for what torch says of a checkpoint that does not fit."""
+        if "parameter group" in str(error):  # of the optimizers
             raise IdClipError(
                 f"the checkpoint {self.args.resume} was trained with other parts frozen or other learning-rate flags; repeat "
                 "the flags of its run."
             ) from error
-        finally:
-            host_patches.restore(table)
+        if "loading state_dict" in str(error):
+            raise IdClipError(
+                f"the checkpoint {self.args.resume} does not fit the model {self.args.model}: {first_lines(error)}"
+            ) from error
 
     def parse_args(self, host: Callable[..., Any], args: Sequence[str]) -> argparse.Namespace:
         """Parse the host's flags and ours."""
@@ -176,13 +187,22 @@ class TrainingRun:
         """Create a model; the first one is trained (distillation makes a second, the teacher)."""
         if self.model is not None:
             return host(model_name, *args, **kwargs)
+        require_tensors_only(self.args)
         changes = self.options.model
         if changes:
             kwargs["identity_cfg"] = changed_config(model_name, changes)
-        created = host(model_name, *args, **kwargs)
+        weights = args[0] if args else kwargs.get("pretrained")
+        try:
+            created = host(model_name, *args, **kwargs)
+        except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes
+            if isinstance(error, IdClipError) or not (weights and Path(weights).is_file()):
+                raise
+            raise IdClipError(
+                f"the checkpoint {weights} does not fit the model {model_name}: {first_lines(error)}"
+            ) from error
         self.model = created[0]
         if isinstance(self.model, IdCLIP):
-            require_as_asked(self.model.identity_cfg, changes, args[0] if args else kwargs.get("pretrained"))
+            require_as_asked(self.model.identity_cfg, changes, weights)
         elif flags := self.options.changed_flags():
             raise IdClipError(
                 f"{flags[0]} is for models that take faces, and {model_name} does not; "
@@ -307,6 +327,18 @@ class DeviceAwareDataParallel(DistributedDataParallel):
     def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
         on_cpu = all(parameter.device.type == "cpu" for parameter in module.parameters())
         super().__init__(module, device_ids=None if on_cpu else device_ids, **kwargs)
+
+
+def require_tensors_only(args: argparse.Namespace) -> None:
+    """Refuse, before the host unpickles them, files of `--pretrained` and `--resume` that are no checkpoints of tensors."""
+    for path in (args.pretrained, args.resume):
+        if path and Path(path).is_file():
+            weight_shapes(path)
+    if args.resume and Path(args.resume).name == BEST:
+        raise IdClipError(
+            f"{args.resume} holds no state of the optimizer, so that training cannot go on from it; resume an epoch_N.pt, or "
+            "start from it with --pretrained."
+        )
 
 
 def freeze_temperature(model: Any, options: IdentityOptions) -> None:

@@ -132,15 +132,17 @@ def strata_table(title: str, summaries: Mapping[str, Summary], query: str) -> Ta
 
 
 def recipe_table(results: Sequence[CellResult]) -> Table:
-    """What each recipe is: its reason and its flags beside the common ones, and the seconds that a cell took."""
+    """What each recipe is: its reason and its flags beside the common ones, and the seconds of one core that a cell took."""
     rows = []
     for name in dict.fromkeys(result.recipe for result in results):
         own = [result for result in results if result.recipe == name]
         flags = RECIPES[name].flags if name in RECIPES else {}
         words = " ".join(f"{flag} {value}" for flag, value in flags.items())
-        seconds = [sum(result.seconds.values()) for result in own]
+        seconds = [float(result.about.get("processor_seconds", 0.0)) for result in own]
         rows.append((name, own[0].reason, f"`{words}`" if words else "", f"{sum(seconds) / len(seconds):.0f}"))
-    return Table("The recipes", ("recipe", "reason", "flags beside the common ones", "seconds a cell"), tuple(rows))
+    return Table(
+        "The recipes", ("recipe", "reason", "flags beside the common ones", "processor seconds a cell"), tuple(rows)
+    )
 
 
 def shown(spread: Spread) -> str:

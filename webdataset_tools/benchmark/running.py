@@ -4,6 +4,7 @@ Role: train, evaluate, write. Every worker process reads the evaluation shards o
 recipes that leave the image tower as it is; the same holds for queries without a face where both towers stay.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Worker:
         return cell.label, seconds
 
     def _run(self, cell: Cell) -> dict[str, float]:
-        bench, start = self.bench, time.monotonic()
+        bench, start, computed = self.bench, time.monotonic(), _processor_seconds()
         checkpoint = bench.pretrained
         if cell.recipe.trained:
             if not cell.weights_file(bench).exists():
@@ -88,7 +89,12 @@ class Worker:
             splits[split] = {"metrics": results.metrics, "strata": results.strata}
         seconds = {"training": trained - start, "evaluation": time.monotonic() - trained}
         command = training_command(cell, bench) if cell.recipe.trained else []
-        about = {"weights": dict(bench.weights), "templates": bench.templates, "threads": bench.threads}
+        about = {
+            "weights": dict(bench.weights),
+            "templates": bench.templates,
+            "threads": bench.threads,
+            "processor_seconds": _processor_seconds() - computed,  # unlike seconds the same on a busy machine
+        }
         result = CellResult(cell.recipe.name, cell.recipe.reason, cell.seed, tuple(command), splits, seconds, about)
         result.write(cell.result_file(bench))
         return seconds
@@ -127,3 +133,9 @@ class Worker:
         if cell.recipe.keeps_image_features:
             self._features[split] = pair
         return pair
+
+
+def _processor_seconds() -> float:
+    """Of this process and of the finished ones that it started."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

@@ -61,6 +61,7 @@ EXTRAS: Mapping[str, str] = {
     "autofaiss": "serve",
     "faiss": "serve",
     "flask": "serve",
+    "waitress": "serve",
     "pyspark": "spark",
 }
 

@@ -179,7 +179,7 @@ class TestStockRequests:
     def test_missing_fields_get_defaults(self, client):
         assert len(ask(client, text="blocks")) == 40
         assert len(ask(client, text="blocks", num_images=3)) == 3
-        assert len(ask(client, text="blocks", num_images=3, num_result_ids=100_000, indice_name="")) == 40
+        assert len(ask(client, text="blocks", num_images=3, num_result_ids=10_000, indice_name="")) == 40
 
     def test_results_carry_what_a_reader_needs(self, client, world):
         images = {image.key: image for image in world.images}
@@ -325,7 +325,7 @@ def test_services_without_gallery_or_face_model(world, loaded):
 def test_addresses_only_where_allowed(world, loaded, tmp_path):
     open_app = create_app({"archive": world.folder}, loaded, People(FACE_DIM), allow_urls=True).test_client()
     assert "http or https" in refused(open_app, image_url="file:///etc/passwd")
-    assert "could be fetched" in refused(open_app, image_url="http://127.0.0.1:9/picture.jpg")
+    assert "public internet" in refused(open_app, image_url="http://127.0.0.1:9/picture.jpg")
 
 
 def test_cross_origin_only_where_allowed(world, loaded, client):
@@ -428,11 +428,24 @@ def test_page_escapes_what_it_shows():
     assert "<script>" not in page
 
 
-def test_serve_listens_here_only(world):
-    with pytest.raises(IdClipError, match="has no login"):
+def test_serve_listens_here_only(world, monkeypatch):
+    monkeypatch.delenv("IDCLIP_TOKEN", raising=False)
+    with pytest.raises(IdClipError, match="give a token"):
         serve.serve(str(world.folder), IDENTITY, host="0.0.0.0")
     for host in ("127.0.0.1", "localhost", "::1"):
-        serve.require_local(host, allow_remote=False)
-    serve.require_local("0.0.0.0", allow_remote=True)
+        assert serve.choose_access(host, None, None, False).token is None
+    assert serve.choose_access("0.0.0.0", "t" * 20, None, False).token == "t" * 20
     with pytest.raises(IdClipError, match="there is no folder"):
         serve.serve("missing", IDENTITY)
+
+
+def test_several_indices(world, loaded):
+    folders = serve.split_indices(f"one={world.folder}, two={world.folder}")
+    several = create_app(folders, loaded, People(FACE_DIM), mmap=True).test_client()
+    assert several.get("/indices-list").get_json() == ["one", "two"]
+    same_answers(
+        ask(several, text="blocks", num_images=5), ask(several, text="blocks", num_images=5, indice_name="two")
+    )
+    assert list(serve.split_indices(str(world.folder))) == [world.folder.name]
+    with pytest.raises(IdClipError, match="comes twice"):
+        serve.split_indices(f"one={world.folder},one={world.folder}")

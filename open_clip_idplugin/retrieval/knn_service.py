@@ -3,15 +3,18 @@
 Role: a checked request + an opened index + people -> results, best first.
 """
 
-import http.client
+import base64
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from clip_retrieval.clip_back import FULL_KNN_REQUEST_TIME, TEXT_CLIP_INFERENCE_TIME, KnnService
+from clip_retrieval.clip_back import DOWNLOAD_TIME, FULL_KNN_REQUEST_TIME, TEXT_CLIP_INFERENCE_TIME, KnnService
 
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
+from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People, decode_base64
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
@@ -32,22 +35,25 @@ class TextWithPeople(str):
 class IdentityKnnService(KnnService):
     """clip-retrieval's knn-service, whose text may name people."""
 
-    def __init__(self, clip_resources: dict[str, IdentityResource], people: People, allow_urls: bool) -> None:
+    def __init__(
+        self,
+        clip_resources: dict[str, IdentityResource],
+        people: People,
+        fetch: Callable[[str], bytes] | None,
+        limits: Limits,
+    ) -> None:
+        """`fetch`: address -> bytes of a picture; None: addresses are refused."""
         super().__init__(clip_resources=clip_resources)
         self._people = people
-        self._allow_urls = allow_urls
+        self._fetch = fetch
+        self._limits = limits
 
     def compute_query(self, clip_resource: IdentityResource, text_input: Any, **others: Any) -> np.ndarray:
         """The query as [1, D] float32; a text with people is encoded by the encoder that evaluation uses too."""
         if isinstance(text_input, TextWithPeople):
             with TEXT_CLIP_INFERENCE_TIME.time():
                 return clip_resource.encoder.encode([str(text_input)], faces=[text_input.faces])
-        try:
-            query: np.ndarray = super().compute_query(clip_resource, text_input, **others)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            if text_input is not None or others.get("image_url_input") is None:
-                raise
-            raise BadRequest(f"no picture could be fetched from 'image_url' ({type(error).__name__})") from None
+        query: np.ndarray = super().compute_query(clip_resource, text_input, **others)
         return query
 
     @FULL_KNN_REQUEST_TIME.time()
@@ -62,11 +68,13 @@ class IdentityKnnService(KnnService):
             IdClipError: the request cannot be answered, in one sentence.
         """
         resource = choose_index(self.clip_resources, request.indice_name)
+        self._limits.check(request)
+        request = self._with_fetched_picture(request)
         self._require_answerable(request, resource)
         results: Answer = self.query(
             text_input=self._text(request),
             image_input=request.image,
-            image_url_input=request.image_url,
+            image_url_input=None,  # fetched above; clip-retrieval's own fetcher would follow any address
             embedding_input=request.embedding_input,
             modality=request.modality,
             num_images=request.num_images,
@@ -98,19 +106,21 @@ class IdentityKnnService(KnnService):
             return  # as in clip-retrieval, a text wins over what is given beside it
         if request.image is not None:
             _require_picture(request.image)
-        elif request.image_url is not None:
-            self._require_allowed(request.image_url)
         elif request.embedding_input is not None and len(request.embedding_input) != resource.image_index.d:
             raise BadRequest(
                 f"'embedding_input' has {len(request.embedding_input)} numbers, but the index holds vectors of "
                 f"{resource.image_index.d}"
             )
 
-    def _require_allowed(self, url: str) -> None:
-        if not self._allow_urls:
+    def _with_fetched_picture(self, request: KnnRequest) -> KnnRequest:
+        if request.image_url is None or request.text is not None or request.image is not None:
+            return request
+        if self._fetch is None:
             raise BadRequest("this service fetches no addresses: send the picture itself in 'image', as base64")
-        if not url.lower().startswith(("http://", "https://")):
-            raise BadRequest("'image_url' must be an http or https address")
+        with DOWNLOAD_TIME.time():
+            content = self._fetch(request.image_url)
+        self._limits.check_picture(content, "what lies behind 'image_url'")
+        return replace(request, image=base64.b64encode(content).decode(), image_url=None)
 
 
 def _require_picture(content: str) -> None:

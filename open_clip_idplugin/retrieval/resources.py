@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-from clip_retrieval.clip_back import ClipResource, ParquetMetadataProvider, load_index
+from clip_retrieval.clip_back import ClipResource, ParquetMetadataProvider
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.query_encoder import QueryEncoder
@@ -54,24 +54,26 @@ class RowMetadata(ParquetMetadataProvider):
         return [_present_values(record) for record in rows.to_dict(orient="records")]
 
 
-def load_resources(indices: dict[str, Path], loaded: LoadedModel) -> dict[str, IdentityResource]:
+def load_resources(indices: dict[str, Path], loaded: LoadedModel, mmap: bool = False) -> dict[str, IdentityResource]:
     """Open several indices for one model; `loaded` must keep float32 weights (fp32, amp or amp_bf16).
+
+    mmap: leave the vectors on the disk and let the system read what a search touches.
 
     Raises:
         IndexMismatch: a folder is no index, is damaged, or was made with another image tower.
     """
     towers, encoder = Towers(loaded), QueryEncoder(loaded)
     tower = fingerprint_image_tower(loaded.model)
-    return {name: _load_resource(folder, loaded, tower, towers, encoder) for name, folder in indices.items()}
+    return {name: _load_resource(folder, loaded, tower, towers, encoder, mmap) for name, folder in indices.items()}
 
 
 def _load_resource(
-    folder: Path, loaded: LoadedModel, tower: str, towers: Towers, encoder: QueryEncoder
+    folder: Path, loaded: LoadedModel, tower: str, towers: Towers, encoder: QueryEncoder, mmap: bool
 ) -> IdentityResource:
     card = load_card(folder) if folder.is_dir() else None
     if card is not None:
         require_same_tower(card, tower, loaded.name, folder)
-    image_index = _read_faiss(folder / "image.index")
+    image_index = _read_faiss(folder / "image.index", mmap)
     if image_index is None:
         raise IndexMismatch(
             f"'{folder}' holds no image.index: make an index with `idclip index`, or name another folder"
@@ -97,7 +99,7 @@ def _load_resource(
         violence_detector=None,
         metadata_provider=metadata,
         image_index=image_index,
-        text_index=_read_faiss(folder / "text.index"),
+        text_index=_read_faiss(folder / "text.index", mmap),
         ivf_old_to_new_mapping=None,
         columns_to_return=list(metadata.metadata_df.columns),
         metadata_is_ordered_by_ivf=False,
@@ -109,11 +111,12 @@ def _load_resource(
     )
 
 
-def _read_faiss(path: Path) -> faiss.Index | None:
+def _read_faiss(path: Path, mmap: bool) -> faiss.Index | None:
     if not path.exists():
         return None
     try:
-        return load_index(str(path), enable_faiss_memory_mapping=False)
+        # The first flag maps inverted lists, the second one everything else.
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
 

@@ -7,6 +7,7 @@ serve`, or any clip-retrieval backend, which is sent the finished query vector (
 import base64
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +104,17 @@ def search(
 
 
 def search_service(url: str, query: Query, include_images: bool = False) -> Results:
-    """Ask a running `idclip serve`; the service embeds photos and knows the enrolled names."""
+    """Ask a running `idclip serve`; the service embeds photos and knows the enrolled names.
+
+    Its token, where it wants one, is read from the environment variable IDCLIP_TOKEN.
+    """
     import requests
 
     address = f"{url.rstrip('/')}/knn-service"
-    return _answer_of(lambda: requests.post(address, json=query.to_json(include_images), timeout=_TIMEOUT), address)
+    token = os.environ.get("IDCLIP_TOKEN", "").strip()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    body = query.to_json(include_images)
+    return _answer_of(lambda: requests.post(address, json=body, headers=headers, timeout=_TIMEOUT), address)
 
 
 def search_any_backend(url: str, query: Query, setup: LocalModel) -> Results:

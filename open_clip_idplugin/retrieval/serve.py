@@ -1,9 +1,10 @@
 """The verb `idclip serve`: clip-retrieval's backend with people in the query, on this machine only unless told otherwise.
 
-Role: index folder + model + gallery + face model -> a running HTTP service.
+Role: index folders + model + gallery + face model -> a running HTTP service.
 """
 
-import ipaddress
+import csv
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from open_clip_idplugin.retrieval.local_model import LocalModel
 
 if TYPE_CHECKING:
     import flask
+
+    from open_clip_idplugin.retrieval.access import Access
+    from open_clip_idplugin.retrieval.limits import Limits
 
 
 def serve(
@@ -23,67 +27,126 @@ def serve(
     det_size: int = 640,
     host: str = "127.0.0.1",
     port: int = 1234,
+    threads: int = 8,
     device: str = "cpu",
     precision: str = "fp32",
+    mmap: bool = False,
+    token_file: str | None = None,
+    host_names: str | None = None,
     allow_urls: bool = False,
     allow_cors: bool = False,
-    allow_remote: bool = False,
+    max_request_mb: int = 32,
+    max_pixels: int = 50_000_000,
+    max_results: int = 10_000,
+    max_text: int = 10_000,
 ) -> None:
     """Answer searches over HTTP as clip-retrieval does, with `[TOK]`, `faces` and `identities` in requests.
 
     Args:
-        index: folder made by `idclip index` (or by clip-retrieval, with the same image tower).
+        index: folder made by `idclip index` (or by clip-retrieval, with the same image tower); several as
+            NAME=FOLDER,NAME=FOLDER, of which the first answers requests that name none.
         model: model name; its image tower must be the one that made the index.
         checkpoint: weights file or pretrained tag.
         gallery: gallery file with enrolled people (default: gallery.sqlite in the user's data folder).
         faces: face model for photos in requests, e.g. insightface:buffalo_l; without it photos are refused.
         det_size: side of the square in which the face detector sees a photo; small for small pictures.
-        host: address to listen on.
+        host: address to listen on; any but this machine's own needs a token.
         port: port to listen on; 0 picks a free one.
+        threads: requests that are answered at once.
         device: cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
-        allow_urls: fetch pictures from the http(s) addresses that requests name in `image_url`.
+        mmap: leave the vectors on the disk and read what a search needs.
+        token_file: file (0600) with the token that requests must send; or the environment variable IDCLIP_TOKEN.
+        host_names: names by which the service is called, separated by commas, e.g. behind a proxy.
+        allow_urls: fetch pictures from the public http(s) addresses that requests name in `image_url`.
         allow_cors: let web pages of any origin read the answers.
-        allow_remote: listen on an address that other machines reach; there is no login, everybody there can search.
+        max_request_mb: largest request in MB.
+        max_pixels: largest picture in a request, in pixels.
+        max_results: most results of a request.
+        max_text: longest text in characters.
     """
-    require_local(host, allow_remote)
-    from werkzeug.serving import make_server
+    from open_clip_idplugin.retrieval.access import read_token
 
+    access = choose_access(host, read_token(token_file), host_names, allow_cors)
+    folders = split_indices(index)
+    if threads < 1:
+        raise IdClipError("--threads must be at least 1")
+    from open_clip_idplugin.retrieval.limits import Limits
+    from open_clip_idplugin.retrieval.web_server import WebServer
+
+    limits = Limits(max_request_mb << 20, max_pixels, max_results, max_text)
+    server = WebServer(host, port, threads, limits.request_bytes)
+    server.start()
+    share_cores(threads)
     setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision)
-    app = open_app(index, setup, allow_urls, allow_cors)
-    try:
-        server = make_server(host, port, app, threaded=True)
-    except (OSError, SystemExit) as error:  # werkzeug exits by itself when the port is taken
-        raise IdClipError(f"the service cannot listen on {host}:{port}: choose another --port ({error})") from None
-    address = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
-    print(f"Serving {index} at {address}/knn-service (Ctrl-C stops)", flush=True)
+    server.door.open(open_app(folders, setup, allow_urls, access, limits, mmap))
+    address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    print(f"Serving {', '.join(folders)} at {address}/knn-service (Ctrl-C stops)", flush=True)
     print(f'Next: idclip search "[TOK] ..." --identities NAME --url {address}', flush=True)
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+    server.run_until_stopped()
 
 
-def require_local(host: str, allow_remote: bool) -> None:
-    """Refuse an address that other machines reach, unless it was allowed: the service has no login."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local and not allow_remote:
+def choose_access(host: str, token: str | None, host_names: str | None, allow_cors: bool) -> "Access":
+    """Refuse an address that other machines reach without a token; check the names of a service of this machine alone."""
+    from open_clip_idplugin.retrieval.access import Access, is_local
+
+    named = frozenset(name.strip().lower() for name in (host_names or "").split(",") if name.strip())
+    if is_local(host):
+        return Access(token, frozenset((*_LOCAL_NAMES, host.lower(), *named)), allow_cors)
+    if token is None:
         raise IdClipError(
-            f"--host {host} can be reached by other machines, and the service has no login: keep 127.0.0.1, or add "
-            "--allow_remote where everybody on the network may search these images"
+            f"--host {host} can be reached by other machines: give a token with --token_file FILE (or the environment "
+            "variable IDCLIP_TOKEN), or keep 127.0.0.1"
         )
+    return Access(token, named or None, allow_cors)
 
 
-def open_app(index: str, setup: LocalModel, allow_urls: bool = False, allow_cors: bool = False) -> "flask.Flask":
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+def split_indices(listed: str) -> dict[str, Path]:
+    """NAME=FOLDER,... or one FOLDER, whose own name is taken -> name -> folder.
+
+    Raises:
+        IdClipError: a folder is not there, or a name comes twice.
+    """
+    indices: dict[str, Path] = {}
+    for entry in next(csv.reader([listed], skipinitialspace=True), []):
+        name, equals, folder = entry.partition("=")
+        path = Path(folder if equals and not Path(entry).is_dir() else entry)
+        if not path.is_dir():
+            raise IdClipError(f"--index: there is no folder '{path}'; make one with `idclip index`")
+        name = name if path != Path(entry) else path.resolve().name
+        if not name or name in indices:
+            raise IdClipError(f"--index: give every index a name of its own, as NAME=FOLDER ('{name}' comes twice)")
+        indices[name] = path
+    if not indices:
+        raise IdClipError("--index: name a folder made with `idclip index`")
+    return indices
+
+
+def share_cores(threads: int) -> None:
+    """Let requests that are answered at once share the cores, instead of each waking a thread on every one of them."""
+    import faiss
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    each = max(1, cores // min(threads, cores))
+    torch.set_num_threads(each)
+    faiss.omp_set_num_threads(each)
+
+
+def open_app(
+    indices: dict[str, Path] | str,
+    setup: LocalModel,
+    allow_urls: bool = False,
+    access: "Access | None" = None,
+    limits: "Limits | None" = None,
+    mmap: bool = False,
+) -> "flask.Flask":
     """Load everything that the flags of `serve` name, and build the service (see `service.create_app`)."""
-    folder = Path(index)
-    if not folder.is_dir():
-        raise IdClipError(f"--index: there is no folder '{index}'; make one with `idclip index`")
+    folders = split_indices(indices) if isinstance(indices, str) else indices
     from open_clip_idplugin.retrieval.service import create_app
 
     loaded, people = setup.load()
-    name = folder.resolve().name
-    return create_app({name: folder}, loaded, people, allow_urls=allow_urls, allow_cors=allow_cors)
+    return create_app(folders, loaded, people, allow_urls=allow_urls, access=access, limits=limits, mmap=mmap)

@@ -2,26 +2,29 @@
 
 Role: indices + loaded model + people -> a Flask application. `/knn-service` takes every stock request, and `faces` or
 `identities` beside a text with `[TOK]`; `/metadata`, `/indices-list`, `/metrics` and the stock page are
-clip-retrieval's. A bad request is answered with HTTP 400 and one sentence.
+clip-retrieval's; `/healthz` and `/openapi.json` are ours. A bad request is answered with HTTP 400 and one sentence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flask
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
-from flask_restful import Api
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.retrieval.access import Access, close
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.knn_request import MOST_RESULTS, BadRequest
 from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
+from open_clip_idplugin.retrieval.limits import Limits
+from open_clip_idplugin.retrieval.monitoring import INDEX_ROWS, add_monitoring
+from open_clip_idplugin.retrieval.openapi import describe_service
 from open_clip_idplugin.retrieval.people import People
-from open_clip_idplugin.retrieval.resources import load_resources
-
-LARGEST_REQUEST = 64 << 20  # bytes
+from open_clip_idplugin.retrieval.picture_urls import fetch_picture
+from open_clip_idplugin.retrieval.resources import IdentityResource, load_resources
 
 
 class RowMetadataService(MetadataService):
@@ -51,6 +54,9 @@ def create_app(
     *,
     allow_urls: bool = False,
     allow_cors: bool = False,
+    access: Access | None = None,
+    limits: Limits | None = None,
+    mmap: bool = False,
 ) -> flask.Flask:
     """Build the service.
 
@@ -58,41 +64,55 @@ def create_app(
         indices: name -> index folder; the first one answers requests that name none.
         loaded: the model, with float32 weights (precision fp32, amp or amp_bf16).
         people: gallery and face engine of the service.
-        allow_urls: fetch `image_url` (http and https).
+        allow_urls: fetch `image_url` (http and https, public addresses only).
         allow_cors: let pages of any origin read the answers, as stock clip-retrieval does.
+        access: token and names of the service; None: no token, and this machine's own names only.
+        limits: how much a request may ask for; None: the defaults.
+        mmap: leave the vectors on the disk.
 
     Raises:
         IndexMismatch: an index is damaged, or was made with another image tower.
         HostMismatchError: the installed clip-retrieval is not one that this was built for.
     """
     verify_hosts()
-    resources = load_resources({name: Path(folder) for name, folder in indices.items()}, loaded)
-    app = flask.Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
-    _add_metrics(app)
+    resources = load_resources({name: Path(folder) for name, folder in indices.items()}, loaded, mmap)
+    for name, resource in resources.items():
+        INDEX_ROWS.labels(name).set(resource.rows)
+    access, limits = access or Access(allow_cors=allow_cors), limits or Limits()
+    app = flask.Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = limits.request_bytes
+    setattr(app.json, "sort_keys", False)  # noqa: B010  (a setting of Flask's default provider)
+    add_monitoring(app)
+    close(app, access)
+    _add_endpoints(app, resources, people, partial(fetch_picture, most_bytes=limits.request_bytes), allow_urls, limits)
     _add_stock_page(app)
-    api = Api(app)
-    api.add_resource(MetricsSummary, "/metrics-summary")
-    api.add_resource(IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)})
-    api.add_resource(RowMetadataService, "/metadata", resource_class_kwargs={"clip_resources": resources})
-    api.add_resource(
-        IdentityKnnService,
-        "/knn-service",
-        resource_class_kwargs={"clip_resources": resources, "people": people, "allow_urls": allow_urls},
-    )
-    if allow_cors:
+    if access.allow_cors:
         from flask_cors import CORS
 
         CORS(app)
     return app
 
 
-def _add_metrics(app: flask.Flask) -> None:
-    from prometheus_client import make_wsgi_app
-    from werkzeug.middleware.dispatcher import DispatcherMiddleware
-
-    # Flask's documented way to wrap an application; setattr, because a type checker sees a method there.
-    setattr(app, "wsgi_app", DispatcherMiddleware(app.wsgi_app, {"/metrics": make_wsgi_app()}))  # noqa: B010
+def _add_endpoints(
+    app: flask.Flask,
+    resources: dict[str, IdentityResource],
+    people: People,
+    fetch: Callable[[str], bytes],
+    allow_urls: bool,
+    limits: Limits,
+) -> None:
+    """clip-retrieval's resources as plain Flask views: its own wrapper answers errors with what they say inside."""
+    knn = {"people": people, "fetch": fetch if allow_urls else None, "limits": limits}
+    views = {
+        "/metrics-summary": MetricsSummary.as_view("metrics-summary"),
+        "/indices-list": IndicesList.as_view("indices-list", indices=list(resources)),
+        "/metadata": RowMetadataService.as_view("metadata", clip_resources=resources),
+        "/knn-service": IdentityKnnService.as_view("knn-service", clip_resources=resources, **knn),
+    }
+    for address, view in views.items():
+        app.add_url_rule(address, view_func=view)
+    description = describe_service(list(resources), limits)
+    app.add_url_rule("/openapi.json", "openapi", lambda: description)
 
 
 def _add_stock_page(app: flask.Flask) -> None:

@@ -1,0 +1,208 @@
+"""Who may ask the service: token, login, the name it is called by, the origin of a request, and headers of answers.
+
+Role: `Access` + Flask application -> the same application, closed. Without a token everybody who reaches the port may
+ask, which is why `serve` wants one for every address but this machine's own. Also here: errors as JSON in one sentence,
+because an error is an answer too.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import secrets
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import flask
+from werkzeug.exceptions import HTTPException
+
+from open_clip_idplugin.errors import IdClipError
+
+TOKEN_VARIABLE = "IDCLIP_TOKEN"
+SHORTEST_TOKEN = 16  # characters
+COOKIE = "idclip_session"
+_COOKIE_SECONDS = 12 * 3600
+_OPEN = ("/healthz", "/login")  # answered without token
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; script-src 'self'; style-src 'self'; object-src 'none'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+_LOGIN = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Log in</title></head>
+<body><main><h1>Log in</h1><p role="alert">{message}</p>
+<form method="post" action="login"><p><label>Token <input name="token" type="password" required autofocus
+autocomplete="current-password"></label></p><p><button>Log in</button></p></form></main></body></html>
+"""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Access:
+    """token: None lets everybody in. host_names: names in the Host header that are answered; None: every name."""
+
+    token: str | None = None
+    host_names: frozenset[str] | None = field(default_factory=lambda: frozenset(_LOCAL_NAMES))
+    allow_cors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.token is not None and len(self.token) < SHORTEST_TOKEN:
+            raise IdClipError(
+                f"the token has fewer than {SHORTEST_TOKEN} characters, which can be guessed: make a longer one, for "
+                "example with `openssl rand -hex 24`"
+            )
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches a service that listens on `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_token(token_file: str | None) -> str | None:
+    """The token of a file, or else of the environment variable IDCLIP_TOKEN; None where there is neither.
+
+    Raises:
+        IdClipError: the file cannot be read, or others can read it.
+    """
+    if token_file is None:
+        return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    path = Path(token_file)
+    try:
+        mode, token = path.stat().st_mode, path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise IdClipError(f"--token_file: '{token_file}' cannot be read as text") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise IdClipError(f"--token_file: others can read '{token_file}': run `chmod 600` on it, and change the token")
+    if not token:
+        raise IdClipError(f"--token_file: '{token_file}' is empty: put a token into it, e.g. `openssl rand -hex 24`")
+    return token
+
+
+def close(app: flask.Flask, access: Access) -> None:
+    """Put checks before every request, headers on every answer, and sentences in place of error pages."""
+    app.before_request(lambda: _refusal(access))
+    app.after_request(lambda response: _with_headers(response, access))
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+    if access.token is not None:
+        app.add_url_rule("/login", "login", lambda: _login(access.token or ""), methods=["GET", "POST"])
+
+
+def _refusal(access: Access) -> Any:
+    """An answer that refuses the request at hand, or None."""
+    request = flask.request
+    name = urlsplit(f"//{request.host}").hostname or ""
+    if access.host_names is not None and name.lower() not in access.host_names:
+        return {"message": "this service is not called by that name: see --host_names"}, 403
+    if request.method not in _SAFE and not access.allow_cors and _is_foreign():
+        return {"message": "requests from pages of another origin are not answered"}, 403
+    if access.token is None or request.path in _OPEN or _is_known(access.token):
+        return None
+    if request.method == "GET" and request.path == "/":
+        return flask.redirect("/login", 303)
+    answer = flask.jsonify(message="this service needs its token: send it as 'Authorization: Bearer TOKEN'")
+    answer.status_code = 401
+    answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def _is_foreign() -> bool:
+    """Whether a browser says that a page of another origin sends this request."""
+    headers = flask.request.headers
+    if headers.get("Sec-Fetch-Site", "same-origin") in ("cross-site", "same-site"):
+        return True
+    origin = headers.get("Origin")
+    return origin is not None and urlsplit(origin).netloc != flask.request.host
+
+
+def _is_known(token: str) -> bool:
+    scheme, _, given = flask.request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and _same(given.strip(), token):
+        return True
+    expiry, _, signature = flask.request.cookies.get(COOKIE, "").partition(".")
+    if not (expiry.isascii() and expiry.isdigit() and len(expiry) < 12):
+        return False
+    return _same(signature, _sign(expiry, token)) and int(expiry) > time.time()
+
+
+def _login(token: str) -> Any:
+    """The form, and what it sends: a cookie signed with the token, which is not in it."""
+    if flask.request.method == "GET":
+        return _LOGIN.format(message="")
+    if not _same(flask.request.form.get("token", "").strip(), token):
+        return flask.make_response(_LOGIN.format(message="That is not the token."), 401)
+    expiry = str(int(time.time()) + _COOKIE_SECONDS)
+    answer = flask.redirect("/", 303)
+    answer.set_cookie(
+        COOKIE,
+        f"{expiry}.{_sign(expiry, token)}",
+        max_age=_COOKIE_SECONDS,
+        httponly=True,
+        samesite="Strict",
+        secure=flask.request.is_secure,
+    )
+    return answer
+
+
+def _sign(expiry: str, token: str) -> str:
+    return hmac.new(token.encode(), f"session until {expiry}".encode(), hashlib.sha256).hexdigest()
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode(), other.encode())
+
+
+def _with_headers(response: flask.Response, access: Access) -> flask.Response:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if access.allow_cors else "same-origin")
+    response.headers.setdefault("Cache-Control", "no-store")  # answers hold people's pictures and names
+    return response
+
+
+def _http_error(error: HTTPException) -> Any:
+    if error.code is not None and error.code < 400:
+        return error
+    answer = flask.jsonify(message=_SENTENCES.get(error.code or 500, error.name.lower()))
+    answer.status_code = error.code or 500
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            answer.headers[name] = value
+    return answer
+
+
+_SENTENCES = {
+    404: "there is nothing at this address",
+    405: "this address takes no requests of that method",
+    413: "the request is too large",
+}
+
+
+def _defect(error: Exception) -> Any:
+    """A defect of ours: an id for the client and the log; no message, which may hold a path or an embedding."""
+    number = secrets.token_hex(6)
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f"{Path(code.co_filename).name}:{trace.tb_lineno} {code.co_name}"
+        trace = trace.tb_next
+    _log.error("defect %s: %s at %s", number, type(error).__name__, place)
+    return {"message": f"the service failed at this request; its log knows it as {number}"}, 500

@@ -1,0 +1,69 @@
+"""How much one request may ask of the service, and pictures that are checked against it before they are decoded.
+
+Role: options -> `Limits`; bytes of a picture -> nothing, or BadRequest in one sentence.
+"""
+
+import io
+from dataclasses import dataclass
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
+from open_clip_idplugin.retrieval.people import decode_base64
+
+_DEFAULT_RESULTS = KnnRequest.num_images
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a request; raises IdClipError where one is out of range."""
+
+    request_bytes: int = 32 << 20
+    picture_pixels: int = 50_000_000
+    results: int = 10_000
+    text_length: int = LONGEST_TEXT  # characters
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise IdClipError(f"the limit {name} must be at least 1, not {value}")
+        if self.results < _DEFAULT_RESULTS:
+            raise IdClipError(f"the limit results must be at least {_DEFAULT_RESULTS}, which requests get by default")
+        if self.results > MOST_RESULTS or self.text_length > LONGEST_TEXT:
+            raise IdClipError(f"at most {MOST_RESULTS} results and {LONGEST_TEXT} characters can be allowed")
+
+    def check(self, request: KnnRequest) -> None:
+        """Refuse a request that asks for too much; its pictures are looked at, not decoded."""
+        if max(request.num_images, request.num_result_ids) > self.results:
+            raise BadRequest(f"'num_images' and 'num_result_ids' may be at most {self.results} here")
+        if request.text is not None and len(request.text) > self.text_length:
+            raise BadRequest(f"'text' has {len(request.text)} characters, at most {self.text_length} are taken here")
+        if request.image is not None:
+            self.check_picture(decode_base64(request.image), "'image'")
+        photos = [face for face in request.faces if isinstance(face, str)]
+        for number, photo in enumerate([*photos, *_photos_of_people(request)], 1):
+            self.check_picture(decode_base64(photo), f"photo {number}")
+
+    def check_picture(self, content: bytes, what: str) -> None:
+        """Refuse what is no picture, or one that would take too much memory once it is decoded."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                width, height = picture.size
+        except Image.DecompressionBombError:
+            raise BadRequest(self._too_many(what)) from None
+        except Exception:  # Pillow raises anything on damaged data
+            raise BadRequest(
+                f"{what} is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
+            ) from None
+        if width * height > self.picture_pixels:
+            raise BadRequest(self._too_many(what))
+
+    def _too_many(self, what: str) -> str:
+        return f"{what} has more than {self.picture_pixels} pixels: send a smaller picture"
+
+
+def _photos_of_people(request: KnnRequest) -> list[str]:
+    clause = getattr(request, "people", None)
+    everybody = [person for name in ("all", "any", "none") for person in getattr(clause, name, ())]
+    return [person.photo for person in everybody if person.photo is not None]

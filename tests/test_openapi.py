@@ -1,0 +1,117 @@
+"""The OpenAPI description: in step with the request parser, and the service under fuzzing on its basis."""
+
+from dataclasses import fields
+
+import pytest
+
+pytest.importorskip("clip_retrieval")
+schemathesis = pytest.importorskip("schemathesis")
+
+import hypothesis  # noqa: E402
+import hypothesis.strategies as st  # noqa: E402
+from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: E402, F401
+
+from open_clip_idplugin.gallery import Gallery  # noqa: E402
+from open_clip_idplugin.retrieval import index  # noqa: E402
+from open_clip_idplugin.retrieval.embed import EmbedOptions  # noqa: E402
+from open_clip_idplugin.retrieval.knn_request import KnnRequest, parse_request  # noqa: E402
+from open_clip_idplugin.retrieval.limits import Limits  # noqa: E402
+from open_clip_idplugin.retrieval.openapi import people_fields, search_fields  # noqa: E402
+from open_clip_idplugin.retrieval.people import People  # noqa: E402
+from open_clip_idplugin.retrieval.service import create_app  # noqa: E402
+from open_clip_idplugin.retrieval.sources import find_images  # noqa: E402
+
+# Fields whose drawn values hardly ever fit together: some requests go without some of them, so that some are answered.
+RARELY_RIGHT = ("faces", "identities", "image", "image_url", "modality", "use_mclip", "embedding_input")
+
+
+class Noting(dict):
+    """Notes which fields are asked for."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.asked = set()
+
+    def get(self, name, default=None):
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name):
+        self.asked.add(name)
+        return super().__contains__(name)
+
+
+def test_description_and_parser_know_the_same_fields():
+    values = Noting({"text": "x"})
+    parse_request(values)
+    described = {**search_fields(["archive"], Limits()), **people_fields(Limits())}
+    assert values.asked <= set(described)
+    assert {field.name for field in fields(KnnRequest)} - {"ranking"} <= set(described)
+
+
+def test_defaults_agree():
+    request = parse_request({"text": "x"})
+    for name, schema in search_fields(["archive"], Limits()).items():
+        if "default" in schema:
+            assert getattr(request, name) == schema["default"], name
+
+
+@pytest.fixture(scope="module")
+def app(tiny_models, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("openapi")
+    (folder / "shards").mkdir()
+    write_shard(folder / "shards" / "0.tar", draw_images(12))
+    source = find_images(str(folder / "shards"))
+    index.build_index(source, tiny_models.load_plain(), folder / "archive", EmbedOptions(8, 0))
+    return create_app(
+        {"archive": folder / "archive"}, tiny_models.load(), People(FACE_DIM, Gallery(folder / "gallery.sqlite"))
+    )
+
+
+def fuzz(app, examples: int) -> None:
+    from schemathesis import GenerationMode
+
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
+    schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+    counts = {}
+    for operation in schema.get_all_operations():
+        operation = operation.ok()
+        of_all_kinds = [operation.as_strategy(generation_mode=mode) for mode in GenerationMode]
+        seen = counts.setdefault(operation.label, set())
+
+        @hypothesis.settings(
+            max_examples=examples, deadline=None, database=None, derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )  # fmt: skip
+        @hypothesis.given(case=st.one_of(of_all_kinds), dropped=st.sets(st.sampled_from(RARELY_RIGHT)))
+        def ask(case, dropped):
+            if isinstance(case.body, dict):
+                case.body = {name: value for name, value in case.body.items() if name not in dropped}
+            response = case.call()
+            seen.add(response.status_code)  # noqa: B023 - called in this turn of the loop
+            assert response.status_code in (200, 400, 413, 415), (response.status_code, response.text[:300])
+            if response.status_code != 200:
+                message = response.json()["message"]
+                assert isinstance(message, str)
+                for leak in ("Traceback", "site-packages", "/tmp", ".py"):
+                    assert leak not in message
+            case.validate_response(
+                response,
+                checks=[
+                    schemathesis.checks.not_a_server_error,
+                    schemathesis.specs.openapi.checks.response_schema_conformance,
+                    schemathesis.specs.openapi.checks.content_type_conformance,
+                ],
+            )
+
+        ask()
+    assert {200, 400} <= counts["POST /knn-service"]  # both kinds were tried
+
+
+def test_fuzzing(app):
+    fuzz(app, 60)
+
+
+@pytest.mark.slow
+def test_deeper_fuzzing(app):
+    fuzz(app, 3000)

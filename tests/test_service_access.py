@@ -1,0 +1,378 @@
+"""A closed service: tokens, names, origins, limits, addresses in requests, errors without a word too many, and its port."""
+
+import base64
+import http.server
+import io
+import json
+import logging
+import socket
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("clip_retrieval")
+
+from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval import access, index, picture_urls
+from open_clip_idplugin.retrieval.access import Access
+from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval.knn_request import BadRequest
+from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
+from open_clip_idplugin.retrieval.limits import Limits
+from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.sources import find_images
+from open_clip_idplugin.retrieval.web_server import WebServer
+
+TOKEN = "a-token-of-some-length"
+QUERY = json.dumps({"text": "blocks", "num_images": 2})
+
+
+@pytest.fixture(scope="module")
+def make_client(tiny_models, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("access")
+    (folder / "shards").mkdir()
+    write_shard(folder / "shards" / "0.tar", draw_images(12))
+    index.build_index(
+        find_images(str(folder / "shards")), tiny_models.load_plain(), folder / "archive", EmbedOptions(8, 0)
+    )
+    loaded = tiny_models.load()
+    return lambda **options: create_app(
+        {"archive": folder / "archive"}, loaded, People(FACE_DIM), **options
+    ).test_client()
+
+
+@pytest.fixture(scope="module")
+def locked(make_client):
+    return make_client(access=Access(TOKEN))
+
+
+@pytest.fixture
+def open_client(make_client):
+    return make_client()
+
+
+class TestToken:
+    def test_nothing_without_it(self, locked):
+        for method, address in [("POST", "/knn-service"), ("POST", "/metadata"), ("GET", "/metrics")]:
+            response = locked.open(address, method=method, data=QUERY)
+            assert response.status_code == 401
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert locked.get("/indices-list", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert locked.get("/nowhere").status_code == 401
+        assert locked.get("/healthz").get_json() == {"status": "ready"}
+
+    def test_header(self, locked):
+        for scheme in ("Bearer", "bearer"):
+            answer = locked.post("/knn-service", data=QUERY, headers={"Authorization": f"{scheme} {TOKEN}"})
+            assert len(answer.get_json()) == 2
+
+    def test_login(self, make_client):
+        client = make_client(access=Access(TOKEN))
+        assert client.get("/").headers["Location"] == "/login"
+        assert "<form" in client.get("/login").get_data(as_text=True)
+        assert client.post("/login", data={"token": "wrong"}).status_code == 401
+        cookie = client.post("/login", data={"token": TOKEN}).headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert TOKEN not in cookie
+        assert client.post("/knn-service", data=QUERY).status_code == 200
+        value = client.get_cookie(access.COOKIE).value
+        for changed in (value[:-1] + "x", "9" * 11 + value[10:], "", "1.", f"-1.{value}", "²" + value):
+            client.set_cookie(access.COOKIE, changed)
+            assert client.post("/knn-service", data=QUERY).status_code == 401
+
+    def test_an_old_session_ends(self, make_client, monkeypatch):
+        client = make_client(access=Access(TOKEN))
+        client.post("/login", data={"token": TOKEN})
+        now = access.time.time()
+        monkeypatch.setattr(access.time, "time", lambda: now + 13 * 3600)
+        assert client.post("/knn-service", data=QUERY).status_code == 401
+
+    def test_where_it_comes_from(self, tmp_path, monkeypatch):
+        monkeypatch.delenv(access.TOKEN_VARIABLE, raising=False)
+        assert access.read_token(None) is None
+        monkeypatch.setenv(access.TOKEN_VARIABLE, f" {TOKEN}\n")
+        assert access.read_token(None) == TOKEN
+        path = tmp_path / "token"
+        path.write_text(TOKEN + "\n")
+        path.chmod(0o644)
+        with pytest.raises(IdClipError, match="others can read"):
+            access.read_token(str(path))
+        path.chmod(0o600)
+        assert access.read_token(str(path)) == TOKEN
+        path.write_text("")
+        with pytest.raises(IdClipError, match="is empty"):
+            access.read_token(str(path))
+        with pytest.raises(IdClipError, match="cannot be read"):
+            access.read_token(str(tmp_path / "none"))
+        with pytest.raises(IdClipError, match="can be guessed"):
+            Access("short")
+
+
+class TestNamesAndOrigins:
+    def test_other_names_are_refused_here(self, open_client, make_client):
+        for host, status in [("localhost:1234", 200), ("[::1]:1", 200), ("127.0.0.1", 200), ("evil.example", 403)]:
+            assert open_client.get("/indices-list", headers={"Host": host}).status_code == status
+        anywhere = make_client(access=Access(TOKEN, None))
+        assert anywhere.get("/healthz", headers={"Host": "archive.example"}).status_code == 200
+
+    @pytest.mark.parametrize(
+        "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+    )
+    def test_pages_of_other_origins(self, open_client, make_client, headers):
+        assert open_client.post("/knn-service", data=QUERY, headers=headers).status_code == 403
+        assert make_client(allow_cors=True).post("/knn-service", data=QUERY, headers=headers).status_code == 200
+        own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
+        assert open_client.post("/knn-service", data=QUERY, headers=own).status_code == 200
+
+    def test_headers_of_answers(self, open_client):
+        for address in ("/healthz", "/nowhere"):
+            headers = open_client.get(address).headers
+            assert "script-src 'self'" in headers["Content-Security-Policy"]
+            assert "unsafe-inline" not in headers["Content-Security-Policy"]
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Cache-Control"] == "no-store"
+
+
+class TestLimits:
+    def test_size_results_and_text(self, make_client):
+        client = make_client(limits=Limits(request_bytes=2000, results=50, text_length=20))
+        assert client.post("/knn-service", data=b"x" * 3000).status_code == 413
+        for body, message in [({"num_images": 51}, "at most 50"), ({"text": "x" * 21}, "at most 20")]:
+            response = client.post("/knn-service", json={"text": "x", **body})
+            assert response.status_code == 400
+            assert message in response.get_json()["message"]
+        for wrong in ({"results": 5}, {"results": 10**9}, {"request_bytes": 0}):
+            with pytest.raises(IdClipError, match=r"at least|at most"):
+                Limits(**wrong)
+
+    @pytest.mark.parametrize("field", ["image", "faces"])
+    def test_pixels(self, make_client, field):
+        stream = io.BytesIO()
+        Image.new("1", (3000, 3000)).save(stream, "PNG")
+        assert len(stream.getvalue()) < 5000
+        picture = base64.b64encode(stream.getvalue()).decode()
+        body = {"image": picture} if field == "image" else {"text": "[TOK]", "faces": [picture]}
+        response = make_client(limits=Limits(picture_pixels=1_000_000)).post("/knn-service", json=body)
+        assert response.status_code == 400
+        assert "more than 1000000 pixels" in response.get_json()["message"]
+
+    def test_huge_picture(self):
+        head = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x03\x00\x00\x00\x03\x00\x00\x08\x02\x00\x00\x00"
+        with pytest.raises(BadRequest, match=r"not a picture|pixels"):
+            Limits().check_picture(head, "'image'")
+
+
+def test_defects_say_nothing(open_client, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("/secret/path [0.123456, 0.5]")
+
+    monkeypatch.setattr(IdentityKnnService, "search", fail)
+    with caplog.at_level(logging.DEBUG):
+        response = open_client.post("/knn-service", data=QUERY)
+    assert response.status_code == 500
+    said = response.get_data(as_text=True) + caplog.text
+    assert "secret" not in said
+    assert "0.123456" not in said
+    assert response.get_json()["message"].split()[-1] in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_error_pages_are_json(open_client):
+    assert open_client.put("/knn-service").status_code == 405
+    assert "method" in open_client.put("/knn-service").get_json()["message"]
+    assert set(open_client.get("/no/such/place").get_json()) == {"message"}
+
+
+def test_metrics(open_client):
+    open_client.post("/knn-service", data=QUERY)
+    text = open_client.get("/metrics").get_data(as_text=True)
+    assert 'idclip_answers_total{endpoint="knn-service",status="200"}' in text
+    assert 'idclip_index_rows{indice_name="archive"} 12.0' in text
+    assert "idclip_requests_in_progress 1.0" in text  # this one
+    assert "knn_index_time_count" in text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0", "::1", "::",
+        "fd00:ec2::254", "fe80::1%eth0", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1",
+        "168.63.129.16", "255.255.255.255", "no address",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address):
+    assert not picture_urls.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://a.example/x", "http://", "http://user:secret@a.example/", "http://a.example/a b", "http://a.example:0/",
+     "http://[::1", "http://a.example/\r\nHost: b", "http://a.example/" + "x" * 3000, "gopher:x"],
+)  # fmt: skip
+def test_addresses_of_another_form(url):
+    with pytest.raises(BadRequest, match="http or https"):
+        picture_urls.fetch_picture(url, 1000)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::1]"])
+def test_private_machines_are_not_asked(host):
+    with pytest.raises(BadRequest, match=r"public internet|could be fetched"):
+        picture_urls.fetch_picture(f"http://{host}:9/", 1000)
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A server that stands for the public internet; every name leads to it, and it notes what it was asked."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.headers["Host"], self.path))
+            if self.path.startswith("/to/"):
+                self.send_response(302)
+                self.send_header("Location", self.path.removeprefix("/to/"))
+                self.end_headers()
+            else:
+                self.send_response(404 if self.path == "/none" else 200)
+                self.end_headers()
+                self.wfile.write(b"x" * int(self.path.rpartition("/")[2] or 0 if self.path != "/none" else 0))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    connect, resolve = socket.create_connection, socket.getaddrinfo
+
+    def names(host, port, *_, **__):
+        if host == "private.example":
+            return [(0, 0, 0, "", ("93.184.216.34", port)), (0, 0, 0, "", ("10.0.0.1", port))]
+        return [(0, 0, 0, "", ("93.184.216.34", port))] if host.endswith(".example") else resolve(host, port)
+
+    monkeypatch.setattr(picture_urls.socket, "getaddrinfo", names)
+
+    def connect_here(address, **options):
+        assert address == ("93.184.216.34", 80)  # the address that was checked, not the name
+        monkeypatch.setattr(picture_urls.socket, "getaddrinfo", resolve)
+        try:
+            return connect(server.server_address, **options)
+        finally:
+            monkeypatch.setattr(picture_urls.socket, "getaddrinfo", names)
+
+    monkeypatch.setattr(picture_urls.socket, "create_connection", connect_here)
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_fetching(web):
+    assert picture_urls.fetch_picture("http://a.example/10", 1000) == b"x" * 10
+    assert web == [("a.example", "/10")]
+    assert picture_urls.fetch_picture("http://a.example/to//20", 1000) == b"x" * 20
+    assert len(picture_urls.fetch_picture("http://a.example/1000", 1000)) == 1000
+    with pytest.raises(BadRequest, match="larger than 1000"):
+        picture_urls.fetch_picture("http://a.example/1001", 1000)
+    with pytest.raises(BadRequest, match="could be fetched"):
+        picture_urls.fetch_picture("http://a.example/none", 1000)
+
+
+@pytest.mark.parametrize("inside", ["http://127.0.0.1/", "http://169.254.169.254/latest", "http://private.example/"])
+def test_redirects_are_checked_again(web, inside):
+    with pytest.raises(BadRequest, match="public internet"):
+        picture_urls.fetch_picture(f"http://a.example/to/{inside}", 1000)
+    assert len(web) == 1
+    with pytest.raises(BadRequest, match="http or https"):
+        picture_urls.fetch_picture("http://a.example/to/file:///etc/passwd", 1000)
+
+
+def test_redirects_end(web):
+    with pytest.raises(BadRequest, match="redirects too often"):
+        picture_urls.fetch_picture("http://a.example" + "/to/" * 9 + "x", 1000)
+
+
+def test_slow_answers_end(web, monkeypatch):
+    silent = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(picture_urls.socket, "create_connection", lambda *_, **__: plain)
+    plain = socket.socket()
+    plain.connect(silent.getsockname())
+    monkeypatch.setattr(picture_urls, "_SECONDS", 0.2)
+    with pytest.raises(BadRequest, match="could be fetched"):
+        picture_urls.fetch_picture("http://a.example/x", 1000)
+    silent.close()
+
+
+class TestWebServer:
+    @pytest.fixture
+    def server(self):
+        server = WebServer("127.0.0.1", 0, threads=2, request_bytes=10_000)
+        server.start()
+        yield server
+        server.stop(1)
+
+    @staticmethod
+    def get(server, path, **options):
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", **options)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, json.loads(response.read()), response.headers
+
+    def test_from_loading_to_ready(self, server, open_client):
+        with pytest.raises(urllib.error.HTTPError, match="503") as error:
+            self.get(server, "/healthz")
+        assert json.loads(error.value.read()) == {"status": "loading"}
+        server.door.open(open_client.application)
+        status, body, headers = self.get(server, "/healthz")
+        assert (status, body) == (200, {"status": "ready"})
+        assert "waitress" not in str(headers)
+        assert len(self.get(server, "/knn-service", data=QUERY.encode())[1]) == 2
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            self.get(server, "/knn-service", data=b"x" * 20_000)
+
+    def test_what_is_at_hand_is_finished(self, server):
+        begun, go_on, answers = threading.Event(), threading.Event(), []
+
+        def slow_app(environ, start_response):
+            begun.set()
+            go_on.wait(10)
+            start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "2")])
+            return [b"[]"]
+
+        server.door.open(slow_app)
+        asking = threading.Thread(target=lambda: answers.append(self.get(server, "/")))
+        asking.start()
+        begun.wait(10)
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        go_on.set()
+        stopping.join()
+        asking.join()
+        assert answers[0][:2] == (200, [])
+
+    def test_a_port_in_use(self, server):
+        with pytest.raises(IdClipError, match="choose another --port"):
+            WebServer("127.0.0.1", server.port, 1, 1000)
+
+
+def test_malformed_vectors_and_pictures(make_client):
+    client = make_client()
+    rng = np.random.default_rng(0)
+    jpeg = draw_images(1)[0].jpeg
+    pictures = [jpeg[:cut] for cut in (0, 1, 2, 20, len(jpeg) // 2)] + [rng.bytes(200), b"GIF89a" + rng.bytes(50)]
+    bodies = [{"image": base64.b64encode(picture).decode()} for picture in pictures]
+    bodies += [{"image": text} for text in ("====", "data:image/png;base64,", "\ud800", "é", "A", "data:,")]
+    bodies += [{"embedding_input": vector} for vector in ([], [1e400], [[1]], [None], [10**400], ["1"], {}, [0] * 24)]
+    bodies += [
+        {"text": "[TOK]", "faces": faces} for faces in ([[]], [[[]]], [None], [[1e39] * 16], {}, "x", [[1] * 15])
+    ]
+    for body in bodies:
+        response = client.post("/knn-service", data=json.dumps(body))
+        assert response.status_code == 400, body
+        assert set(response.get_json()) == {"message"}
+        assert "Traceback" not in response.get_data(as_text=True)

@@ -50,10 +50,8 @@ def markdown(
     """The tables, most important first."""
     val, test = summaries[VALIDATION], summaries[TEST]
     lines = ["# Benchmark", "", *(f"* {name}: {value}" for name, value in about.items()), ""]
-    lines += [
-        "Percent; mean ± standard deviation over seeds, where there are several. `× names` is the ratio to the same"
-    ]
-    lines += ["model's query by name.", ""]
+    lines += ["Percent; mean ± standard deviation over seeds, where there are several. `× names` is the ratio to the"]
+    lines += ["same recipe's query by name.", ""]
     chosen = compare(val, PAPER.name)
     if chosen:
         lines += [_choice(chosen), ""]
@@ -67,7 +65,7 @@ def markdown(
         strata_table("Test: text-to-image R@1 by stratum, caption and face (conf1)", test, BY_FACE),
         recipe_table(results),
     ]
-    return "\n".join(lines) + to_markdown([table for table in tables if table.rows])
+    return "\n".join([*lines, ""]) + to_markdown([table for table in tables if table.rows])
 
 
 def document(

@@ -40,6 +40,9 @@ VERBS: Mapping[str, Verb] = {
     "index_faces": Verb(
         "open_clip_idplugin.retrieval.face_index_build:index_faces", "add the faces of the pictures to an image index"
     ),
+    "index_remove": Verb(
+        "open_clip_idplugin.retrieval.index_remove:index_remove", "take images out of an index, also while it is served"
+    ),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),

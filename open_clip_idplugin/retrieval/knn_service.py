@@ -16,6 +16,7 @@ from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, c
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People, decode_base64
+from open_clip_idplugin.retrieval.removed_rows import IndexWithout
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
 
@@ -55,6 +56,14 @@ class IdentityKnnService(KnnService):
                 return clip_resource.encoder.encode([str(text_input)], faces=[text_input.faces])
         query: np.ndarray = super().compute_query(clip_resource, text_input, **others)
         return query
+
+    def knn_search(self, query: np.ndarray, modality: str, num_result_ids: int, clip_resource: Any, **rest: Any) -> Any:
+        """clip-retrieval's search, around the images that were removed."""
+        left = clip_resource.removed.left
+        if left is not None:
+            name = "image_index" if modality == "image" else "text_index"
+            clip_resource = replace(clip_resource, **{name: IndexWithout(getattr(clip_resource, name), left)})
+        return super().knn_search(query, modality, num_result_ids, clip_resource, **rest)
 
     @FULL_KNN_REQUEST_TIME.time()
     def post(self) -> Any:

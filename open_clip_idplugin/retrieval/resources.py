@@ -22,6 +22,7 @@ from open_clip_idplugin.retrieval.card import (
     load_card,
     require_same_tower,
 )
+from open_clip_idplugin.retrieval.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.writer import KEY_COLUMN
@@ -37,6 +38,7 @@ class IdentityResource(ClipResource):
     thumbnails: Thumbnails
     rows: int
     card: IndexCard | None
+    removed: RemovedRows
 
 
 class RowMetadata(ParquetMetadataProvider):
@@ -108,6 +110,7 @@ def _load_resource(
         thumbnails=Thumbnails(folder, card.partitions if card is not None else [rows]),
         rows=rows,
         card=card,
+        removed=RemovedRows(folder, rows),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import flask
+import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
 from open_clip_idplugin.checkpoints import LoadedModel
@@ -42,6 +43,8 @@ class RowMetadataService(MetadataService):
         resource = choose_index(self.clip_resources, values.get("indice_name"))
         if any(not 0 <= row < resource.rows for row in ids):
             raise BadRequest(f"'ids' must lie between 0 and {resource.rows - 1}")
+        if np.isin(ids, resource.removed.ids).any():
+            raise BadRequest("'ids' names images that were removed from the index")
         metas = resource.metadata_provider.get(ids)
         add_pictures(metas, ids, resource)
         return [{"id": row, "metadata": meta} for row, meta in zip(ids, metas)]

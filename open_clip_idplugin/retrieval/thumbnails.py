@@ -82,13 +82,22 @@ class Thumbnails:
         with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             return [self._get(connection, row) for row in ids]
 
+    def erase(self, ids: Sequence[int]) -> None:
+        """Overwrite the thumbnails of rows."""
+        if not self._path.exists():
+            return
+        with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany("DELETE FROM thumbnails WHERE id = ?", [(self._id(row),) for row in ids])
+
     def _get(self, connection: sqlite3.Connection, row: int) -> bytes | None:
+        found = connection.execute("SELECT jpeg FROM thumbnails WHERE id = ?", (self._id(row),)).fetchone()
+        return found[0] if found is not None else None
+
+    def _id(self, row: int) -> int:
         partition = int(np.searchsorted(self._ends, row, side="right"))
         start = int(self._ends[partition - 1]) if partition else 0
-        found = connection.execute(
-            "SELECT jpeg FROM thumbnails WHERE id = ?", (_first_id(partition) + row - start,)
-        ).fetchone()
-        return found[0] if found is not None else None
+        return _first_id(partition) + row - start
 
 
 def _first_id(partition: int) -> int:

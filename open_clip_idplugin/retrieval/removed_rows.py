@@ -1,0 +1,147 @@
+"""Images taken out of an index without building it again: no search finds them, no answer shows them.
+
+Role: index folder + ids -> `removed.json`, which lists rows that are left out; and its reader, which sees what is removed
+while a service runs. faiss searches around the rows with a selector, on exact indices and graphs alike. The thumbnails
+are erased at once; vectors and metadata stay in their files, unseen, until the index is built again.
+"""
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.folder_lock import locked
+from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval.selection import selected
+from open_clip_idplugin.retrieval.thumbnails import Thumbnails
+
+FILE_NAME = "removed.json"
+
+
+class RemovedRows:
+    """The removed rows of one index folder, as they are now; safe to use from several threads."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        """`rows`: of the index."""
+        self._path = folder / FILE_NAME
+        self._rows = rows
+        self._lock = threading.Lock()
+        self._state: tuple[Any, np.ndarray, np.ndarray | None] = (None, np.zeros(0, np.int64), None)
+        self._current()
+
+    @property
+    def ids(self) -> np.ndarray:
+        """[R] int64, ascending."""
+        return self._current()[1]
+
+    @property
+    def left(self) -> np.ndarray | None:
+        """[rows] bool, which rows are left; None where all are."""
+        return self._current()[2]
+
+    def _current(self) -> tuple[Any, np.ndarray, np.ndarray | None]:
+        try:
+            status = self._path.stat()
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        except FileNotFoundError:
+            stamp = None
+        with self._lock:
+            if stamp != self._state[0]:
+                ids = read_removed(self._path.parent)
+                ids = ids[ids < self._rows]
+                mask = np.ones(self._rows, bool)
+                mask[ids] = False
+                self._state = (stamp, ids, mask if len(ids) else None)
+            return self._state
+
+
+class IndexWithout:
+    """A faiss index as clip-retrieval asks it, which finds only some of its rows."""
+
+    def __init__(self, index: Any, left: np.ndarray) -> None:
+        """`left`: [rows] bool."""
+        self._index = index
+        self._left = left
+        self.d, self.ntotal = index.d, index.ntotal
+
+    def search_and_reconstruct(self, query: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[Q, D] float32 -> similarities [Q, count], rows [Q, count] (-1: no more), vectors [Q, count, D]."""
+        parameters = selected(self._index, self._left, count)
+        if parameters is None:
+            raise IdClipError(
+                "images were removed from this index, whose type cannot search around them: make it again"
+            )
+        found: tuple[np.ndarray, np.ndarray, np.ndarray] = self._index.search_and_reconstruct(
+            query, count, params=parameters
+        )
+        return found
+
+
+def read_removed(folder: Path) -> np.ndarray:
+    """[R] int64, ascending; empty where nothing was removed.
+
+    Raises:
+        IndexMismatch: the list is damaged; serving without it would show what was removed.
+    """
+    path = folder / FILE_NAME
+    try:
+        ids = json.loads(path.read_text())["ids"]
+        return np.unique(np.asarray(ids, np.int64).reshape(-1))
+    except FileNotFoundError:
+        return np.zeros(0, np.int64)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise IndexMismatch(f"'{path}' is damaged: restore it, or make the index again without these images") from None
+
+
+def remove_rows(folder: Path, ids: np.ndarray, thumbnails: Thumbnails) -> int:
+    """Add rows to the list and erase their thumbnails; returns how many were not in it before.
+
+    The list comes first, so that a run that is cut short hides the images all the same.
+    """
+    with locked(folder):
+        before = read_removed(folder)
+        together = np.union1d(before, ids)
+        atomic_write(folder / FILE_NAME, json.dumps({"ids": together.tolist()}) + "\n")
+        try:
+            thumbnails.erase(ids.tolist())
+        except sqlite3.Error as error:
+            raise IdClipError(
+                f"the images are removed, but their thumbnails could not be erased ({error}): run the command again"
+            ) from None
+    return len(together) - len(before)
+
+
+def rows_of_keys(folder: Path, keys: set[str]) -> tuple[np.ndarray, set[str]]:
+    """Rows of all images with these keys, and the keys that no image has."""
+    import pyarrow.parquet
+
+    rows: list[int] = []
+    found: set[str] = set()
+    start = 0
+    for path in sorted((folder / "metadata").glob("*.parquet")):
+        names = pyarrow.parquet.read_schema(path).names
+        name = next((name for name in ("image_path", "key") if name in names), None)
+        if name is None:
+            raise IdClipError(f"the metadata of '{folder}' has no column image_path or key: name images by --ids")
+        here = pyarrow.parquet.read_table(path, columns=[name])[name].to_pylist()
+        for row, key in enumerate(here, start):
+            if key in keys:
+                rows.append(row)
+                found.add(key)
+        start += len(here)
+    return np.asarray(rows, np.int64), keys - found
+
+
+def count_rows(folder: Path) -> int:
+    """Images of an index folder, removed ones included; raises IdClipError for what is no index."""
+    import pyarrow.parquet
+
+    paths = sorted((folder / "metadata").glob("*.parquet")) if folder.is_dir() else []
+    if not paths:
+        raise IdClipError(f"--index: '{folder}' is no index folder; make one with `idclip index`")
+    return sum(pyarrow.parquet.read_metadata(path).num_rows for path in paths)

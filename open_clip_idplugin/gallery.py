@@ -21,7 +21,7 @@ import numpy.typing as npt
 from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.errors import IdClipError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LONGEST_NAME = 200  # characters
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS face_model (id TEXT NOT NULL, size INTEGER NOT NULL);
@@ -32,6 +32,16 @@ CREATE TABLE IF NOT EXISTS photos (
     embedding BLOB NOT NULL,
     UNIQUE (person, embedding)
 );
+"""
+# From version 1: aliases, and a weight and a picture for every photo.
+_SECOND = """
+CREATE TABLE aliases (
+    person INTEGER NOT NULL REFERENCES people (id) ON DELETE CASCADE,
+    alias TEXT NOT NULL,
+    folded TEXT NOT NULL UNIQUE
+);
+ALTER TABLE photos ADD COLUMN quality REAL NOT NULL DEFAULT 1;
+ALTER TABLE photos ADD COLUMN crop BLOB;
 """
 
 
@@ -84,7 +94,13 @@ class Gallery:
             return _face_model(connection)[0]
 
     def enroll(
-        self, name: str, embeddings: npt.ArrayLike, model_id: str, photos: Sequence[str] | None = None
+        self,
+        name: str,
+        embeddings: npt.ArrayLike,
+        model_id: str,
+        photos: Sequence[str] | None = None,
+        qualities: Sequence[float] | None = None,
+        crops: Sequence[bytes | None] | None = None,
     ) -> Person:
         """Add photos to a person, who is created if the name is new. A photo that is already there is not counted
         twice.
@@ -94,6 +110,8 @@ class Gallery:
             embeddings: [K, D] (or [D]) float, face embeddings of K photos; each is scaled to unit length.
             model_id: face model of the embeddings; must be the gallery's.
             photos: K labels for listing, e.g. file names.
+            qualities: K weights above 0 for the mean; all 1 where missing.
+            crops: K JPEGs of the faces (or None each), kept for `cover`.
 
         Raises:
             GalleryError: wrong shape, not finite, another face model or size than the gallery's, or a bad name.
@@ -102,14 +120,22 @@ class Gallery:
         labels = list(photos) if photos is not None else [""] * len(rows)
         if len(labels) != len(rows):
             raise GalleryError(f"{len(labels)} photo labels were given for {len(rows)} embeddings; give one for each")
+        weights = [float(weight) for weight in qualities] if qualities is not None else [1.0] * len(rows)
+        pictures = list(crops) if crops is not None else [None] * len(rows)
+        if not len(weights) == len(pictures) == len(rows) or not all(0 < weight < np.inf for weight in weights):
+            raise GalleryError(f"give one quality above 0 and one crop for each of the {len(rows)} embeddings")
         folded, display = fold_name(name), " ".join(unicodedata.normalize("NFC", name).split())
         with self._open(create=True) as connection:
             _require_face_model(connection, model_id, rows.shape[1], self.path)
+            _require_no_alias(connection, folded, display)
             connection.execute("INSERT OR IGNORE INTO people (name, folded) VALUES (?, ?)", (display, folded))
             person = _person_id(connection, folded)
             connection.executemany(
-                "INSERT OR IGNORE INTO photos (person, label, embedding) VALUES (?, ?, ?)",
-                [(person, label, row.astype("<f4").tobytes()) for label, row in zip(labels, rows)],
+                "INSERT OR IGNORE INTO photos (person, label, embedding, quality, crop) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (person, label, row.astype("<f4").tobytes(), weight, picture)
+                    for label, row, weight, picture in zip(labels, rows, weights, pictures)
+                ],
             )
             return _read_person(connection, person)
 
@@ -125,19 +151,62 @@ class Gallery:
         """Names of everybody enrolled, in order."""
         return [person.name for person in self.people()]
 
-    def embedding(self, name: str) -> npt.NDArray[np.float32]:
-        """The person's [D] float32 unit vector: the mean of the photos' unit embeddings, scaled to unit length."""
+    def names_and_aliases(self) -> dict[str, str]:
+        """Every name and alias -> the person's name, as `named_people.find_people` takes them."""
+        if not self.path.exists():
+            return {}
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT name, name FROM people UNION ALL SELECT alias, name FROM aliases JOIN people ON person = people.id"
+            ).fetchall()
+        return dict(rows)
+
+    def add_alias(self, name: str, alias: str) -> None:
+        """Let a person be called something else as well; refuses what is somebody's name or alias."""
+        folded, display = fold_name(alias), " ".join(unicodedata.normalize("NFC", alias).split())
         with self._existing() as connection:
             person = self._find(connection, name)
-            blobs = connection.execute("SELECT embedding FROM photos WHERE person = ?", (person,)).fetchall()
-        rows = np.stack([np.frombuffer(blob, dtype="<f4") for (blob,) in blobs]).astype(np.float32)
-        return _unit_rows(rows.mean(axis=0, keepdims=True))[0]
+            _require_no_alias(connection, folded, display)
+            if connection.execute("SELECT 1 FROM people WHERE folded = ?", (folded,)).fetchone():
+                raise GalleryError(f"'{display}' is already enrolled: choose another alias")
+            connection.execute(
+                "INSERT INTO aliases (person, alias, folded) VALUES (?, ?, ?)", (person, display, folded)
+            )
+
+    def embedding(self, name: str) -> npt.NDArray[np.float32]:
+        """The person's [D] float32 unit vector: the quality-weighted mean of the photos', scaled to unit length."""
+        rows, qualities = self._photos(name)
+        return _unit_rows((rows * qualities[:, None]).sum(axis=0, keepdims=True) / qualities.sum())[0]
+
+    def embeddings(self, name: str) -> npt.NDArray[np.float32]:
+        """[K, D] float32 unit rows, one for each of the person's photos."""
+        return self._photos(name)[0]
+
+    def cover(self, name: str) -> bytes | None:
+        """JPEG of the person's best face; None where no crop was kept."""
+        with self._existing() as connection:
+            row = connection.execute(
+                "SELECT crop FROM photos WHERE person = ? AND crop IS NOT NULL ORDER BY quality DESC, rowid LIMIT 1",
+                (self._find(connection, name),),
+            ).fetchone()
+        return row[0] if row is not None else None
+
+    def _photos(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Unit embeddings [K, D] and qualities [K], float32."""
+        with self._existing() as connection:
+            person = self._find(connection, name)
+            photos = connection.execute(
+                "SELECT embedding, quality FROM photos WHERE person = ? ORDER BY rowid", (person,)
+            ).fetchall()
+        rows = np.stack([np.frombuffer(blob, dtype="<f4") for blob, _ in photos]).astype(np.float32)
+        return rows, np.array([quality for _, quality in photos], dtype=np.float32)
 
     def rename(self, old: str, new: str) -> Person:
         """Give a person another name; refuses a name that somebody else has."""
         folded, display = fold_name(new), " ".join(unicodedata.normalize("NFC", new).split())
         with self._existing() as connection:
             person = self._find(connection, old)
+            _require_no_alias(connection, folded, display)
             taken = connection.execute("SELECT id FROM people WHERE folded = ?", (folded,)).fetchone()
             if taken is not None and taken[0] != person:
                 raise GalleryError(f"'{display}' is already enrolled: choose another name or forget that person first")
@@ -157,7 +226,10 @@ class Gallery:
         return gone
 
     def _find(self, connection: sqlite3.Connection, name: str) -> int:
-        row = connection.execute("SELECT id FROM people WHERE folded = ?", (fold_name(name),)).fetchone()
+        row = connection.execute(
+            "SELECT id FROM people WHERE folded = :name UNION SELECT person FROM aliases WHERE folded = :name",
+            {"name": fold_name(name)},
+        ).fetchone()
         if row is None:
             raise GalleryError(
                 f"nobody named '{_printable(name)}' is enrolled in this gallery: enroll the person first, "
@@ -207,10 +279,29 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     if path.stat().st_mode & 0o077:
         path.chmod(PRIVATE)
-    if version == 0:
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if version < SCHEMA_VERSION:
+        _upgrade(connection, path)
+
+
+def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring a file to this schema in one transaction; another process may have done so while this one waited."""
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise GalleryError(f"'{path}' is a database of something else: name another file for the gallery")
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        for step in (_SCHEMA, _SECOND)[version:]:
+            for statement in filter(str.strip, step.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _require_no_alias(connection: sqlite3.Connection, folded: str, display: str) -> None:
+    row = connection.execute(
+        "SELECT name FROM aliases JOIN people ON person = people.id WHERE aliases.folded = ?", (folded,)
+    ).fetchone()
+    if row is not None:
+        raise GalleryError(f"'{display}' is an alias of '{row[0]}': choose another name")
 
 
 def _face_model(connection: sqlite3.Connection) -> tuple[str | None, int | None]:

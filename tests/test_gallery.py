@@ -134,6 +134,62 @@ def test_newer_schema_is_refused(gallery):
         gallery.names()
 
 
+FIRST_SCHEMA = """
+CREATE TABLE face_model (id TEXT NOT NULL, size INTEGER NOT NULL);
+CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT NOT NULL, folded TEXT NOT NULL UNIQUE);
+CREATE TABLE photos (
+    person INTEGER NOT NULL REFERENCES people (id) ON DELETE CASCADE,
+    label TEXT NOT NULL,
+    embedding BLOB NOT NULL,
+    UNIQUE (person, embedding)
+);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_the_first_schema_is_upgraded(tmp_path):
+    row = draw_embeddings(1)[0]
+    row /= np.linalg.norm(row)
+    with sqlite3.connect(tmp_path / "old.sqlite") as connection:
+        connection.executescript(FIRST_SCHEMA)
+        connection.execute("INSERT INTO face_model VALUES (?, 512)", (MODEL,))
+        connection.execute("INSERT INTO people VALUES (1, 'Ada', 'ada')")
+        connection.execute("INSERT INTO photos VALUES (1, 'a.jpg', ?)", (row.tobytes(),))
+    old = Gallery(tmp_path / "old.sqlite")
+    np.testing.assert_allclose(old.embedding("Ada"), row, atol=1e-6)
+    old.add_alias("Ada", "Countess")
+    assert old.names_and_aliases() == {"Ada": "Ada", "Countess": "Ada"}
+    assert old.cover("Ada") is None
+
+
+def test_better_photos_weigh_more_and_the_best_is_the_cover(gallery):
+    rows = np.eye(2, 512, dtype=np.float32)
+    gallery.enroll("Ada", rows, MODEL, qualities=[3, 1], crops=[b"best", b"other"])
+    np.testing.assert_allclose(gallery.embedding("Ada")[:2], np.array([3, 1]) / np.sqrt(10), atol=1e-6)
+    np.testing.assert_array_equal(gallery.embeddings("Ada"), rows)
+    assert gallery.cover("Ada") == b"best"
+    with pytest.raises(GalleryError, match="one quality above 0"):
+        gallery.enroll("Ada", rows, MODEL, qualities=[1, 0])
+
+
+def test_an_alias_is_nobody_elses_name(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    gallery.enroll("Grace", draw_embeddings(1, seed=1), MODEL)
+    gallery.add_alias("Ada", "Countess")
+    np.testing.assert_array_equal(gallery.embedding("COUNTESS"), gallery.embedding("Ada"))
+    for refused in (
+        lambda: gallery.add_alias("Grace", "countess"),
+        lambda: gallery.add_alias("Grace", "ada"),
+        lambda: gallery.rename("Grace", "Countess"),
+        lambda: gallery.enroll("Countess", draw_embeddings(1), MODEL),
+    ):
+        with pytest.raises(GalleryError, match="alias"):
+            refused()
+    gallery.forget("Ada")
+    assert gallery.names_and_aliases() == {"Grace": "Grace"}
+    assert b"ountess" not in gallery.path.read_bytes()
+
+
 def test_threads_enroll_at_once(gallery):
     rows = draw_embeddings(8)
     threads = [threading.Thread(target=gallery.enroll, args=(f"Person {i}", rows[i], MODEL)) for i in range(8)]

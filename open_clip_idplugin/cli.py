@@ -46,6 +46,7 @@ VERBS: Mapping[str, Verb] = {
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
+    "merge": Verb("open_clip_idplugin.gallery_verbs:merge", "join two names of one enrolled person"),
     "forget": Verb("open_clip_idplugin.gallery_verbs:forget", "erase an enrolled person completely"),
     "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context"),
     "serve": Verb("open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query"),

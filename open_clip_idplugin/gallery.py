@@ -213,6 +213,21 @@ class Gallery:
             connection.execute("UPDATE people SET name = ?, folded = ? WHERE id = ?", (display, folded, person))
             return _read_person(connection, person)
 
+    def merge(self, name: str, into: str) -> Person:
+        """Give all photos and aliases of `name` to the person `into`; the name itself becomes an alias."""
+        with self._existing() as connection:
+            gone, person = self._find(connection, name), self._find(connection, into)
+            if gone == person:
+                raise GalleryError(f"'{_printable(name)}' and '{_printable(into)}' are the same person already")
+            connection.execute("UPDATE OR IGNORE photos SET person = ? WHERE person = ?", (person, gone))
+            connection.execute("UPDATE aliases SET person = ? WHERE person = ?", (person, gone))
+            connection.execute(
+                "INSERT INTO aliases (person, alias, folded) SELECT ?, name, folded FROM people WHERE id = ?",
+                (person, gone),
+            )
+            connection.execute("DELETE FROM people WHERE id = ?", (gone,))
+            return _read_person(connection, person)
+
     def forget(self, name: str) -> Person:
         """Erase a person: rows are overwritten and the file is rebuilt, so that no byte of them stays in it."""
         with self._existing() as connection:

@@ -110,6 +110,19 @@ def rename(old: str, new: str, gallery: str | None = None) -> None:
     print(f"'{old}' is now '{opened.rename(old, new).name}' in {opened.path}")
 
 
+def merge(name: str, into: str, gallery: str | None = None) -> None:
+    """Join a person who was enrolled under two names; the first name becomes an alias of the second.
+
+    Args:
+        name: the name that becomes an alias.
+        into: the name that stays.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    person = opened.merge(name, into)
+    print(f"'{name}' is now an alias of '{person.name}', who has {person.photos} photos in {opened.path}")
+
+
 def forget(name: str, gallery: str | None = None) -> None:
     """Erase an enrolled person completely; the gallery file is rewritten without a trace of the embeddings.
 

@@ -190,6 +190,18 @@ def test_an_alias_is_nobody_elses_name(gallery):
     assert b"ountess" not in gallery.path.read_bytes()
 
 
+def test_merge_joins_photos_and_keeps_the_name_as_an_alias(gallery):
+    rows = draw_embeddings(3)
+    gallery.enroll("Ada", rows[:2], MODEL)
+    gallery.enroll("Countess", rows[1:], MODEL)
+    gallery.add_alias("Countess", "Lady L")
+    gallery_verbs.merge("Countess", "Ada", str(gallery.path))
+    assert [(person.name, person.photos) for person in gallery.people()] == [("Ada", 3)]
+    assert gallery.names_and_aliases() == {"Ada": "Ada", "Countess": "Ada", "Lady L": "Ada"}
+    with pytest.raises(GalleryError, match="the same person already"):
+        gallery.merge("Countess", "Ada")
+
+
 def test_threads_enroll_at_once(gallery):
     rows = draw_embeddings(8)
     threads = [threading.Thread(target=gallery.enroll, args=(f"Person {i}", rows[i], MODEL)) for i in range(8)]

@@ -1,0 +1,281 @@
+"""Searching over HTTP: `idclip serve` against clip-retrieval's own backend, same model shape, index and machine.
+
+Both services run as processes of their own on the loopback address, over an index of random vectors, with random weights. Single
+requests take turns and the median of the ratios is what to quote; then many clients ask at once. `--minutes 5` adds a soak,
+`--growth 10000 100000 1000000` shows how latency and memory grow with the index (memory-mapped; 2 GB of disk a million).
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PLAIN, IDENTITY = "ViT-B-32", "IdCLIP-ViT-B-32"
+SIZE, FACE_SIZE = 512, 512  # of image and face embeddings
+NAME = "Ada Lovelace"
+FACE_MODEL = "benchmark"
+CONTEXTS = (
+    "feeding a horse",
+    "at a train station",
+    "with a tennis racket",
+    "beside a large birthday cake",
+    "on a boat",
+)
+MOST_EXACT = 20_000  # vectors in an exact index; beyond, an inverted file
+START_SECONDS = 300
+# clip-retrieval listens on every address; here it is kept to this machine.
+STOCK = """
+import sys, flask
+run = flask.Flask.run
+flask.Flask.run = lambda app, host, port, debug: run(app, host="127.0.0.1", port=port, debug=debug)
+from clip_retrieval.clip_back import clip_back
+clip_back(sys.argv[1], port=int(sys.argv[2]), clip_model=sys.argv[3], use_jit=False, enable_mclip_option=False,
+          provide_aesthetic_embeddings=False, enable_faiss_memory_mapping=False, columns_to_return=["image_path", "caption"])
+"""
+
+
+def main() -> None:
+    """Compare single requests and throughput; measure soak and growth where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=100, help="single requests a side")
+    parser.add_argument("--vectors", type=int, default=10_000)
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=20, help="of throughput a side")
+    parser.add_argument("--minutes", type=float, default=0, help="of soak")
+    parser.add_argument("--growth", type=int, nargs="*", default=[])
+    parser.add_argument("--threads", type=int, default=8)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        make_index(folder / "index", arguments.vectors, with_faces=True)
+        with ours(folder, "index", arguments.threads) as our_side, stock(folder, "index") as stock_side:
+            compare(our_side, stock_side, arguments)
+            if arguments.minutes:
+                count, errors = hammer(our_side, people_request, arguments.clients, 60 * arguments.minutes)
+                print(f"soak: {count} answers, {errors} errors in {arguments.minutes:g} minutes, {our_side.memory()}")
+        for count in arguments.growth:
+            make_index(folder / f"of_{count}", count)
+            with ours(folder, f"of_{count}", arguments.threads, "--mmap") as side:
+                times = [timed(side, people_request(turn)) for turn in range(arguments.rounds)]
+                print(f"{count} vectors: p50 {1000 * statistics.median(times):.1f} ms, {side.memory()}")
+
+
+class Side:
+    """A running service."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, start: float) -> None:
+        self.process, self.port, self.start = process, port, start
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection that is kept where the server keeps it."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def memory(self) -> str:
+        """Resident memory, and how much of it is not the mapped files'."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        resident, own = (int(values[name].split()[0]) / 2**20 for name in ("VmRSS", "RssAnon"))
+        return f"resident {resident:.2f} GB (without mapped files {own:.2f} GB)"
+
+
+def prepare(folder: Path) -> None:
+    """Random weights for both sides, and a gallery with one person."""
+    import open_clip
+    import torch
+
+    from open_clip_idplugin.gallery import Gallery
+
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(PLAIN).state_dict(), folder / "plain.pt")
+    Gallery(folder / "gallery.sqlite").enroll(NAME, np.random.default_rng(0).standard_normal(FACE_SIZE), FACE_MODEL)
+
+
+def make_index(folder: Path, count: int, with_faces: bool = False) -> None:
+    """An index folder of clip-retrieval's layout over random unit vectors, written in blocks."""
+    import faiss
+    import pyarrow
+    import pyarrow.parquet
+
+    (folder / "metadata").mkdir(parents=True)
+    rng = np.random.default_rng(count)
+    inverted = count > MOST_EXACT
+    key = f"IVF{int(4 * count**0.5)},Flat" if inverted else "Flat"
+    index = faiss.index_factory(SIZE, key, faiss.METRIC_INNER_PRODUCT)
+    if inverted:
+        index.train(unit(rng, min(count, 40 * int(4 * count**0.5))))
+        index.nprobe = 16
+    keys = [f"{row:09d}" for row in range(count)]
+    for start in range(0, count, 50_000):
+        index.add(unit(rng, min(50_000, count - start)))
+    captions = [f"picture number {row} of a random world" for row in range(count)]
+    table = pyarrow.table({"image_path": keys, "caption": captions})
+    pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
+    faiss.write_index(index, str(folder / "image.index"))
+    if with_faces:
+        write_faces(folder, keys, rng)
+
+
+def write_faces(folder: Path, keys: list[str], rng: np.random.Generator) -> None:
+    """One random face an image."""
+    from open_clip_idplugin.retrieval import face_index
+
+    faces = folder / face_index.FOLDER
+    faces.mkdir()
+    count = len(keys)
+    arrays = {
+        "embeddings": unit(rng, count),
+        "boxes": np.tile(np.float32([10, 10, 50, 50]), (count, 1)),
+        "sizes": np.full((count, 2), 100, np.int32),
+        "rows": np.arange(count, dtype=np.int64),
+    }
+    for name, values in arrays.items():
+        np.save(faces / f"{name}.npy", values)
+    info = face_index.FaceIndexInfo(FACE_MODEL, FACE_SIZE, count, count, count, face_index.keys_digest(keys), "")
+    (faces / face_index.INFO_FILE).write_text(info.to_json())
+
+
+def unit(rng: np.random.Generator, count: int) -> np.ndarray:
+    """[count, SIZE] float32 rows of length 1."""
+    rows = rng.standard_normal((count, SIZE), dtype=np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int, path: str) -> Iterator[Side]:
+    """Start a service and wait for its first answer."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+    try:
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+                break
+            if process.poll() is not None or time.perf_counter() - begin > START_SECONDS:
+                raise SystemExit(f"the service did not start: {' '.join(command)}")
+            time.sleep(0.1)
+        side = Side(process, port, time.perf_counter() - begin)
+        yield side
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def ours(folder: Path, index: str, threads: int, *more: str) -> contextlib.AbstractContextManager[Side]:
+    """`idclip serve`."""
+    port = free_port()
+    flags = {"index": folder / index, "model": IDENTITY, "checkpoint": folder / "plain.pt", "port": port}
+    flags |= {"gallery": folder / "gallery.sqlite", "threads": threads}
+    command = [sys.executable, "-c", "from open_clip_idplugin.cli import main; main()", "serve"]
+    return running([*command, *(f"--{name}={value}" for name, value in flags.items()), *more], port, "/healthz")
+
+
+def stock(folder: Path, index: str) -> contextlib.AbstractContextManager[Side]:
+    """clip-retrieval's backend with its development server."""
+    port = free_port()
+    paths = folder / "indices.json"
+    paths.write_text(json.dumps({"index": str(folder / index)}))
+    command = [sys.executable, "-c", STOCK, str(paths), str(port), f"open_clip:{PLAIN}/{folder / 'plain.pt'}"]
+    return running(command, port, "/indices-list")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def text_request(turn: int) -> dict[str, Any]:
+    """A plain text, as clip-retrieval wants it."""
+    text = f"A picture of a woman {CONTEXTS[turn % len(CONTEXTS)]}, number {turn}"
+    stock_fields = {"modality": "image", "indice_name": "index", "num_images": 40, "num_result_ids": 40}
+    return {"text": text, **stock_fields, "deduplicate": False, "use_mclip": False, "include_images": False}
+
+
+def people_request(turn: int) -> dict[str, Any]:
+    """The same with an enrolled person in it."""
+    text = f"A picture of [TOK] {CONTEXTS[turn % len(CONTEXTS)]}, number {turn}"
+    return {"text": text, "identities": [NAME], "num_images": 40, "include_images": False, "fusion": "none"}
+
+
+def hybrid_request(turn: int) -> dict[str, Any]:
+    """The same, ranked by faces too."""
+    return {**people_request(turn), "people": {"all": [NAME]}, "fusion": "weighted"}
+
+
+def timed(side: Side, body: dict[str, Any], connection: http.client.HTTPConnection | None = None) -> float:
+    """Seconds of one request; ends the program where it is refused."""
+    content = json.dumps(body).encode()
+    connection = connection or side.connect()
+    begin = time.perf_counter()
+    connection.request("POST", "/knn-service", content, {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = response.read()
+    seconds = time.perf_counter() - begin
+    if response.status != 200 or not json.loads(answer):
+        raise SystemExit(f"a request was refused: {answer[:300]!r}")
+    return seconds
+
+
+def compare(our_side: Side, stock_side: Side, arguments: argparse.Namespace) -> None:
+    """Start-up, single requests in turns, and many clients at once."""
+    print(f"start to first answer: {our_side.start:.1f} s; stock {stock_side.start:.1f} s")
+    for title, request in [("text", text_request), ("identity", people_request), ("hybrid", hybrid_request)]:
+        mine, theirs = our_side.connect(), stock_side.connect()
+        for turn in range(5):
+            timed(our_side, request(turn), mine), timed(stock_side, text_request(turn), theirs)
+        pairs = [
+            (timed(our_side, request(turn), mine), timed(stock_side, text_request(turn), theirs))
+            for turn in range(arguments.rounds)
+        ]
+        one, other = (1000 * statistics.median(times) for times in zip(*pairs))
+        ratio = statistics.median(first / second for first, second in pairs)
+        print(f"{title}: p50 {one:.1f} ms; stock text {other:.1f} ms; median of ratios {ratio:.2f}")
+    rates = []
+    for side, request in [(our_side, people_request), (stock_side, text_request)]:
+        count, errors = hammer(side, request, arguments.clients, arguments.seconds)
+        rates.append(count / arguments.seconds)
+        print(f"{arguments.clients} clients: {rates[-1]:.1f} answers a second, {errors} errors")
+    print(f"throughput, ours / stock: {rates[0] / rates[1]:.2f}; {our_side.memory()}")
+
+
+def hammer(side: Side, request: Callable[[int], dict[str, Any]], clients: int, seconds: float) -> tuple[int, int]:
+    """(answers, errors) of many clients that ask one request after the other."""
+    end = time.perf_counter() + seconds
+    counts, errors = [0] * clients, [0] * clients
+
+    def ask(number: int) -> None:
+        connection = side.connect()
+        while time.perf_counter() < end:
+            try:
+                timed(side, request(number * 1_000_000 + counts[number]), connection)
+                counts[number] += 1
+            except (OSError, http.client.HTTPException, SystemExit):
+                errors[number] += 1
+                connection.close()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts), sum(errors)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,36 @@
 """A search request: the JSON that `/knn-service` takes, checked field by field.
 
 Role: parsed JSON -> `KnnRequest`. The stock fields of clip-retrieval keep their meaning, with defaults where the
-stock service fails on a missing one; `faces`, `identities` and `include_images` are ours.
+stock service fails on a missing one; `faces`, `identities`, `image_id` and `include_images` are ours, and those of
+`ranking_request`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.ranking_request import (
+    MOST_FACES,
+    PeopleClause,
+    RankingRequest,
+    parse_people,
+    parse_ranking,
+)
+from open_clip_idplugin.retrieval.request_fields import MOST_RESULTS as MOST_RESULTS
+from open_clip_idplugin.retrieval.request_fields import BadRequest as BadRequest
+from open_clip_idplugin.retrieval.request_fields import (
+    count_field,
+    flag_field,
+    number_field,
+    row_field,
+    text_field,
+    vector_field,
+)
 
-MOST_RESULTS = 100_000
 LONGEST_TEXT = 10_000  # characters; far more than any text tower reads
-MOST_FACES = 16
 _MODALITIES = ("image", "text")
-
-
-class BadRequest(IdClipError):
-    """A request that cannot be answered; the service turns it into HTTP 400."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class KnnRequest:
     image: str | None = None  # base64
     image_url: str | None = None
     embedding_input: list[float] | None = None
+    image_id: int | None = None  # row whose stored vector is the query
     faces: tuple[str | np.ndarray, ...] = ()  # base64 photos, or embeddings [D] float32
     identities: tuple[str, ...] = ()  # enrolled names
     modality: str = "image"
@@ -46,10 +58,13 @@ class KnnRequest:
     aesthetic_score: int | None = None
     aesthetic_weight: float | None = None
     include_images: bool = True
+    people: PeopleClause = field(default_factory=PeopleClause)
+    ranking: RankingRequest = field(default_factory=RankingRequest)
+    find_names: bool = True  # enrolled names in the text become people
 
     @property
     def has_people(self) -> bool:
-        """Whether the query names anybody."""
+        """Whether the text's placeholders stand for somebody."""
         return bool(self.faces or self.identities)
 
 
@@ -61,25 +76,29 @@ def parse_request(values: object) -> KnnRequest:
     """
     if not isinstance(values, dict):
         raise BadRequest('the request must be a JSON object, for example {"text": "a red bicycle"}')
-    num_images = _count(values, "num_images", 40)
+    num_images = count_field(values, "num_images", 40)
     request = KnnRequest(
-        text=_text(values, "text", LONGEST_TEXT),
-        image=_text(values, "image"),
-        image_url=_text(values, "image_url"),
+        text=text_field(values, "text", LONGEST_TEXT),
+        image=text_field(values, "image"),
+        image_url=text_field(values, "image_url"),
         embedding_input=_embedding(values),
+        image_id=row_field(values, "image_id"),
         faces=_faces(values),
         identities=_identities(values),
         modality=_modality(values),
         num_images=num_images,
-        num_result_ids=_count(values, "num_result_ids", num_images),
-        indice_name=_text(values, "indice_name"),
-        use_mclip=_flag(values, "use_mclip"),
-        deduplicate=_flag(values, "deduplicate"),
-        use_safety_model=_flag(values, "use_safety_model"),
-        use_violence_detector=_flag(values, "use_violence_detector"),
-        aesthetic_score=_number(values, "aesthetic_score", int),
-        aesthetic_weight=_number(values, "aesthetic_weight", float),
-        include_images=_flag(values, "include_images", True),
+        num_result_ids=count_field(values, "num_result_ids", num_images),
+        indice_name=text_field(values, "indice_name"),
+        use_mclip=flag_field(values, "use_mclip"),
+        deduplicate=flag_field(values, "deduplicate"),
+        use_safety_model=flag_field(values, "use_safety_model"),
+        use_violence_detector=flag_field(values, "use_violence_detector"),
+        aesthetic_score=number_field(values, "aesthetic_score", int),
+        aesthetic_weight=number_field(values, "aesthetic_weight", float),
+        include_images=flag_field(values, "include_images", True),
+        people=parse_people(values),
+        ranking=parse_ranking(values, LONGEST_TEXT),
+        find_names=flag_field(values, "find_names", True),
     )
     _require_a_query(request)
     return request
@@ -90,55 +109,15 @@ def _require_a_query(request: KnnRequest) -> None:
         raise BadRequest(
             "'faces' and 'identities' need a 'text' that says where the person stands in it, such as '[TOK]'"
         )
-    if all(query is None for query in (request.text, request.image, request.image_url, request.embedding_input)):
-        raise BadRequest("the request asks for nothing: fill in one of text, image, image_url or embedding_input")
-
-
-def _text(values: Mapping[str, Any], name: str, longest: int | None = None) -> str | None:
-    """A string; None where it is missing, null or empty (as clients send for fields they do not use)."""
-    value = values.get(name)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise BadRequest(f"'{name}' must be a string, not {_kind(value)}")
-    if longest is not None and len(value) > longest:
-        raise BadRequest(f"'{name}' has {len(value)} characters, at most {longest} are taken: shorten it")
-    return value
-
-
-def _flag(values: Mapping[str, Any], name: str, default: bool = False) -> bool:
-    value = values.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise BadRequest(f"'{name}' must be true or false, not {_kind(value)}")
-    return value
-
-
-def _count(values: Mapping[str, Any], name: str, default: int) -> int:
-    value = values.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_RESULTS:
-        raise BadRequest(f"'{name}' must be a whole number from 1 to {MOST_RESULTS}")
-    return value
-
-
-def _number(values: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
-    value = values.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        number = kind(value)
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not np.isfinite(number):
-        raise BadRequest(f"'{name}' must be a number, or left out")
-    return number
+    queries = (request.text, request.image, request.image_url, request.embedding_input, request.image_id)
+    if all(query is None for query in queries) and not request.people.wanted:
+        raise BadRequest(
+            "the request asks for nothing: fill in one of text, image, image_url, embedding_input, image_id or people"
+        )
 
 
 def _modality(values: Mapping[str, Any]) -> str:
-    modality = _text(values, "modality") or "image"
+    modality = text_field(values, "modality") or "image"
     if modality not in _MODALITIES:
         raise BadRequest(f"'modality' must be one of {', '.join(_MODALITIES)}")
     return modality
@@ -148,7 +127,7 @@ def _embedding(values: Mapping[str, Any]) -> list[float] | None:
     value = values.get("embedding_input")
     if value is None:
         return None
-    return [float(number) for number in _vector(value, "embedding_input")]
+    return [float(number) for number in vector_field(value, "embedding_input")]
 
 
 def _faces(values: Mapping[str, Any]) -> tuple[str | np.ndarray, ...]:
@@ -160,7 +139,7 @@ def _faces(values: Mapping[str, Any]) -> tuple[str | np.ndarray, ...]:
         value = [value]
     if not isinstance(value, list) or len(value) > MOST_FACES:
         raise BadRequest(f"'faces' must be a list of at most {MOST_FACES} base64 photos or embeddings")
-    return tuple(face if isinstance(face, str) else _vector(face, "faces") for face in value)
+    return tuple(face if isinstance(face, str) else vector_field(face, "faces") for face in value)
 
 
 def _identities(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -171,28 +150,3 @@ def _identities(values: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list) or len(names) > MOST_FACES or not all(isinstance(name, str) for name in names):
         raise BadRequest(f"'identities' must be a list of at most {MOST_FACES} enrolled names")
     return tuple(names)
-
-
-def _vector(value: object, name: str) -> np.ndarray:
-    """[D] float32 of finite numbers that are not all zero."""
-    if not isinstance(value, list) or any(isinstance(number, (bool, str)) for number in value):
-        raise BadRequest(f"'{name}' must hold a list of numbers as embedding, not {_kind(value)}")
-    try:
-        vector = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        vector = np.zeros(0, np.float32)
-    if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
-        raise BadRequest(f"the embedding in '{name}' must be a flat list of finite numbers that are not all zero")
-    return vector
-
-
-def _kind(value: object) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a string",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return names.get(type(value), "null")

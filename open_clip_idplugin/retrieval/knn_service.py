@@ -10,14 +10,32 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from clip_retrieval.clip_back import DOWNLOAD_TIME, FULL_KNN_REQUEST_TIME, TEXT_CLIP_INFERENCE_TIME, KnnService
+from clip_retrieval.clip_back import (
+    DOWNLOAD_TIME,
+    FULL_KNN_REQUEST_TIME,
+    KNN_INDEX_TIME,
+    TEXT_CLIP_INFERENCE_TIME,
+    KnnService,
+    normalized,
+)
 
+from open_clip_idplugin import fusion
+from open_clip_idplugin.faces.errors import require_same_model
+from open_clip_idplugin.named_people import find_people
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
+from open_clip_idplugin.retrieval.explain import explain
+from open_clip_idplugin.retrieval.face_index import FaceIndex
+from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People, decode_base64
+from open_clip_idplugin.retrieval.query_parts import QueryParts, query_parts
+from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, first_of_each, near_duplicates, rank
+from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest
 from open_clip_idplugin.retrieval.removed_rows import IndexWithout
 from open_clip_idplugin.retrieval.resources import IdentityResource
+
+LIKENESS = 0.94  # cosine of two images from which clip-retrieval calls them near-duplicates
 
 
 class TextWithPeople(str):
@@ -78,8 +96,16 @@ class IdentityKnnService(KnnService):
         """
         resource = choose_index(self.clip_resources, request.indice_name)
         self._limits.check(request)
-        request = self._with_fetched_picture(request)
+        request = self._with_people_of_text(self._with_fetched_picture(request))
         self._require_answerable(request, resource)
+        results = self._hybrid(request, resource) if _is_ours(request, resource) else self._stock(request, resource)
+        if request.include_images:
+            shown = results[: request.num_images]
+            add_pictures(shown, [result["id"] for result in shown], resource)
+        return results
+
+    def _stock(self, request: KnnRequest, resource: IdentityResource) -> Answer:
+        """By clip-retrieval itself; at most the text's people are ours."""
         results: Answer = self.query(
             text_input=self._text(request),
             image_input=request.image,
@@ -96,10 +122,88 @@ class IdentityKnnService(KnnService):
             aesthetic_score=request.aesthetic_score,
             aesthetic_weight=request.aesthetic_weight,
         )
-        if request.include_images:
-            shown = results[: request.num_images]
-            add_pictures(shown, [result["id"] for result in shown], resource)
         return results
+
+    def _hybrid(self, request: KnnRequest, resource: IdentityResource) -> Answer:
+        """By our own ranking: people in the images, thresholds, filters, pages."""
+        rules = request.ranking
+        searched = self._searched(request, resource)
+        with TEXT_CLIP_INFERENCE_TIME.time():
+            parts = query_parts(
+                request, self._people, resource.encoder, resource.faces, self._vector(request, resource, searched)
+            )
+        require_faces(parts, request, resource.faces)
+        start = rules.offset or 0
+        with KNN_INDEX_TIME.time():
+            ranking = rank(parts, rules, request.people.only, searched, start + request.num_result_ids)
+            ranking = self._without_duplicates(ranking, request, resource, searched, start + request.num_result_ids)
+        page = ranking.take(np.arange(start, min(start + request.num_result_ids, len(ranking.rows))))
+        results: Answer = self.map_to_metadata(
+            page.rows, page.similarities, request.num_images, resource.metadata_provider, resource.columns_to_return
+        )
+        for place, result in enumerate(results):
+            result.update(explain(page, place, parts, rules, resource.faces))
+        return results
+
+    def _searched(self, request: KnnRequest, resource: IdentityResource) -> Searched:
+        index, vectors = resource.image_index, resource.vectors
+        if request.modality == "text" and resource.text_vectors is not None:
+            index, vectors = resource.text_index, resource.text_vectors
+        hidden = request.ranking.exclude_ids + (() if request.image_id is None else (request.image_id,))
+        allowed = allowed_rows(resource.metadata_provider.metadata_df, request.ranking.filters, hidden)
+        left = resource.removed.left
+        if left is not None:
+            allowed = left if allowed is None else allowed & left
+        return Searched(index, vectors, resource.faces, allowed)
+
+    def _vector(self, request: KnnRequest, resource: IdentityResource, searched: Searched) -> np.ndarray | None:
+        """[E] of what stands for the text, in the order in which clip-retrieval looks; None where nothing does."""
+        if request.text is not None:
+            return None
+        others = (request.image, request.image_url, request.embedding_input)
+        if any(other is not None for other in others):
+            image, url, embedding = others
+            query = self.compute_query(
+                resource,
+                None,
+                image_input=image,
+                image_url_input=url,
+                embedding_input=embedding,
+                use_mclip=False,
+                aesthetic_score=request.aesthetic_score,
+                aesthetic_weight=request.aesthetic_weight,
+            )
+            return np.asarray(query[0], np.float32)
+        if request.image_id is not None:
+            return resource.vectors.get(np.array([request.image_id]))[0]
+        return None
+
+    def _without_duplicates(
+        self, ranking: Ranking, request: KnnRequest, resource: IdentityResource, searched: Searched, wanted: int
+    ) -> Ranking:
+        """The first `wanted` results without those that the request calls duplicates."""
+        how = request.ranking.collapse
+        if how == NEAR_DUPLICATES:
+            if resource.faces is None:
+                raise BadRequest(
+                    "near-duplicates are told apart by their faces, and this index holds none: add them with "
+                    "`idclip index_faces`, or collapse by a column"
+                )
+            ranking = ranking.take(np.arange(min(len(ranking.rows), 4 * wanted)))
+            threshold = request.ranking.face_threshold
+            ranking = collapse(ranking, wanted, near_duplicates(ranking, searched, LIKENESS, threshold))
+        elif how is not None:
+            values = column(resource.metadata_provider.metadata_df, how).to_numpy()[ranking.rows]
+            ranking = ranking.take(first_of_each(values)[:wanted])
+        checks = (request.deduplicate, request.use_safety_model, request.use_violence_detector)
+        if any(checks) and len(ranking.rows):  # as in clip-retrieval, within what was asked for
+            ranking = ranking.take(np.arange(min(len(ranking.rows), wanted)))
+            vectors = normalized(searched.vectors.get(ranking.rows))
+            removed = self.post_filter(
+                resource.safety_model, vectors, *checks, violence_detector=resource.violence_detector
+            )
+            ranking = ranking.take(np.setdiff1d(np.arange(len(ranking.rows)), list(removed)))
+        return ranking
 
     def _text(self, request: KnnRequest) -> str | None:
         if request.text is None or not request.has_people:
@@ -111,6 +215,14 @@ class IdentityKnnService(KnnService):
             raise BadRequest("this index holds no text index: ask for the modality 'image'")
         if request.use_mclip:
             raise BadRequest("this service has no multilingual model: leave out 'use_mclip'")
+        if request.image_id is not None and request.image_id >= resource.rows:
+            raise BadRequest(f"'image_id' must lie between 0 and {resource.rows - 1}")
+        if request.image_id is not None and request.image_id in resource.removed.ids:
+            raise BadRequest("'image_id' names an image that was removed from the index")
+        if resource.faces is not None and (request.has_people or not request.people.empty):
+            model = self._people.face_model
+            if model is not None:
+                require_same_model(resource.faces.model_id, model, "the faces of the index and the people of the query")
         if request.text is not None:
             return  # as in clip-retrieval, a text wins over what is given beside it
         if request.image is not None:
@@ -121,6 +233,13 @@ class IdentityKnnService(KnnService):
                 f"{resource.image_index.d}"
             )
 
+    def _with_people_of_text(self, request: KnnRequest) -> KnnRequest:
+        """Enrolled names that stand in the text become placeholders; those of `faces` and `identities` come before."""
+        if request.text is None or not request.find_names:
+            return request
+        named = find_people(request.text, self._people.names())
+        return replace(request, text=named.text, identities=request.identities + named.identities)
+
     def _with_fetched_picture(self, request: KnnRequest) -> KnnRequest:
         if request.image_url is None or request.text is not None or request.image is not None:
             return request
@@ -130,6 +249,26 @@ class IdentityKnnService(KnnService):
             content = self._fetch(request.image_url)
         self._limits.check_picture(content, "what lies behind 'image_url'")
         return replace(request, image=base64.b64encode(content).decode(), image_url=None)
+
+
+def require_faces(parts: QueryParts, request: KnnRequest, faces: FaceIndex | None) -> None:
+    """Refuse what only faces can answer where the index holds none."""
+    rules = request.ranking
+    asked = {
+        "'none' in 'people'": len(parts.unwanted) > 0,
+        "'only' in 'people'": request.people.only,
+        "'min_face_similarity'": rules.min_face_similarity is not None,
+        f"'fusion': '{rules.fusion}'": rules.fusion not in (None, fusion.NONE) and parts.has_people,
+    }
+    for what, needed in asked.items():
+        if needed and faces is None:
+            raise BadRequest(f"{what} compares faces, and this index holds none: add them with `idclip index_faces`")
+
+
+def _is_ours(request: KnnRequest, resource: IdentityResource) -> bool:
+    """Whether the request needs more than clip-retrieval's own ranking."""
+    hybrid = request.has_people and resource.faces is not None and request.text is not None
+    return hybrid or not request.people.empty or request.image_id is not None or request.ranking != RankingRequest()
 
 
 def _require_picture(content: str) -> None:

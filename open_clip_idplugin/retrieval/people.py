@@ -32,7 +32,7 @@ class People:
             PersonError: gallery and engine come from different face models, or give another size than D.
         """
         self.gallery = gallery
-        self._face_dim = face_dim
+        self.face_dim = face_dim
         self._engine = engine
         if engine is not None and engine.embedding_size != face_dim:
             raise PersonError(
@@ -45,6 +45,17 @@ class People:
                 f"'{engine.model_id}' is loaded: their embeddings cannot be compared, so use the same one for both"
             )
 
+    @property
+    def face_model(self) -> str | None:
+        """The face model of photos and enrolled people; None where there are neither."""
+        if self._engine is not None:
+            return self._engine.model_id
+        return self.gallery.model_id if self.gallery is not None else None
+
+    def names(self) -> dict[str, str]:
+        """Every enrolled name and alias -> the name, for finding people in texts; empty without a gallery."""
+        return {} if self.gallery is None else self.gallery.names_and_aliases()
+
     def embeddings(self, faces: Sequence[str | np.ndarray], identities: Sequence[str]) -> np.ndarray:
         """[F, D] float32: those of `faces` (base64 photos or embeddings), then those of the enrolled `identities`.
 
@@ -53,7 +64,7 @@ class People:
         """
         rows = [self._face(face, number) for number, face in enumerate(faces, 1)]
         rows += [self._enrolled(name) for name in identities]
-        return np.stack(rows) if rows else np.zeros((0, self._face_dim), np.float32)
+        return np.stack(rows) if rows else np.zeros((0, self.face_dim), np.float32)
 
     def _face(self, face: str | np.ndarray, number: int) -> np.ndarray:
         if not isinstance(face, str):
@@ -81,8 +92,8 @@ class People:
         return self._require_size(self.gallery.embedding(name), f"the embedding of '{name}' in the gallery")
 
     def _require_size(self, row: np.ndarray, what: str) -> np.ndarray:
-        if row.shape != (self._face_dim,):
-            raise PersonError(f"{what} has {row.size} numbers, but the model takes {self._face_dim}")
+        if row.shape != (self.face_dim,):
+            raise PersonError(f"{what} has {row.size} numbers, but the model takes {self.face_dim}")
         return row
 
 

@@ -22,9 +22,11 @@ from open_clip_idplugin.retrieval.card import (
     load_card,
     require_same_tower,
 )
+from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.towers import Towers
+from open_clip_idplugin.retrieval.vectors import StoredVectors
 from open_clip_idplugin.retrieval.writer import KEY_COLUMN
 
 _log = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ class IdentityResource(ClipResource):
     rows: int
     card: IndexCard | None
     removed: RemovedRows
+    faces: FaceIndex | None
+    vectors: StoredVectors
+    text_vectors: StoredVectors | None
 
 
 class RowMetadata(ParquetMetadataProvider):
@@ -91,6 +96,7 @@ def _load_resource(
     rows = int(image_index.ntotal)
     if len(metadata.metadata_df) != rows:
         raise IndexMismatch(f"'{folder}' is damaged: {rows} vectors, but {len(metadata.metadata_df)} rows of metadata")
+    text_index = _read_faiss(folder / "text.index", mmap)
     return IdentityResource(
         device=str(loaded.device),
         model=towers,
@@ -101,7 +107,7 @@ def _load_resource(
         violence_detector=None,
         metadata_provider=metadata,
         image_index=image_index,
-        text_index=_read_faiss(folder / "text.index", mmap),
+        text_index=text_index,
         ivf_old_to_new_mapping=None,
         columns_to_return=list(metadata.metadata_df.columns),
         metadata_is_ordered_by_ivf=False,
@@ -111,6 +117,9 @@ def _load_resource(
         rows=rows,
         card=card,
         removed=RemovedRows(folder, rows),
+        faces=_read_faces(folder, metadata),
+        vectors=StoredVectors(folder / "img_emb", image_index),
+        text_vectors=StoredVectors(folder / "text_emb", text_index) if text_index is not None else None,
     )
 
 
@@ -132,6 +141,12 @@ def _read_metadata(folder: Path) -> RowMetadata:
     if "key" not in frame.columns:
         metadata.metadata_df = frame.rename(columns={KEY_COLUMN: "key"})
     return metadata
+
+
+def _read_faces(folder: Path, metadata: RowMetadata) -> FaceIndex | None:
+    """The faces of the images; who may be compared with them is checked with every query, as galleries change."""
+    frame = metadata.metadata_df
+    return load_face_index(folder, frame["key"].tolist()) if "key" in frame.columns else None
 
 
 def _present_values(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,66 @@
+"""Why an image was found: its scores, the matched faces and their boxes, and a sentence.
+
+Role: one place of a `Ranking` -> the fields that a result has beside clip-retrieval's own.
+"""
+
+from typing import Any
+
+from open_clip_idplugin import fusion
+from open_clip_idplugin.retrieval.face_index import FaceIndex, PersonMatches
+from open_clip_idplugin.retrieval.query_parts import QueryParts
+from open_clip_idplugin.retrieval.ranking import Ranking
+from open_clip_idplugin.retrieval.ranking_request import RankingRequest
+
+
+def explain(
+    ranking: Ranking, place: int, parts: QueryParts, rules: RankingRequest, faces: FaceIndex | None
+) -> dict[str, Any]:
+    """`score`, `text_similarity`, `face_similarity`, `face_box`, `face_box_relative`, `matched` and `why`."""
+    choice = int(ranking.choices[place])
+    names, match = parts.alternatives[choice].persons.names, ranking.matches[choice]
+    similarity = round(float(ranking.similarities[place]), 6)
+    values: dict[str, Any] = {"score": round(float(ranking.scores[place]), 6)}
+    if parts.from_text:
+        values["text_similarity"] = similarity
+    reasons = [f"{'text' if parts.from_text else 'image'} similarity {similarity:.3f}"]
+    if match is not None and faces is not None:
+        matched = [_matched(name, person, match, place, faces) for person, name in enumerate(names)]
+        values |= _face_fields(matched, match, place)
+        reasons += [_reason(entry, int(match.counts[place])) for entry in matched]
+        reasons[1:] = [f"{_rule(rules)}: {'; '.join(reasons[1:])}"]
+    if parts.negative is not None:
+        reasons.append("less the similarity to the negative text")
+    return {**values, "why": "; ".join(reasons)}
+
+
+def _matched(name: str, person: int, match: PersonMatches, place: int, faces: FaceIndex) -> dict[str, Any]:
+    face = int(match.faces[person, place])
+    if face < 0:
+        return {"name": name}
+    box, relative = faces.box(face)
+    similarity = round(float(match.similarities[person, place]), 6)
+    return {"name": name, "face_similarity": similarity, "face_box": box, "face_box_relative": relative}
+
+
+def _face_fields(matched: list[dict[str, Any]], match: PersonMatches, place: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"faces_found": int(match.counts[place]), "matched": matched}
+    seen = [entry for entry in matched if "face_box" in entry]
+    if seen:
+        values["face_similarity"] = round(float(match.similarities[:, place].mean()), 6)
+        values |= {name: seen[0][name] for name in ("face_box", "face_box_relative")}
+    return values
+
+
+def _rule(rules: RankingRequest) -> str:
+    if rules.fusion == fusion.NONE:
+        return "faces (not in the score)"
+    if rules.fusion == fusion.FILTER:
+        return f"faces from {rules.face_threshold:g} on"
+    how = "by rank, " if rules.fusion == fusion.RECIPROCAL_RANK else ""
+    return f"faces ({how}weight {rules.weight:g})"
+
+
+def _reason(entry: dict[str, Any], count: int) -> str:
+    if "face_similarity" in entry:
+        return f"{entry['name']} {entry['face_similarity']:.3f}"
+    return f"{entry['name']} unknown, " + ("no face was found" if not count else "every face is somebody else's")

@@ -1,0 +1,230 @@
+"""People in images: names in the text, all / any / none, fusion, thresholds, filters, pages, duplicates, reasons."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("clip_retrieval")
+
+from face_index_fixtures import unit, write_face_table
+from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
+
+from open_clip_idplugin import fusion
+from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.retrieval import index, ranking
+from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.face_index_build import add_faces, read_keys
+from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.sources import find_images
+
+MODEL = "test faces"
+ADA, GRACE = unit(np.eye(FACE_DIM)[:2])
+TEXT = "[TOK] beside coloured blocks"
+ROWS = 30
+
+
+class World:
+    """A plain CLIP's index of 30 images; Ada is in 0-9, Grace in 5-14, nobody else is known; 25-29 show no face."""
+
+    def __init__(self, folder, models):
+        self.loaded = models.load()
+        write_shard(folder / "0.tar", draw_images(ROWS))
+        index.build_index(find_images(str(folder / "0.tar")), models.load_plain(), folder / "bare", EmbedOptions(8, 0))
+        shutil.copytree(folder / "bare", folder / "archive")
+        self.keys = read_keys(folder / "archive")
+        rng = np.random.default_rng(1)
+        self.people = {row: self.shown(row) for row in range(ROWS)}
+        known = {"Ada Lovelace": ADA, "Grace Hopper": GRACE}
+        faces = {
+            key: [unit(known[name] + 0.05 * rng.standard_normal(FACE_DIM)) for name in self.people[row]]
+            + ([] if row >= 25 else [unit(np.r_[0, 0, rng.standard_normal(FACE_DIM - 2)])])
+            for row, key in enumerate(self.keys)
+        }
+        add_faces(folder / "archive", write_face_table(folder / "table", faces, MODEL, FACE_DIM))
+        self.faces = load_face_index(folder / "archive", self.keys)
+        gallery = Gallery(folder / "gallery.sqlite")
+        for name, face in known.items():
+            gallery.enroll(name, face, MODEL)
+        indices = {"archive": folder / "archive", "bare": folder / "bare"}
+        self.client = create_app(indices, self.loaded, People(FACE_DIM, gallery)).test_client()
+        self.vectors = np.load(folder / "bare" / "img_emb" / "img_emb_000000.npy").astype(np.float32)
+
+    @staticmethod
+    def shown(row):
+        return ["Ada Lovelace"] * (row < 10) + ["Grace Hopper"] * (5 <= row < 15)
+
+    def ask(self, **body):
+        response = self.client.post("/knn-service", data=json.dumps({"include_images": False, **body}))
+        assert response.status_code == 200, response.get_json()
+        return response.get_json()
+
+    def rows(self, **body):
+        return [result["id"] for result in self.ask(**body)]
+
+    def refused(self, **body):
+        response = self.client.post("/knn-service", data=json.dumps(body))
+        assert response.status_code == 400, response.get_json()
+        return response.get_json()["message"]
+
+    def query(self, text, *faces):
+        return QueryEncoder(self.loaded).encode([text], [np.stack(faces)] if faces else None)[0]
+
+
+@pytest.fixture(scope="module")
+def world(tiny_models, tmp_path_factory):  # noqa: F811
+    return World(tmp_path_factory.mktemp("hybrid"), tiny_models)
+
+
+def best_first(scores):
+    return sorted(range(len(scores)), key=lambda row: (-round(float(scores[row]), 6), row))
+
+
+def test_weighted_sum_is_the_evaluations(world):
+    results = world.ask(text=TEXT, identities=["Ada Lovelace"], face_weight=0.7)
+    face = world.faces.match(ADA[None], np.arange(ROWS)).similarities[0]
+    context = world.vectors @ world.query(TEXT, ADA)
+    assert [result["id"] for result in results] == best_first(fusion.weighted_sum(context, face, 0.7))
+    for result in results:
+        assert result["score"] == pytest.approx(context[result["id"]] + 0.7 * face[result["id"]], abs=1e-5)
+        assert result["similarity"] == pytest.approx(context[result["id"]], abs=1e-5)
+
+
+def test_reasons(world):
+    for result in world.ask(text=TEXT, identities=["Ada Lovelace"]):
+        row, (matched,) = result["id"], result["matched"]
+        assert matched["name"] == "Ada Lovelace" and f"similarity {result['similarity']:.3f}" in result["why"]
+        if row >= 25:
+            assert "face_box" not in result and "no face was found" in result["why"]
+        elif row < 10:
+            assert result["face_box"] == [4.0, 5.0, 12.0, 15.0] and result["face_similarity"] > 0.9
+            assert result["face_box_relative"] == [0.0833, 0.125, 0.25, 0.375]
+
+
+def test_names_in_the_sentence(world):
+    by_hand = world.ask(text="[TOK] and [TOK:2] on a hill", identities=["Ada Lovelace", "Grace Hopper"])
+    assert world.ask(text="ada lovelace and Grace Hopper on a hill") == by_hand
+    plain = world.ask(text="Ada Lovelace on a hill", find_names=False)
+    assert "matched" not in plain[0]
+    assert {result["id"] for result in by_hand[:5]} == set(range(5, 10))
+    boxes = [[entry["face_box"][0] for entry in result["matched"]] for result in by_hand[:5]]
+    assert boxes == [[4.0, 12.0]] * 5
+
+
+def test_all_any_none_only(world):
+    both = {"all": ["Ada Lovelace", "Grace Hopper"]}
+    assert set(world.rows(people=both, fusion="filter")) == set(range(5, 10))
+    assert set(world.rows(people={"any": ["Ada Lovelace", "Grace Hopper"]}, text="blocks", fusion="filter")) == set(
+        range(15)
+    )
+    without = {"all": ["Ada Lovelace"], "none": ["Grace Hopper"]}
+    assert set(world.rows(people=without, min_face_similarity=0.5)) == set(range(5))
+    assert set(world.rows(text="blocks", people={"none": ["Ada Lovelace"]})) == set(range(10, ROWS))
+    assert world.rows(people={"all": ["Ada Lovelace"], "only": True}, fusion="filter") == []  # a stranger is in all
+    trio = {"all": ["Ada Lovelace", "Grace Hopper", {"image_id": 6, "face": 2}], "only": True}
+    assert world.rows(people=trio, fusion="filter")[0] == 6
+
+
+def test_texts_of_people(world):
+    clause = world.ask(text="coloured blocks", people={"all": ["Ada Lovelace"]}, fusion="none")
+    expected = world.vectors @ world.query("An image with [TOK]. coloured blocks", ADA)
+    assert [result["id"] for result in clause] == best_first(expected)
+    either = world.ask(text=TEXT, people={"any": ["Ada Lovelace", "Grace Hopper"]}, fusion="none")
+    scores = np.stack([world.vectors @ world.query(TEXT, face) for face in (ADA, GRACE)])
+    assert [result["id"] for result in either] == best_first(scores.max(axis=0))
+    assert either[0]["similarity"] == pytest.approx(scores.max(), abs=1e-5)
+
+
+def test_negative_text(world):
+    results = world.rows(text="blocks", negative_text="a dark night", negative_weight=0.8)
+    expected = world.vectors @ (world.query("blocks") - 0.8 * world.query("a dark night"))
+    assert results == best_first(expected)
+
+
+def test_reciprocal_ranks(world):
+    face = world.faces.match(ADA[None], np.arange(ROWS)).similarities[0]
+    expected = fusion.reciprocal_rank(world.vectors @ world.query(TEXT, ADA), face, 1.0)
+    assert world.rows(text=TEXT, identities=["Ada Lovelace"], fusion="reciprocal_rank") == best_first(expected)
+
+
+def test_thresholds_show_nothing_rather_than_the_least_bad(world):
+    assert world.rows(text="blocks", min_similarity=1.0) == []
+    everything = world.ask(text="blocks")
+    middle = everything[10]["similarity"] + 1e-7
+    assert len(world.rows(text="blocks", min_similarity=middle)) == 10
+
+
+def test_pages_fit_together(world):
+    whole = world.rows(text=TEXT, identities=["Ada Lovelace"], num_images=ROWS)
+    pages = [
+        world.rows(text=TEXT, identities=["Ada Lovelace"], num_images=7, offset=start) for start in range(0, 35, 7)
+    ]
+    assert [row for page in pages for row in page] == whole
+    assert pages[-1] == whole[28:]
+
+
+@pytest.mark.parametrize(
+    ("filters", "keep"),
+    [
+        ({"attributes.stratum": "dark"}, lambda row: row % 2),
+        ({"image_id": [3, 4, 99]}, lambda row: row in (3, 4)),
+        ({"image_id": {"min": 5, "max": "8"}}, lambda row: 5 <= row <= 8),
+        ({"identity_name": {"not": "Person 1"}, "synthetic": "true"}, lambda row: row % 5 != 1),
+    ],
+)
+def test_filters(world, filters, keep):
+    assert set(world.rows(text="blocks", filters=filters)) == {row for row in range(ROWS) if keep(row)}
+
+
+def test_more_like_this_and_excluded_rows(world):
+    rows = world.rows(image_id=4, exclude_ids=[7, 8])
+    assert rows == [row for row in best_first(world.vectors @ world.vectors[4]) if row not in (4, 7, 8)]
+
+
+def test_duplicates(world):
+    assert len(world.rows(text="blocks", collapse="identity_name")) == 5
+    # The vectors of these pictures are alike; who is in them tells them apart.
+    near = world.rows(people={"all": ["Ada Lovelace"]}, collapse="near_duplicates")
+    assert len(near) < ROWS and {"Ada Lovelace"} < {name for row in near for name in world.people[row]}
+    bare = world.vectors[[row for row in near if row >= 25]]
+    assert (bare @ bare.T - np.eye(len(bare))).max(initial=0) < 0.94
+    assert "holds none" in world.refused(text="x", collapse="near_duplicates", indice_name="bare")
+
+
+def test_many_images_take_candidates_from_both_indices(world, monkeypatch):
+    exact = world.ask(text=TEXT, identities=["Ada Lovelace"], num_images=5, offset=0)
+    filters = {"filters": {"image_id": {"max": 20}}}
+    filtered = world.ask(text=TEXT, identities=["Ada Lovelace"], num_images=5, **filters)
+    monkeypatch.setattr(ranking, "MOST_EXACT", 1)
+    monkeypatch.setattr(ranking, "_candidate_count", lambda wanted: 12)
+    assert world.ask(text=TEXT, identities=["Ada Lovelace"], num_images=5, offset=0) == exact
+    assert world.ask(text=TEXT, identities=["Ada Lovelace"], num_images=5, **filters) == filtered
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"people": ["Ada"]}, "'people' must be an object"),
+        ({"people": {"most": ["Ada"]}}, "'people' has no field 'most'"),
+        ({"people": {"all": ["Nobody"]}}, "nobody named 'Nobody'"),
+        ({"people": {"all": [{"name": "x"}]}}, "one of photo, embedding or image_id"),
+        ({"people": {"all": [{"image_id": 29}]}}, "image 29 has 0 faces"),
+        ({"people": {"none": ["Ada Lovelace"]}}, "asks for nothing"),
+        ({"text": "x", "filters": {"colour": "red"}}, "no column 'colour'"),
+        ({"text": "x", "filters": {"image_id": "red"}}, "holds numbers"),
+        ({"text": "x", "filters": {"image_id": {"like": 3}}}, "no field 'like'"),
+        ({"text": "x", "fusion": "magic"}, "'fusion' must be one of weighted"),
+        ({"text": "x", "face_threshold": 7}, "'face_threshold' must be a number from -1 to 1"),
+        ({"text": "x", "offset": -1}, "'offset'"),
+        ({"text": "x", "collapse": "colour"}, "no column 'colour'"),
+        ({"image_id": 30}, "'image_id' must lie between 0 and 29"),
+        ({"text": TEXT, "identities": ["Ada Lovelace"], "fusion": "filter", "indice_name": "bare"}, "holds none"),
+        ({"text": "x", "people": {"none": ["Ada Lovelace"]}, "indice_name": "bare"}, "holds none"),
+    ],
+)
+def test_bad_requests_get_a_sentence(world, body, message):
+    assert message in world.refused(**body)

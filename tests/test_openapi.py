@@ -45,7 +45,7 @@ def test_description_and_parser_know_the_same_fields():
     values = Noting({"text": "x"})
     parse_request(values)
     described = {**search_fields(["archive"], Limits()), **people_fields(Limits())}
-    assert values.asked <= set(described)
+    assert values.asked == set(described)
     assert {field.name for field in fields(KnnRequest)} - {"ranking"} <= set(described)
 
 

@@ -153,13 +153,14 @@ class TestLimits:
             with pytest.raises(IdClipError, match=r"at least|at most"):
                 Limits(**wrong)
 
-    @pytest.mark.parametrize("field", ["image", "faces"])
+    @pytest.mark.parametrize("field", ["image", "faces", "people"])
     def test_pixels(self, make_client, field):
         stream = io.BytesIO()
         Image.new("1", (3000, 3000)).save(stream, "PNG")
         assert len(stream.getvalue()) < 5000
         picture = base64.b64encode(stream.getvalue()).decode()
-        body = {"image": picture} if field == "image" else {"text": "[TOK]", "faces": [picture]}
+        bodies = {"image": picture, "faces": [picture], "people": {"none": [{"photo": picture}]}}
+        body = {field: bodies[field]} if field == "image" else {"text": "[TOK]", field: bodies[field]}
         response = make_client(limits=Limits(picture_pixels=1_000_000)).post("/knn-service", json=body)
         assert response.status_code == 400
         assert "more than 1000000 pixels" in response.get_json()["message"]

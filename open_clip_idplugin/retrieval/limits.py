@@ -64,6 +64,5 @@ class Limits:
 
 
 def _photos_of_people(request: KnnRequest) -> list[str]:
-    clause = getattr(request, "people", None)
-    everybody = [person for name in ("all", "any", "none") for person in getattr(clause, name, ())]
-    return [person.photo for person in everybody if person.photo is not None]
+    clause = request.people
+    return [person.photo for person in (*clause.all, *clause.any, *clause.none) if person.photo is not None]

@@ -68,7 +68,8 @@ def vector_field(value: object, name: str) -> np.ndarray:
     if not isinstance(value, list) or any(isinstance(number, (bool, str)) for number in value):
         raise BadRequest(f"'{name}' must hold a list of numbers as embedding, not {kind_of(value)}")
     try:
-        vector = np.asarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused below
+            vector = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         vector = np.zeros(0, np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():

@@ -9,7 +9,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.results_page import render_page
+from open_clip_idplugin.retrieval.search_options import SearchOptions
 
 _TIMEOUT = 60  # seconds
 
@@ -35,6 +36,7 @@ class Query:
     photos: tuple[str, ...] = ()
     identities: tuple[str, ...] = ()
     num_images: int = 20
+    options: SearchOptions = field(default_factory=SearchOptions)
 
     def to_json(self, include_images: bool) -> dict[str, Any]:
         """The request for our service; photos are read and sent as base64."""
@@ -44,6 +46,7 @@ class Query:
             "identities": list(self.identities),
             "num_images": self.num_images,
             "include_images": include_images,
+            **self.options.to_json(),
         }
 
 
@@ -63,6 +66,19 @@ def search(
     client_only: bool = False,
     device: str = "cpu",
     precision: str = "fp32",
+    all: str | None = None,
+    any: str | None = None,
+    none: str | None = None,
+    only: bool = False,
+    fusion: str | None = None,
+    face_weight: float | None = None,
+    face_threshold: float | None = None,
+    min_similarity: float | None = None,
+    min_face_similarity: float | None = None,
+    negative_text: str | None = None,
+    where: str | None = None,
+    offset: int | None = None,
+    collapse: str | None = None,
 ) -> None:
     """Find a person in a context: "[TOK] feeding a horse" with an enrolled name or a photo; plain text works as well.
 
@@ -83,8 +99,40 @@ def search(
             whose index was made with the same image tower; no face or name leaves this machine.
         device: cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
+        all: enrolled names who must all be in an image, as different faces; several separated by commas.
+        any: enrolled names of whom one must be in an image.
+        none: enrolled names who must not be in an image.
+        only: nobody but those of --all may be in an image.
+        fusion: how face and text make one score: weighted, reciprocal_rank, filter or none.
+        face_weight: of the face in the score.
+        face_threshold: cosine from which two faces are the same person, for --fusion filter and --none.
+        min_similarity: cosine of text and image below which nothing is shown.
+        min_face_similarity: cosine of the faces below which nothing is shown.
+        negative_text: what the images should not show.
+        where: conditions on metadata, several separated by commas: column=value, column=a|b, column=1900..1950.
+        offset: results to leave out at the start, for the next page.
+        collapse: near_duplicates, or a column of which every value is shown once.
     """
-    query = Query(text, _split(photos), _split(identities), num_images)
+    options = SearchOptions(
+        _split(all),
+        _split(any),
+        _split(none),
+        only,
+        fusion,
+        face_weight,
+        face_threshold,
+        min_similarity,
+        min_face_similarity,
+        negative_text,
+        _split(where),
+        offset,
+        collapse,
+    )
+    query = Query(text, _split(photos), _split(identities), num_images, options)
+    if client_only and options != SearchOptions():
+        raise IdClipError(
+            "--client_only sends one vector: people in images, thresholds and filters need an idclip service"
+        )
     if (index is None) == (url is None):
         raise IdClipError("give either --index DIR (with --model) or --url http://HOST:PORT")
     if url is not None and not client_only:
@@ -157,7 +205,7 @@ def encode_query(query: Query, setup: LocalModel) -> list[float]:
 
 
 def print_results(results: Results) -> None:
-    """One line a result: rank, similarity, key, caption."""
+    """One line a result: rank, similarity, key, caption; below it why, where the service says so."""
     if not results:
         print("Nothing was found.")
         return
@@ -165,6 +213,8 @@ def print_results(results: Results) -> None:
     for rank, result in enumerate(results, 1):
         who = f" [{result['identity_name']}]" if result.get("identity_name") else ""
         print(f"{rank:>3}  {result['similarity']:.4f}  {_key(result):<{width}}{who}  {result.get('caption', '')[:90]}")
+        if result.get("why"):
+            print(f"     {result['why']}")
 
 
 def _answer_of(ask: Callable[[], Any], url: str) -> Any:

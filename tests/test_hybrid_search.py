@@ -50,8 +50,9 @@ class World:
         gallery = Gallery(folder / "gallery.sqlite")
         for name, face in known.items():
             gallery.enroll(name, face, MODEL)
+        self.folder, self.enrolled = folder / "archive", People(FACE_DIM, gallery)
         indices = {"archive": folder / "archive", "bare": folder / "bare"}
-        self.client = create_app(indices, self.loaded, People(FACE_DIM, gallery)).test_client()
+        self.client = create_app(indices, self.loaded, self.enrolled).test_client()
         self.vectors = np.load(folder / "bare" / "img_emb" / "img_emb_000000.npy").astype(np.float32)
 
     @staticmethod
@@ -244,3 +245,16 @@ def test_flags_of_the_verb(world):
     assert Query("blocks").to_json(False).keys() == {"text", "faces", "identities", "num_images", "include_images"}
     with pytest.raises(ValueError, match="is no condition"):
         SearchOptions(where=("dark",)).to_json()
+
+
+def test_removed_images_are_in_no_answer(world, tmp_path):
+    from open_clip_idplugin.retrieval.index_remove import index_remove
+
+    shutil.copytree(world.folder, tmp_path / "archive")
+    index_remove(str(tmp_path / "archive"), ids="0,6")
+    client = create_app({"archive": tmp_path / "archive"}, world.loaded, world.enrolled).test_client()
+    ada = {"people": {"all": ["Ada Lovelace"]}, "fusion": "filter"}
+    found = client.post("/knn-service", json={**ada, "include_images": False}).get_json()
+    assert {result["id"] for result in found} == set(range(10)) - {0, 6}
+    answer = client.post("/knn-service", json={"people": {"all": [{"image_id": 6}]}})
+    assert answer.status_code == 400 and "was removed" in answer.get_json()["message"]

@@ -217,7 +217,9 @@ class IdentityKnnService(KnnService):
             raise BadRequest("this service has no multilingual model: leave out 'use_mclip'")
         if request.image_id is not None and request.image_id >= resource.rows:
             raise BadRequest(f"'image_id' must lie between 0 and {resource.rows - 1}")
-        if request.image_id is not None and request.image_id in resource.removed.ids:
+        people = request.people.all + request.people.any + request.people.none
+        used = {request.image_id, *(person.image_id for person in people)} - {None}
+        if used and np.isin(list(used), resource.removed.ids).any():
             raise BadRequest("'image_id' names an image that was removed from the index")
         if resource.faces is not None and (request.has_people or not request.people.empty):
             model = self._people.face_model

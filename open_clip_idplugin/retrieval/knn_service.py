@@ -218,8 +218,8 @@ class IdentityKnnService(KnnService):
         if request.image_id is not None and request.image_id >= resource.rows:
             raise BadRequest(f"'image_id' must lie between 0 and {resource.rows - 1}")
         people = request.people.all + request.people.any + request.people.none
-        used = {request.image_id, *(person.image_id for person in people)} - {None}
-        if used and np.isin(list(used), resource.removed.ids).any():
+        used = [row for row in (request.image_id, *(person.image_id for person in people)) if row is not None]
+        if used and np.isin(used, resource.removed.ids).any():
             raise BadRequest("'image_id' names an image that was removed from the index")
         if resource.faces is not None and (request.has_people or not request.people.empty):
             model = self._people.face_model

@@ -1,0 +1,183 @@
+"""The people of a gallery: name + face embeddings of a few photos -> a unit mean embedding under that name.
+
+Role: what queries, verbs and the service ask of a gallery. The file holds biometric data: permission 0600, overwritten
+on deletion (`secure_delete`, VACUUM), and no embedding is ever printed or logged. All embeddings of a gallery come from
+one face model, because vectors of different models must never be compared.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.file import GalleryFile
+from open_clip_idplugin.gallery.names import display_name, fold_name, printable
+from open_clip_idplugin.gallery.rows import (
+    Person,
+    find_person,
+    read_face_model,
+    read_person,
+    require_face_model,
+    require_no_alias,
+    unit_rows,
+)
+
+
+class Gallery(GalleryFile):
+    """People by name. Every call opens the file anew: one object serves threads and sees what others enroll."""
+
+    @property
+    def model_id(self) -> str | None:
+        """The face model that every embedding comes from; None while nobody has been enrolled."""
+        if not self.path.exists():
+            return None
+        with self._open() as connection:
+            return read_face_model(connection)[0]
+
+    def enroll(
+        self,
+        name: str,
+        embeddings: npt.ArrayLike,
+        model_id: str,
+        photos: Sequence[str] | None = None,
+        qualities: Sequence[float] | None = None,
+        crops: Sequence[bytes | None] | None = None,
+    ) -> Person:
+        """Add photos to a person, who is created if the name is new. A photo that is already there is not counted
+        twice.
+
+        Args:
+            name: compared without regard to case, Unicode form and spacing.
+            embeddings: [K, D] (or [D]) float, face embeddings of K photos; each is scaled to unit length.
+            model_id: face model of the embeddings; must be the gallery's.
+            photos: K labels for listing, e.g. file names.
+            qualities: K weights above 0 for the mean; all 1 where missing.
+            crops: K JPEGs of the faces (or None each), kept for `cover`.
+
+        Raises:
+            GalleryError: wrong shape, not finite, another face model or size than the gallery's, or a bad name.
+        """
+        rows = unit_rows(np.atleast_2d(np.asarray(embeddings, dtype=np.float32)))
+        labels = list(photos) if photos is not None else [""] * len(rows)
+        if len(labels) != len(rows):
+            raise GalleryError(f"{len(labels)} photo labels were given for {len(rows)} embeddings; give one for each")
+        weights = [float(weight) for weight in qualities] if qualities is not None else [1.0] * len(rows)
+        pictures = list(crops) if crops is not None else [None] * len(rows)
+        if not len(weights) == len(pictures) == len(rows) or not all(0 < weight < np.inf for weight in weights):
+            raise GalleryError(f"give one quality above 0 and one crop for each of the {len(rows)} embeddings")
+        folded, display = fold_name(name), display_name(name)
+        with self._open(create=True) as connection:
+            require_face_model(connection, model_id, rows.shape[1], self.path)
+            require_no_alias(connection, folded, display)
+            connection.execute("INSERT OR IGNORE INTO people (name, folded) VALUES (?, ?)", (display, folded))
+            person = find_person(connection, name)
+            connection.executemany(
+                "INSERT OR IGNORE INTO photos (person, label, embedding, quality, crop) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (person, label, row.astype("<f4").tobytes(), weight, picture)
+                    for label, row, weight, picture in zip(labels, rows, weights, pictures)
+                ],
+            )
+            return read_person(connection, person)
+
+    def people(self) -> list[Person]:
+        """Everybody enrolled, in order of name."""
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            rows = connection.execute("SELECT id FROM people ORDER BY folded").fetchall()
+            return [read_person(connection, person) for (person,) in rows]
+
+    def names(self) -> list[str]:
+        """Names of everybody enrolled, in order."""
+        return [person.name for person in self.people()]
+
+    def names_and_aliases(self) -> dict[str, str]:
+        """Every name and alias -> the person's name, as `named_people.find_people` takes them."""
+        if not self.path.exists():
+            return {}
+        with self._open() as connection:
+            rows = connection.execute(
+                "SELECT name, name FROM people UNION ALL SELECT alias, name FROM aliases JOIN people ON person = people.id"
+            ).fetchall()
+        return dict(rows)
+
+    def add_alias(self, name: str, alias: str) -> None:
+        """Let a person be called something else as well; refuses what is somebody's name or alias."""
+        folded, display = fold_name(alias), display_name(alias)
+        with self._existing() as connection:
+            person = find_person(connection, name)
+            require_no_alias(connection, folded, display)
+            if connection.execute("SELECT 1 FROM people WHERE folded = ?", (folded,)).fetchone():
+                raise GalleryError(f"'{display}' is already enrolled: choose another alias")
+            connection.execute(
+                "INSERT INTO aliases (person, alias, folded) VALUES (?, ?, ?)", (person, display, folded)
+            )
+
+    def embedding(self, name: str) -> npt.NDArray[np.float32]:
+        """The person's [D] float32 unit vector: the quality-weighted mean of the photos', scaled to unit length."""
+        rows, qualities = self._photos(name)
+        return unit_rows((rows * qualities[:, None]).sum(axis=0, keepdims=True) / qualities.sum())[0]
+
+    def embeddings(self, name: str) -> npt.NDArray[np.float32]:
+        """[K, D] float32 unit rows, one for each of the person's photos."""
+        return self._photos(name)[0]
+
+    def cover(self, name: str) -> bytes | None:
+        """JPEG of the person's best face; None where no crop was kept."""
+        with self._existing() as connection:
+            row = connection.execute(
+                "SELECT crop FROM photos WHERE person = ? AND crop IS NOT NULL ORDER BY quality DESC, rowid LIMIT 1",
+                (find_person(connection, name),),
+            ).fetchone()
+        return row[0] if row is not None else None
+
+    def _photos(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Unit embeddings [K, D] and qualities [K], float32."""
+        with self._existing() as connection:
+            person = find_person(connection, name)
+            photos = connection.execute(
+                "SELECT embedding, quality FROM photos WHERE person = ? ORDER BY rowid", (person,)
+            ).fetchall()
+        rows = np.stack([np.frombuffer(blob, dtype="<f4") for blob, _ in photos]).astype(np.float32)
+        return rows, np.array([quality for _, quality in photos], dtype=np.float32)
+
+    def rename(self, old: str, new: str) -> Person:
+        """Give a person another name; refuses a name that somebody else has."""
+        folded, display = fold_name(new), display_name(new)
+        with self._existing() as connection:
+            person = find_person(connection, old)
+            require_no_alias(connection, folded, display)
+            taken = connection.execute("SELECT id FROM people WHERE folded = ?", (folded,)).fetchone()
+            if taken is not None and taken[0] != person:
+                raise GalleryError(f"'{display}' is already enrolled: choose another name or forget that person first")
+            connection.execute("UPDATE people SET name = ?, folded = ? WHERE id = ?", (display, folded, person))
+            return read_person(connection, person)
+
+    def merge(self, name: str, into: str) -> Person:
+        """Give all photos and aliases of `name` to the person `into`; the name itself becomes an alias."""
+        with self._existing() as connection:
+            gone, person = find_person(connection, name), find_person(connection, into)
+            if gone == person:
+                raise GalleryError(f"'{printable(name)}' and '{printable(into)}' are the same person already")
+            connection.execute("UPDATE OR IGNORE photos SET person = ? WHERE person = ?", (person, gone))
+            connection.execute("UPDATE aliases SET person = ? WHERE person = ?", (person, gone))
+            connection.execute(
+                "INSERT INTO aliases (person, alias, folded) SELECT ?, name, folded FROM people WHERE id = ?",
+                (person, gone),
+            )
+            connection.execute("DELETE FROM people WHERE id = ?", (gone,))
+            return read_person(connection, person)
+
+    def forget(self, name: str) -> Person:
+        """Erase a person: rows are overwritten and the file is rebuilt, so that no byte of them stays in it."""
+        with self._existing() as connection:
+            person = find_person(connection, name)
+            gone = read_person(connection, person)
+            connection.execute("DELETE FROM people WHERE id = ?", (person,))
+            # An empty gallery may start again with another face model.
+            connection.execute("DELETE FROM face_model WHERE NOT EXISTS (SELECT 1 FROM people)")
+            connection.commit()
+            connection.execute("VACUUM")
+        return gone

@@ -1,0 +1,22 @@
+"""Enrolled people and the face embeddings that stand for them, in one private SQLite file.
+
+Role: the public names. `store` has the people, `file` the file and its transactions, `schema` its versions, `names` how
+names are compared.
+"""
+
+from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.file import default_gallery
+from open_clip_idplugin.gallery.names import LONGEST_NAME, fold_name
+from open_clip_idplugin.gallery.rows import Person
+from open_clip_idplugin.gallery.schema import SCHEMA_VERSION
+from open_clip_idplugin.gallery.store import Gallery
+
+__all__ = [
+    "LONGEST_NAME",
+    "SCHEMA_VERSION",
+    "Gallery",
+    "GalleryError",
+    "Person",
+    "default_gallery",
+    "fold_name",
+]

@@ -1,0 +1,7 @@
+"""What a gallery refuses."""
+
+from open_clip_idplugin.errors import IdClipError
+
+
+class GalleryError(IdClipError):
+    """An unusable gallery file, a name that is not (or already) enrolled, or an embedding that does not fit."""

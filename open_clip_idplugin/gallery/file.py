@@ -1,0 +1,59 @@
+"""The gallery's file: where it is, how it is made, and one transaction at a time.
+
+Role: a path -> open connections. The file is readable by its owner only from its first byte on.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from open_clip_idplugin.atomic import PRIVATE
+from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.schema import prepare
+
+
+def default_gallery() -> Path:
+    """The gallery used when none is named: in the user's data folder (XDG base directory specification)."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "open_clip_idplugin" / "gallery.sqlite"
+
+
+class GalleryFile:
+    """An SQLite file. Every call opens it anew: one object serves threads and sees what others write."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        """`path`: the SQLite file (None: `default_gallery()`); it is made by the first enrolment."""
+        self.path = Path(path) if path is not None else default_gallery()
+
+    def _existing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        if not self.path.exists():
+            raise GalleryError(f"there is no gallery at '{self.path}': enroll somebody first, or name another file")
+        return self._open()
+
+    @contextlib.contextmanager
+    def _open(self, create: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection inside one transaction: committed if the block succeeds, else rolled back; always closed."""
+        if create and not self.path.exists():
+            self._create_private()
+        try:
+            # SQLite gives its journal the permission of the database file.
+            address = f"file:{quote(str(self.path.absolute()))}?mode=rw"
+            connection = sqlite3.connect(address, uri=True, timeout=30)
+        except sqlite3.OperationalError as error:
+            raise GalleryError(f"the gallery '{self.path}' cannot be opened ({error}): name another file") from error
+        with contextlib.closing(connection):
+            try:
+                prepare(connection, self.path)
+                with connection:
+                    yield connection
+            except sqlite3.DatabaseError as error:
+                raise GalleryError(f"'{self.path}' cannot be used as a gallery: {error}") from error
+
+    def _create_private(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Another process may be first; then the file is there and private as well.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))

@@ -1,0 +1,85 @@
+"""Rows of the gallery's tables as values, and the few statements that several calls share.
+
+Role: an open connection -> people and face models, or a refusal in a sentence.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.names import fold_name, printable
+
+
+@dataclass(frozen=True)
+class Person:
+    """An enrolled person as listed: the name as it was written, and how many photos stand for it."""
+
+    name: str
+    photos: int
+    aliases: tuple[str, ...] = ()
+
+
+def find_person(connection: sqlite3.Connection, name: str) -> int:
+    """The id of whoever has this name or alias; refuses what nobody has."""
+    row = connection.execute(
+        "SELECT id FROM people WHERE folded = :name UNION SELECT person FROM aliases WHERE folded = :name",
+        {"name": fold_name(name)},
+    ).fetchone()
+    if row is None:
+        raise GalleryError(
+            f"nobody named '{printable(name)}' is enrolled in this gallery: enroll the person first, "
+            "or see who is there with `idclip list`"
+        )
+    return int(row[0])
+
+
+def read_person(connection: sqlite3.Connection, person: int) -> Person:
+    """The person of an id."""
+    name, photos = connection.execute(
+        "SELECT name, (SELECT count(*) FROM photos WHERE person = people.id) FROM people WHERE id = ?", (person,)
+    ).fetchone()
+    aliases = connection.execute("SELECT alias FROM aliases WHERE person = ? ORDER BY folded", (person,)).fetchall()
+    return Person(name, photos, tuple(alias for (alias,) in aliases))
+
+
+def require_no_alias(connection: sqlite3.Connection, folded: str, display: str) -> None:
+    """Refuse a new name that is somebody's alias."""
+    row = connection.execute(
+        "SELECT name FROM aliases JOIN people ON person = people.id WHERE aliases.folded = ?", (folded,)
+    ).fetchone()
+    if row is not None:
+        raise GalleryError(f"'{display}' is an alias of '{row[0]}': choose another name")
+
+
+def read_face_model(connection: sqlite3.Connection) -> tuple[str | None, int | None]:
+    """The face model of all embeddings and their size; None while nobody is enrolled."""
+    row = connection.execute("SELECT id, size FROM face_model").fetchone()
+    return (row[0], row[1]) if row is not None else (None, None)
+
+
+def require_face_model(connection: sqlite3.Connection, model_id: str, size: int, path: Path) -> None:
+    """Refuse embeddings of another face model than the gallery's; the first ones decide which that is."""
+    known, known_size = read_face_model(connection)
+    if known is None:
+        connection.execute("INSERT INTO face_model (id, size) VALUES (?, ?)", (model_id, size))
+    elif (known, known_size) != (model_id, size):
+        raise GalleryError(
+            f"the gallery '{path}' holds {known_size}-d embeddings of the face model '{known}', which cannot be mixed "
+            f"with {size}-d ones of '{model_id}': use that face model, or another gallery file"
+        )
+
+
+def unit_rows(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[K, D] float32 -> the same, rows of unit length; refuses what has no direction."""
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise GalleryError(f"face embeddings must have the shape [photos, size], not {list(rows.shape)}")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or (lengths < 1e-6).any():
+        raise GalleryError(
+            "a face embedding is zero or not finite, so that it stands for no face: leave that photo out"
+        )
+    return (rows / lengths).astype(np.float32)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -102,7 +101,7 @@ class FakeFaceEngine:
     def __init__(self, seconds: float = 0.0):
         self.seconds = seconds
 
-    def the_face(self, picture: np.ndarray, policy: str = "largest") -> SimpleNamespace:
+    def the_crop(self, picture: np.ndarray, policy: str = "largest") -> np.ndarray:
         from open_clip_idplugin.faces import NoFace
 
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and policy == "largest"
@@ -110,7 +109,7 @@ class FakeFaceEngine:
         if picture.shape[1] == FACELESS_WIDTH:
             raise NoFace("no face was found in the picture")
         crop = Image.fromarray(picture).crop((0, 0, 32, 32)).resize((112, 112))
-        return SimpleNamespace(crop=np.asarray(crop))
+        return np.asarray(crop)
 
 
 def load_fake_engine(log_folder: str | None = None, seconds: float = 0.0) -> FakeFaceEngine:

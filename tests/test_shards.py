@@ -402,7 +402,7 @@ def test_a_missing_face_pack_is_told_in_one_sentence(release, tmp_path, workers)
 
 
 class DyingEngine:
-    def the_face(self, picture, policy="largest"):
+    def the_crop(self, picture, policy="largest"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

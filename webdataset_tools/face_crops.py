@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -24,10 +24,11 @@ CROP_QUALITY = 95
 
 
 class FaceFinder(Protocol):
-    """The one method of a face engine that is used here; the result has `.crop`, [112, 112, 3] uint8 RGB."""
+    """The one method of a face engine that is used here: the recogniser, the most expensive net, does not run."""
 
-    def the_face(self, picture: np.ndarray, policy: Literal["largest"] = "largest") -> Any:
-        """Return the person's face in `picture`, [H, W, 3] uint8 RGB, or raise an IdClipError."""
+    def the_crop(self, picture: np.ndarray, policy: Literal["largest"] = "largest") -> np.ndarray:
+        """Return the person's face in `picture`, both RGB uint8, or raise an IdClipError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _crop(engine: FaceFinder, content: bytes) -> tuple[bytes | None, str]:
     from open_clip_idplugin.faces import ImageRejected, NoFace, SeveralFaces, load_picture
 
     try:
-        crop = engine.the_face(load_picture(content), policy="largest").crop
+        crop = engine.the_crop(load_picture(content), policy="largest")
     except (ImageRejected, NoFace, SeveralFaces) as error:
         return None, str(error)
     stream = io.BytesIO()

@@ -46,6 +46,7 @@ VERBS: Mapping[str, Verb] = {
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
+    "alias": Verb("open_clip_idplugin.gallery_verbs:alias", "let an enrolled person be called something else as well"),
     "merge": Verb("open_clip_idplugin.gallery_verbs:merge", "join two names of one enrolled person"),
     "forget": Verb("open_clip_idplugin.gallery_verbs:forget", "erase an enrolled person completely"),
     "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context"),
@@ -84,6 +85,7 @@ def run(verbs: Mapping[str, Verb], arguments: Sequence[str], program: str) -> in
         print(_usage(verbs, program))
         return 0
     name, *rest = arguments
+    name = name if name in verbs else name.replace("-", "_")
     if name not in verbs:
         return _fail(program, f"'{name}' is not a verb; choose one of {', '.join(verbs)}")
     try:

@@ -1,4 +1,4 @@
-"""The gallery's verbs: `idclip enroll`, `list`, `rename` and `forget`.
+"""The gallery's verbs: `idclip enroll`, `list`, `rename`, `alias`, `merge` and `forget`.
 
 Role: photos of people on disk -> named mean embeddings in the gallery, and back out again. Prints names and counts,
 never an embedding.
@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-import numpy as np
-
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, fold_name
+from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy
@@ -24,6 +23,7 @@ def enroll(
     faces: str = "insightface:buffalo_l",
     det_size: int = 640,
     face: str = "only",
+    crops: bool = True,
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
 
@@ -34,55 +34,56 @@ def enroll(
         faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
         det_size: side of the square in which the face detector sees a photo; small for small pictures.
         face: which face of a photo is meant: only (refuse photos with several), largest or center.
+        crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
     """
     fold_name(name)  # refuse a bad name before the face model is loaded
     if not photos:
         raise IdClipError(f"no photo was given for '{name}': idclip enroll NAME PHOTO [PHOTO ...]")
-    from open_clip_idplugin.faces import FacePolicy, load_face_engine
+    from open_clip_idplugin.faces import load_face_engine
+
+    policy = face_policy(face)
+    enroll_photos(Gallery(gallery), name, photos, load_face_engine(faces, det_size=det_size), policy, crops)
+
+
+def face_policy(face: str) -> "FacePolicy":
+    """The policy of a flag's text; refuses what is none."""
+    from open_clip_idplugin.faces import FacePolicy
 
     if face not in get_args(FacePolicy):
         raise IdClipError(f"--face '{face}' is not known: choose one of {', '.join(get_args(FacePolicy))}")
-    enroll_photos(
-        Gallery(gallery), name, photos, load_face_engine(faces, det_size=det_size), policy=cast("FacePolicy", face)
-    )
+    return cast("FacePolicy", face)
 
 
 def enroll_photos(
-    gallery: Gallery, name: str, photos: Sequence[str], engine: "FaceEngine", policy: "FacePolicy" = "only"
+    gallery: Gallery,
+    name: str,
+    photos: Sequence[str],
+    engine: "FaceEngine",
+    policy: "FacePolicy" = "only",
+    crops: bool = True,
 ) -> None:
     """Embed the face of every photo and enroll the good ones; each bad photo costs one printed sentence.
+
+    `crops` keeps a small picture of each face, for pages that show who is enrolled.
 
     Raises:
         IdClipError: no photo could be used, or the gallery refuses the embeddings.
     """
-    embeddings, labels = [], []
+    faces = []
     for photo in photos:
         try:
-            embeddings.append(_photo_embedding(photo, engine, policy))
+            faces.append(read_photo(photo, engine, policy, crops))
         except IdClipError as error:
             print(f"{Path(photo).name}: left out, {error}")
-            continue
-        labels.append(Path(photo).name)
-    if not embeddings:
+    if not faces:
         raise IdClipError(f"nobody was enrolled: none of the {len(photos)} photos of '{name}' shows a usable face")
-    person = gallery.enroll(name, np.stack(embeddings), engine.model_id, labels)
-    print(f"{person.name}: {len(labels)} of {len(photos)} photos used, {person.photos} in the gallery {gallery.path}")
+    person = enroll_faces(gallery, name, faces, engine.model_id)
+    print(f"{person.name}: {len(faces)} of {len(photos)} photos used, {person.photos} in the gallery {gallery.path}")
     print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
 
 
-def _photo_embedding(photo: str, engine: "FaceEngine", policy: "FacePolicy") -> np.ndarray:
-    from open_clip_idplugin.faces import load_picture
-
-    if not Path(photo).is_file():
-        raise IdClipError("there is no such file")
-    embedding = engine.the_face(load_picture(photo), policy=policy).embedding
-    if embedding is None:
-        raise IdClipError(f"the face model '{engine.model_id}' gives no embeddings: choose one with a recogniser")
-    return embedding
-
-
 def list_people(gallery: str | None = None) -> None:
-    """List the enrolled people and how many photos each one has.
+    """List the enrolled people: photos and aliases of each one.
 
     Args:
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
@@ -94,7 +95,9 @@ def list_people(gallery: str | None = None) -> None:
         return
     width = max(len(person.name) for person in people)
     for person in people:
-        print(f"{person.name:<{width}}  {person.photos:>3} photo{'s' if person.photos != 1 else ''}")
+        photos = f"{person.photos:>3} photo{'s' if person.photos != 1 else ''}"
+        aliases = f", also called {', '.join(person.aliases)}" if person.aliases else ""
+        print(f"{person.name:<{width}}  {photos}{aliases}")
     print(f"{len(people)} people in {opened.path}, face model {opened.model_id}")
 
 
@@ -108,6 +111,22 @@ def rename(old: str, new: str, gallery: str | None = None) -> None:
     """
     opened = Gallery(gallery)
     print(f"'{old}' is now '{opened.rename(old, new).name}' in {opened.path}")
+
+
+def alias(name: str, alias: str, remove: bool = False, gallery: str | None = None) -> None:
+    """Let an enrolled person be called something else as well, in texts and everywhere else.
+
+    Args:
+        name: the person.
+        alias: the other name.
+        remove: take the alias away instead.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    person = opened.remove_alias(name, alias) if remove else opened.add_alias(name, alias)
+    print(
+        f"'{person.name}' is {'also' if person.aliases else 'not'} called {', '.join(person.aliases) or 'anything else'}"
+    )
 
 
 def merge(name: str, into: str, gallery: str | None = None) -> None:

@@ -1,16 +1,18 @@
 """The gallery file and its verbs: names, means, permissions, and that a forgotten person leaves no bytes behind."""
 
+import io
 import sqlite3
 import stat
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from open_clip_idplugin import gallery_verbs
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces import Face
 from open_clip_idplugin.gallery import SCHEMA_VERSION, Gallery, GalleryError, default_gallery
 
 MODEL = "insightface:test"
@@ -190,6 +192,18 @@ def test_an_alias_is_nobody_elses_name(gallery):
     assert b"ountess" not in gallery.path.read_bytes()
 
 
+def test_a_removed_alias_leaves_no_bytes(gallery, capsys):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    gallery_verbs.alias("Ada", "Countess of L", gallery=str(gallery.path))
+    gallery_verbs.list_people(str(gallery.path))
+    assert "1 photo, also called Countess of L" in capsys.readouterr().out
+    with pytest.raises(GalleryError, match="no alias of 'Ada'"):
+        gallery_verbs.alias("Ada", "Duchess", remove=True, gallery=str(gallery.path))
+    gallery_verbs.alias("Ada", "COUNTESS of L", remove=True, gallery=str(gallery.path))
+    assert "not called anything else" in capsys.readouterr().out
+    assert b"ountess" not in gallery.path.read_bytes()
+
+
 def test_merge_joins_photos_and_keeps_the_name_as_an_alias(gallery):
     rows = draw_embeddings(3)
     gallery.enroll("Ada", rows[:2], MODEL)
@@ -217,9 +231,7 @@ def test_default_path_follows_xdg(monkeypatch, tmp_path):
     assert default_gallery() == tmp_path / "open_clip_idplugin" / "gallery.sqlite"
 
 
-@dataclass
-class DrawnFace:
-    embedding: np.ndarray
+LANDMARKS = np.array([[20, 24], [44, 24], [32, 36], [24, 46], [40, 46]], np.float32)
 
 
 class NamedFileEngine:
@@ -228,16 +240,15 @@ class NamedFileEngine:
     model_id = MODEL
     embedding_size = 512
 
-    def the_face(self, picture: np.ndarray, policy: str = "largest") -> DrawnFace:
+    def the_face(self, picture: np.ndarray, policy: str = "largest") -> Face:
         if picture.max() == 0:
             raise IdClipError("no face was found")
-        return DrawnFace(draw_embeddings(1, seed=int(picture[0, 0, 0]))[0])
+        embedding = draw_embeddings(1, seed=int(picture[0, 0, 0]))[0]
+        return Face(np.array([8, 8, 56, 56], "f4"), LANDMARKS, 0.9, np.array(picture), embedding)
 
 
 @pytest.fixture
 def photos(tmp_path) -> dict[str, str]:
-    from PIL import Image
-
     paths = {}
     for name, shade in {"one": 10, "two": 20, "black": 0}.items():
         paths[name] = str(tmp_path / f"{name}.png")
@@ -253,6 +264,13 @@ def test_enroll_goes_on_after_bad_photos(gallery, photos, capsys):
     assert "missing.jpg: left out, there is no such file" in printed
     assert "2 of 4 photos used" in printed
     assert gallery.people()[0].photos == 2
+
+
+def test_enroll_keeps_a_picture_of_the_face_unless_refused(gallery, photos):
+    gallery_verbs.enroll_photos(gallery, "Ada", [photos["one"]], NamedFileEngine())
+    gallery_verbs.enroll_photos(gallery, "Grace", [photos["two"]], NamedFileEngine(), crops=False)
+    assert Image.open(io.BytesIO(gallery.cover("Ada"))).size == (64, 64)
+    assert gallery.cover("Grace") is None
 
 
 def test_enroll_without_a_usable_photo(gallery, photos):

@@ -57,3 +57,10 @@ class GalleryFile:
         # Another process may be first; then the file is there and private as well.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
+
+
+def rebuild(connection: sqlite3.Connection) -> None:
+    """Commit, and write the file anew without the gaps in which deleted rows may have left something."""
+    connection.commit()
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # where another program switched the file to a WAL

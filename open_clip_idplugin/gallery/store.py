@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.gallery.file import GalleryFile
+from open_clip_idplugin.gallery.file import GalleryFile, rebuild
 from open_clip_idplugin.gallery.names import display_name, fold_name, printable
 from open_clip_idplugin.gallery.rows import (
     Person,
@@ -103,7 +103,7 @@ class Gallery(GalleryFile):
             ).fetchall()
         return dict(rows)
 
-    def add_alias(self, name: str, alias: str) -> None:
+    def add_alias(self, name: str, alias: str) -> Person:
         """Let a person be called something else as well; refuses what is somebody's name or alias."""
         folded, display = fold_name(alias), display_name(alias)
         with self._existing() as connection:
@@ -114,6 +114,19 @@ class Gallery(GalleryFile):
             connection.execute(
                 "INSERT INTO aliases (person, alias, folded) VALUES (?, ?, ?)", (person, display, folded)
             )
+            return read_person(connection, person)
+
+    def remove_alias(self, name: str, alias: str) -> Person:
+        """Take an alias away from a person; no byte of it stays in the file."""
+        with self._existing() as connection:
+            person = find_person(connection, name)
+            removed = connection.execute(
+                "DELETE FROM aliases WHERE person = ? AND folded = ?", (person, fold_name(alias))
+            ).rowcount
+            if not removed:
+                raise GalleryError(f"'{printable(alias)}' is no alias of '{read_person(connection, person).name}'")
+            rebuild(connection)
+            return read_person(connection, person)
 
     def embedding(self, name: str) -> npt.NDArray[np.float32]:
         """The person's [D] float32 unit vector: the quality-weighted mean of the photos', scaled to unit length."""
@@ -168,6 +181,7 @@ class Gallery(GalleryFile):
                 (person, gone),
             )
             connection.execute("DELETE FROM people WHERE id = ?", (gone,))
+            rebuild(connection)
             return read_person(connection, person)
 
     def forget(self, name: str) -> Person:
@@ -178,6 +192,5 @@ class Gallery(GalleryFile):
             connection.execute("DELETE FROM people WHERE id = ?", (person,))
             # An empty gallery may start again with another face model.
             connection.execute("DELETE FROM face_model WHERE NOT EXISTS (SELECT 1 FROM people)")
-            connection.commit()
-            connection.execute("VACUUM")
+            rebuild(connection)
         return gone

@@ -46,6 +46,7 @@ VERBS: Mapping[str, Verb] = {
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
+    "edit": Verb("open_clip_idplugin.gallery_verbs:edit", "change the notes or the consent of an enrolled person"),
     "alias": Verb("open_clip_idplugin.gallery_verbs:alias", "let an enrolled person be called something else as well"),
     "merge": Verb("open_clip_idplugin.gallery_verbs:merge", "join two names of one enrolled person"),
     "forget": Verb("open_clip_idplugin.gallery_verbs:forget", "erase an enrolled person completely"),

@@ -4,12 +4,12 @@ Role: photos of people on disk -> named mean embeddings in the gallery, and back
 never an embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.gallery import Gallery, fold_name
+from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ def enroll(
     det_size: int = 640,
     face: str = "only",
     crops: bool = True,
+    notes: str | None = None,
+    consent: str | None = None,
+    consent_date: str | None = None,
+    consent_until: str | None = None,
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
 
@@ -35,6 +39,10 @@ def enroll(
         det_size: side of the square in which the face detector sees a photo; small for small pictures.
         face: which face of a photo is meant: only (refuse photos with several), largest or center.
         crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
+        notes: anything worth knowing.
+        consent: reference of the person's consent, such as a form's number.
+        consent_date: day on which it was given, YYYY-MM-DD.
+        consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
     """
     fold_name(name)  # refuse a bad name before the face model is loaded
     if not photos:
@@ -42,7 +50,10 @@ def enroll(
     from open_clip_idplugin.faces import load_face_engine
 
     policy = face_policy(face)
-    enroll_photos(Gallery(gallery), name, photos, load_face_engine(faces, det_size=det_size), policy, crops)
+    details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
+    Details().changed(**details)  # as with the name: a bad date is refused before the face model is loaded
+    engine = load_face_engine(faces, det_size=det_size)
+    enroll_photos(Gallery(gallery), name, photos, engine, policy, crops, details)
 
 
 def face_policy(face: str) -> "FacePolicy":
@@ -61,6 +72,7 @@ def enroll_photos(
     engine: "FaceEngine",
     policy: "FacePolicy" = "only",
     crops: bool = True,
+    details: Mapping[str, str | None] | None = None,
 ) -> None:
     """Embed the face of every photo and enroll the good ones; each bad photo costs one printed sentence.
 
@@ -77,13 +89,13 @@ def enroll_photos(
             print(f"{Path(photo).name}: left out, {error}")
     if not faces:
         raise IdClipError(f"nobody was enrolled: none of the {len(photos)} photos of '{name}' shows a usable face")
-    person = enroll_faces(gallery, name, faces, engine.model_id)
+    person = enroll_faces(gallery, name, faces, engine.model_id, details)
     print(f"{person.name}: {len(faces)} of {len(photos)} photos used, {person.photos} in the gallery {gallery.path}")
     print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
 
 
 def list_people(gallery: str | None = None) -> None:
-    """List the enrolled people: photos and aliases of each one.
+    """List the enrolled people: photos, aliases, consent and notes of each one.
 
     Args:
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
@@ -97,8 +109,45 @@ def list_people(gallery: str | None = None) -> None:
     for person in people:
         photos = f"{person.photos:>3} photo{'s' if person.photos != 1 else ''}"
         aliases = f", also called {', '.join(person.aliases)}" if person.aliases else ""
-        print(f"{person.name:<{width}}  {photos}{aliases}")
+        print(f"{person.name:<{width}}  {photos}{aliases}, {_consent(person.details)}")
+        if person.details.notes:
+            print(f"{'':<{width}}  {' '.join(person.details.notes.split())}")
     print(f"{len(people)} people in {opened.path}, face model {opened.model_id}")
+
+
+def _consent(details: Details) -> str:
+    """The state of a consent in a few words."""
+    if details.expired:
+        return f"consent EXPIRED on {details.consent_until}: not searched for"
+    words = [details.consent] if details.consent else []
+    words += [f"of {details.consent_date}"] if details.consent_date else []
+    words += [f"until {details.consent_until}"] if details.consent_until else []
+    return f"consent {' '.join(words)}" if words else "no consent noted"
+
+
+def edit(
+    name: str,
+    notes: str | None = None,
+    consent: str | None = None,
+    consent_date: str | None = None,
+    consent_until: str | None = None,
+    gallery: str | None = None,
+) -> None:
+    """Change the notes or the consent of an enrolled person; what is not given stays, an empty text takes away.
+
+    Args:
+        name: the person.
+        notes: anything worth knowing.
+        consent: reference of the person's consent, such as a form's number.
+        consent_date: day on which it was given, YYYY-MM-DD.
+        consent_until: last day on which it holds, YYYY-MM-DD.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    changes = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
+    if all(value is None for value in changes.values()):
+        raise IdClipError(f"nothing to change was given for '{name}': use --{', --'.join(changes)}")
+    person = Gallery(gallery).edit(name, **changes)
+    print(f"'{person.name}': {_consent(person.details)}; notes: {person.details.notes or 'none'}")
 
 
 def rename(old: str, new: str, gallery: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """The gallery file and its verbs: names, means, permissions, and that a forgotten person leaves no bytes behind."""
 
+import datetime
 import io
 import sqlite3
 import stat
@@ -13,7 +14,15 @@ from PIL import Image
 from open_clip_idplugin import gallery_verbs
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face
-from open_clip_idplugin.gallery import SCHEMA_VERSION, Gallery, GalleryError, default_gallery
+from open_clip_idplugin.gallery import (
+    SCHEMA_VERSION,
+    ConsentExpired,
+    Details,
+    Gallery,
+    GalleryError,
+    Person,
+    default_gallery,
+)
 
 MODEL = "insightface:test"
 
@@ -164,6 +173,16 @@ def test_a_file_of_the_first_schema_is_upgraded(tmp_path):
     assert old.cover("Ada") is None
 
 
+def test_a_file_of_the_second_schema_is_upgraded(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    with sqlite3.connect(gallery.path) as connection:
+        for column in ("notes", "consent", "consent_date", "consent_until"):
+            connection.execute(f"ALTER TABLE people DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 2")
+    assert gallery.person("Ada") == Person("Ada", 1)
+    assert gallery.edit("Ada", notes="a poet's daughter").details.notes == "a poet's daughter"
+
+
 def test_better_photos_weigh_more_and_the_best_is_the_cover(gallery):
     rows = np.eye(2, 512, dtype=np.float32)
     gallery.enroll("Ada", rows, MODEL, qualities=[3, 1], crops=[b"best", b"other"])
@@ -214,6 +233,48 @@ def test_merge_joins_photos_and_keeps_the_name_as_an_alias(gallery):
     assert gallery.names_and_aliases() == {"Ada": "Ada", "Countess": "Ada", "Lady L": "Ada"}
     with pytest.raises(GalleryError, match="the same person already"):
         gallery.merge("Countess", "Ada")
+
+
+def test_an_expired_consent_is_refused_until_it_is_renewed(gallery, capsys):
+    where, today = str(gallery.path), datetime.date.today()
+    yesterday = (today - datetime.timedelta(days=1)).isoformat()
+    gallery.enroll("Ada", draw_embeddings(1), MODEL, details={"consent": "form 7", "consent_until": yesterday})
+    for query in (gallery.embedding, gallery.embeddings):
+        with pytest.raises(ConsentExpired, match=f"the consent of 'Ada' ended on {yesterday}: renew it"):
+            query("ADA")
+    gallery_verbs.list_people(where)
+    assert f"consent EXPIRED on {yesterday}" in capsys.readouterr().out
+    gallery_verbs.edit("Ada", consent_until=today.isoformat(), gallery=where)  # the last day counts
+    assert gallery.embedding("Ada").shape == (512,)
+    gallery_verbs.edit("Ada", consent_until="", notes="born in 1815", gallery=where)
+    assert gallery.person("Ada").details == Details("born in 1815", "form 7")
+    gallery_verbs.list_people(where)
+    assert "consent form 7\n" in capsys.readouterr().out
+    with pytest.raises(IdClipError, match="nothing to change"):
+        gallery_verbs.edit("Ada", gallery=where)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"consent_until": "31.12.2026"},
+        {"consent_date": "20261231"},
+        {"consent_date": "2026-02-30"},
+        {"consent_date": "2026-02-02", "consent_until": "2026-02-01"},
+        {"notes": "x" * 10_001},
+    ],
+)
+def test_bad_details_change_nothing(gallery, bad):
+    with pytest.raises(GalleryError):
+        gallery.enroll("Ada", draw_embeddings(1), MODEL, details=bad)
+    assert gallery.names() == []
+
+
+def test_joined_people_keep_the_earlier_end_of_consent(gallery):
+    for name, details in {"Ada": {"notes": "a", "consent_until": "2999-01-01"}, "Lady": {"consent": "form 7"}}.items():
+        gallery.enroll(name, draw_embeddings(1, seed=len(name)), MODEL, details=details)
+    gallery.edit("Lady", notes="b", consent_until="2998-01-01")
+    assert gallery.merge("Lady", "Ada").details == Details("a\nb", "form 7", "", "2998-01-01")
 
 
 def test_threads_enroll_at_once(gallery):

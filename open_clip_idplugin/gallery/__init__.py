@@ -4,7 +4,8 @@ Role: the public names. `store` has the people, `file` the file and its transact
 names are compared.
 """
 
-from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.details import Details
+from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
 from open_clip_idplugin.gallery.file import default_gallery
 from open_clip_idplugin.gallery.names import LONGEST_NAME, fold_name
 from open_clip_idplugin.gallery.rows import Person
@@ -14,6 +15,8 @@ from open_clip_idplugin.gallery.store import Gallery
 __all__ = [
     "LONGEST_NAME",
     "SCHEMA_VERSION",
+    "ConsentExpired",
+    "Details",
     "Gallery",
     "GalleryError",
     "Person",

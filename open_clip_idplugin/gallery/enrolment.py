@@ -4,7 +4,7 @@ Role: one photo -> `PhotoFace`; several of one person -> an enrolment.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,8 +69,14 @@ def encode_crop(crop: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def enroll_faces(gallery: Gallery, name: str, faces: Sequence[PhotoFace], model_id: str) -> Person:
-    """Add the faces of one or more photos to a person."""
+def enroll_faces(
+    gallery: Gallery,
+    name: str,
+    faces: Sequence[PhotoFace],
+    model_id: str,
+    details: Mapping[str, str | None] | None = None,
+) -> Person:
+    """Add the faces of one or more photos to a person; `details` as in `Gallery.enroll`."""
     return gallery.enroll(
         name,
         np.stack([face.embedding for face in faces]),
@@ -78,4 +84,5 @@ def enroll_faces(gallery: Gallery, name: str, faces: Sequence[PhotoFace], model_
         photos=[face.label for face in faces],
         qualities=[face.quality for face in faces],
         crops=[face.crop for face in faces],
+        details=details,
     )

@@ -5,3 +5,7 @@ from open_clip_idplugin.errors import IdClipError
 
 class GalleryError(IdClipError):
     """An unusable gallery file, a name that is not (or already) enrolled, or an embedding that does not fit."""
+
+
+class ConsentExpired(GalleryError):
+    """A person whose consent has ended, and who is not searched for any more."""

@@ -4,23 +4,25 @@ Role: an open connection -> people and face models, or a refusal in a sentence.
 """
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.names import fold_name, printable
 
 
 @dataclass(frozen=True)
 class Person:
-    """An enrolled person as listed: the name as it was written, and how many photos stand for it."""
+    """An enrolled person as listed: the name as it was written, how many photos stand for it, and what is known."""
 
     name: str
     photos: int
     aliases: tuple[str, ...] = ()
+    details: Details = field(default_factory=Details)
 
 
 def find_person(connection: sqlite3.Connection, name: str) -> int:
@@ -43,7 +45,24 @@ def read_person(connection: sqlite3.Connection, person: int) -> Person:
         "SELECT name, (SELECT count(*) FROM photos WHERE person = people.id) FROM people WHERE id = ?", (person,)
     ).fetchone()
     aliases = connection.execute("SELECT alias FROM aliases WHERE person = ? ORDER BY folded", (person,)).fetchall()
-    return Person(name, photos, tuple(alias for (alias,) in aliases))
+    return Person(name, photos, tuple(alias for (alias,) in aliases), read_details(connection, person))
+
+
+def read_details(connection: sqlite3.Connection, person: int) -> Details:
+    """Notes and consent of the person of an id."""
+    row = connection.execute(
+        "SELECT notes, consent, consent_date, consent_until FROM people WHERE id = ?", (person,)
+    ).fetchone()
+    return Details(*row)
+
+
+def write_details(connection: sqlite3.Connection, person: int, details: Details) -> None:
+    """Set notes and consent of the person of an id."""
+    connection.execute(
+        "UPDATE people SET notes = :notes, consent = :consent, consent_date = :consent_date, "
+        "consent_until = :consent_until WHERE id = :id",
+        {**vars(details), "id": person},
+    )
 
 
 def require_no_alias(connection: sqlite3.Connection, folded: str, display: str) -> None:

@@ -30,7 +30,14 @@ CREATE TABLE aliases (
 ALTER TABLE photos ADD COLUMN quality REAL NOT NULL DEFAULT 1;
 ALTER TABLE photos ADD COLUMN crop BLOB;
 """
-_STEPS = (_FIRST, _SECOND)
+# From version 2: notes and consent; an empty text says that nothing is written down.
+_THIRD = """
+ALTER TABLE people ADD COLUMN notes TEXT NOT NULL DEFAULT '';
+ALTER TABLE people ADD COLUMN consent TEXT NOT NULL DEFAULT '';
+ALTER TABLE people ADD COLUMN consent_date TEXT NOT NULL DEFAULT '';
+ALTER TABLE people ADD COLUMN consent_until TEXT NOT NULL DEFAULT '';
+"""
+_STEPS = (_FIRST, _SECOND, _THIRD)
 SCHEMA_VERSION = len(_STEPS)
 
 

@@ -5,7 +5,7 @@ on deletion (`secure_delete`, VACUUM), and no embedding is ever printed or logge
 one face model, because vectors of different models must never be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,13 @@ from open_clip_idplugin.gallery.names import display_name, fold_name, printable
 from open_clip_idplugin.gallery.rows import (
     Person,
     find_person,
+    read_details,
     read_face_model,
     read_person,
     require_face_model,
     require_no_alias,
     unit_rows,
+    write_details,
 )
 
 
@@ -43,6 +45,7 @@ class Gallery(GalleryFile):
         photos: Sequence[str] | None = None,
         qualities: Sequence[float] | None = None,
         crops: Sequence[bytes | None] | None = None,
+        details: Mapping[str, str | None] | None = None,
     ) -> Person:
         """Add photos to a person, who is created if the name is new. A photo that is already there is not counted
         twice.
@@ -54,6 +57,7 @@ class Gallery(GalleryFile):
             photos: K labels for listing, e.g. file names.
             qualities: K weights above 0 for the mean; all 1 where missing.
             crops: K JPEGs of the faces (or None each), kept for `cover`.
+            details: fields of `Details` to change; None leaves one as it is.
 
         Raises:
             GalleryError: wrong shape, not finite, another face model or size than the gallery's, or a bad name.
@@ -79,6 +83,21 @@ class Gallery(GalleryFile):
                     for label, row, weight, picture in zip(labels, rows, weights, pictures)
                 ],
             )
+            if details:
+                write_details(connection, person, read_details(connection, person).changed(**details))
+            return read_person(connection, person)
+
+    def person(self, name: str) -> Person:
+        """The person of a name or alias."""
+        with self._existing() as connection:
+            return read_person(connection, find_person(connection, name))
+
+    def edit(self, name: str, **details: str | None) -> Person:
+        """Change fields of a person's `Details`: None leaves one as it is, an empty text takes it away."""
+        with self._existing() as connection:
+            person = find_person(connection, name)
+            write_details(connection, person, read_details(connection, person).changed(**details))
+            rebuild(connection)
             return read_person(connection, person)
 
     def people(self) -> list[Person]:
@@ -129,12 +148,16 @@ class Gallery(GalleryFile):
             return read_person(connection, person)
 
     def embedding(self, name: str) -> npt.NDArray[np.float32]:
-        """The person's [D] float32 unit vector: the quality-weighted mean of the photos', scaled to unit length."""
+        """The person's [D] float32 unit vector: the quality-weighted mean of the photos', scaled to unit length.
+
+        Raises:
+            ConsentExpired: the person is not searched for any more.
+        """
         rows, qualities = self._photos(name)
         return unit_rows((rows * qualities[:, None]).sum(axis=0, keepdims=True) / qualities.sum())[0]
 
     def embeddings(self, name: str) -> npt.NDArray[np.float32]:
-        """[K, D] float32 unit rows, one for each of the person's photos."""
+        """[K, D] float32 unit rows, one for each of the person's photos; refuses as `embedding` does."""
         return self._photos(name)[0]
 
     def cover(self, name: str) -> bytes | None:
@@ -150,6 +173,7 @@ class Gallery(GalleryFile):
         """Unit embeddings [K, D] and qualities [K], float32."""
         with self._existing() as connection:
             person = find_person(connection, name)
+            read_details(connection, person).require_valid(read_person(connection, person).name)
             photos = connection.execute(
                 "SELECT embedding, quality FROM photos WHERE person = ? ORDER BY rowid", (person,)
             ).fetchall()
@@ -180,6 +204,8 @@ class Gallery(GalleryFile):
                 "INSERT INTO aliases (person, alias, folded) SELECT ?, name, folded FROM people WHERE id = ?",
                 (person, gone),
             )
+            joined = read_details(connection, person).joined(read_details(connection, gone))
+            write_details(connection, person, joined)
             connection.execute("DELETE FROM people WHERE id = ?", (gone,))
             rebuild(connection)
             return read_person(connection, person)

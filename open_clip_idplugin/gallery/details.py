@@ -1,0 +1,74 @@
+"""What is written down about an enrolled person: notes, and the consent under which the face is used.
+
+Role: values and their checks; knows no file.
+"""
+
+import datetime
+from dataclasses import dataclass, fields, replace
+
+from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
+
+LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference
+_DATES = ("consent_date", "consent_until")
+
+
+@dataclass(frozen=True)
+class Details:
+    """Empty texts stand for "nothing written down".
+
+    Attributes:
+        notes: free text.
+        consent: reference of the consent, such as a form's number or a file's name.
+        consent_date: day on which it was given, as YYYY-MM-DD.
+        consent_until: last day on which it holds; the person is not searched for afterwards.
+    """
+
+    notes: str = ""
+    consent: str = ""
+    consent_date: str = ""
+    consent_until: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+                raise GalleryError(f"{field.name} must be a text of at most {LONGEST_TEXT} characters")
+        for name in _DATES:
+            _require_date(name, getattr(self, name))
+        if self.consent_date and self.consent_until and self.consent_until < self.consent_date:
+            raise GalleryError(f"the consent ends on {self.consent_until}, before its date {self.consent_date}")
+
+    @property
+    def expired(self) -> bool:
+        """Whether the consent's last day is over."""
+        return bool(self.consent_until) and self.consent_until < datetime.date.today().isoformat()
+
+    def changed(self, **values: str | None) -> "Details":
+        """The same with other values; None leaves one as it is, an empty text takes it away."""
+        return replace(self, **{name: value for name, value in values.items() if value is not None})
+
+    def joined(self, other: "Details") -> "Details":
+        """Those of one person who had two entries: this one's consent first, all notes, the earlier end."""
+        ends = [end for end in (self.consent_until, other.consent_until) if end]
+        notes = [text for text in dict.fromkeys((self.notes, other.notes)) if text]
+        first = self if self.consent or self.consent_date else other
+        return Details("\n".join(notes), first.consent, first.consent_date, min(ends, default=""))
+
+    def require_valid(self, name: str) -> None:
+        """Refuse a person whose consent has expired."""
+        if self.expired:
+            raise ConsentExpired(
+                f"the consent of '{name}' ended on {self.consent_until}: renew it with `idclip edit --consent_until`, "
+                "or erase the person with `idclip forget`"
+            )
+
+
+def _require_date(name: str, text: str) -> None:
+    if not text:
+        return
+    try:
+        valid = datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        valid = False
+    if not valid:
+        raise GalleryError(f"{name} '{text[:40]}' is no date: write it as YYYY-MM-DD")

@@ -192,7 +192,7 @@ def merge(name: str, into: str, gallery: str | None = None) -> None:
 
 
 def forget(name: str, gallery: str | None = None) -> None:
-    """Erase an enrolled person completely; the gallery file is rewritten without a trace of the embeddings.
+    """Erase an enrolled person completely, and search the gallery file's bytes for what was erased.
 
     Args:
         name: the person to forget.
@@ -200,5 +200,13 @@ def forget(name: str, gallery: str | None = None) -> None:
     """
     opened = Gallery(gallery)
     gone = opened.forget(name)
-    print(f"'{gone.name}' and {gone.photos} face embeddings were erased from {opened.path}, and the file was rewritten")
-    print("Copies elsewhere (backups, photos, exported results) are not touched.")
+    print(f"'{gone.name}' was erased from {opened.path}: {gone.photos} face embeddings, {gone.crops} pictures of the")
+    print(f"face, {gone.aliases} aliases, name, notes and consent; the file was rewritten.")
+    if not gone.clean:
+        raise IdClipError(
+            f"{gone.left_words} pieces of embeddings or pictures and {gone.left_texts} texts are still in "
+            f"{', '.join(gone.files)}: close the programs that use the gallery and run this verb for somebody else, "
+            "or export the others with `idclip export_people`, delete the files and import them again"
+        )
+    print(f"Searched byte by byte afterwards: {', '.join(gone.files)}. Nothing of the person is left there.")
+    print("Copies elsewhere (backups, photos, exports, results, faces of an indexed collection) are not touched.")

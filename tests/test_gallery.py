@@ -1,5 +1,6 @@
 """The gallery file and its verbs: names, means, permissions, and that a forgotten person leaves no bytes behind."""
 
+import contextlib
 import datetime
 import io
 import sqlite3
@@ -23,6 +24,7 @@ from open_clip_idplugin.gallery import (
     Person,
     default_gallery,
 )
+from open_clip_idplugin.gallery.erasure import Secrets, count_left, files_of
 
 MODEL = "insightface:test"
 
@@ -90,6 +92,66 @@ def test_forget_leaves_no_bytes(gallery):
     assert gallery.names() == ["Kept Person"]
     with pytest.raises(GalleryError, match="nobody named 'Forgotten Person'"):
         gallery.embedding("Forgotten Person")
+
+
+def test_forget_proves_that_vectors_crops_and_texts_are_gone(gallery, capsys):
+    random = np.random.default_rng(3)
+    rows, crops = draw_embeddings(6), [random.bytes(9000) for _ in range(6)]  # a crop fills several pages
+    labels = [f"holiday_{number}.jpg" for number in range(6)]
+    gallery.enroll("Kept Person", rows[:3], MODEL, labels[:3], crops=crops[:3])
+    gallery.enroll("Gone Person", rows[2:], MODEL, labels[2:], crops=crops[2:], details={"notes": "secret note"})
+    gallery.add_alias("Gone Person", "Vanished")
+    gallery_verbs.forget("Gone Person", str(gallery.path))
+    printed = capsys.readouterr().out
+    assert "4 face embeddings, 4 pictures" in printed
+    assert "1 aliases" in printed
+    assert "byte by byte afterwards: gallery.sqlite. Nothing" in printed
+    raw = gallery.path.read_bytes()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for piece in (b"Gone", b"anished", b"secret", b"holiday_5", *(row[4:8].tobytes() for row in unit[3:])):
+        assert piece not in raw
+    for crop in crops[3:]:
+        assert not any(crop[start : start + 16] in raw for start in range(0, len(crop), 16))
+    assert unit[2].tobytes() in raw  # the photo that both had is still the other's
+
+
+@pytest.mark.parametrize("beside", ["gallery.sqlite", "gallery.sqlite-wal"])
+def test_bytes_that_are_left_are_found(gallery, beside):
+    gone, kept = draw_embeddings(2)
+    words = Secrets((gone.tobytes(),), ("Gone Person", "short"))
+    gallery.path.parent.mkdir()
+    gallery.path.touch()
+    left = gallery.path.with_name(beside)
+    left.write_bytes(b"x" * 5 + gone.tobytes()[100:164] + b"short Gone Person" + kept.tobytes())
+    assert count_left(files_of(gallery.path), words, Secrets((kept.tobytes(),), ("Kept",))) == (7, 1)
+    assert count_left(files_of(gallery.path), words, Secrets((gone.tobytes(),), ("Gone Person II",))) == (0, 0)
+
+
+def test_a_forgetting_that_failed_is_no_success(gallery, monkeypatch):
+    gallery.enroll("Gone Person", draw_embeddings(1), MODEL)
+    monkeypatch.setattr("open_clip_idplugin.gallery.store.count_left", lambda *_: (3, 0))
+    with pytest.raises(IdClipError, match="3 pieces of embeddings or pictures and 0 texts are still"):
+        gallery_verbs.forget("Gone Person", str(gallery.path))
+
+
+def test_a_write_ahead_log_is_emptied_too(gallery):
+    gallery.enroll("Kept Person", draw_embeddings(3), MODEL)
+    with contextlib.closing(sqlite3.connect(gallery.path)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        gallery.enroll("Gone Person", draw_embeddings(30, seed=2), MODEL)
+        assert other.execute("SELECT count(*) FROM people").fetchone() == (2,)
+        assert gallery.forget("Gone Person").clean
+        assert b"Gone" not in gallery.path.with_name("gallery.sqlite-wal").read_bytes()
+
+
+def test_joining_leaves_no_second_copy(gallery):
+    rows = draw_embeddings(30)
+    gallery.enroll("Ada", rows[:1], MODEL)
+    gallery.enroll("Countess", rows, MODEL)
+    gallery.merge("Countess", "Ada")
+    raw = gallery.path.read_bytes()
+    first = rows[0] / np.linalg.norm(rows[0])
+    assert raw.count(first.tobytes()) <= 2  # the row and its index of unique photos
 
 
 def test_rename(gallery):

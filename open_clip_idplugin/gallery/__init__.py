@@ -5,6 +5,7 @@ names are compared.
 """
 
 from open_clip_idplugin.gallery.details import Details
+from open_clip_idplugin.gallery.erasure import Erasure
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
 from open_clip_idplugin.gallery.file import default_gallery
 from open_clip_idplugin.gallery.names import LONGEST_NAME, fold_name
@@ -17,6 +18,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "ConsentExpired",
     "Details",
+    "Erasure",
     "Gallery",
     "GalleryError",
     "Person",

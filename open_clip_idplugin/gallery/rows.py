@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from open_clip_idplugin.gallery.details import Details
+from open_clip_idplugin.gallery.erasure import Secrets
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.names import fold_name, printable
 
@@ -63,6 +64,22 @@ def write_details(connection: sqlite3.Connection, person: int, details: Details)
         "consent_until = :consent_until WHERE id = :id",
         {**vars(details), "id": person},
     )
+
+
+def read_secrets(connection: sqlite3.Connection, person: int | None) -> Secrets:
+    """All embeddings, crops and texts of the person of an id, or of everybody (None)."""
+    photos = connection.execute(
+        "SELECT embedding, crop, label FROM photos WHERE :id IS NULL OR person = :id", {"id": person}
+    ).fetchall()
+    people = connection.execute(
+        "SELECT name, folded, notes, consent FROM people WHERE :id IS NULL OR id = :id", {"id": person}
+    ).fetchall()
+    aliases = connection.execute(
+        "SELECT alias, folded FROM aliases WHERE :id IS NULL OR person = :id", {"id": person}
+    ).fetchall()
+    blobs = [blob for embedding, crop, _ in photos for blob in (embedding, crop) if blob is not None]
+    texts = [text for row in (*people, *aliases) for text in row] + [label for _, _, label in photos]
+    return Secrets(tuple(blobs), tuple(texts))
 
 
 def require_no_alias(connection: sqlite3.Connection, folded: str, display: str) -> None:

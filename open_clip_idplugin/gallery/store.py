@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from open_clip_idplugin.gallery.erasure import Erasure, count_left, files_of
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.file import GalleryFile, rebuild
 from open_clip_idplugin.gallery.names import display_name, fold_name, printable
@@ -19,6 +20,7 @@ from open_clip_idplugin.gallery.rows import (
     read_details,
     read_face_model,
     read_person,
+    read_secrets,
     require_face_model,
     require_no_alias,
     unit_rows,
@@ -210,13 +212,19 @@ class Gallery(GalleryFile):
             rebuild(connection)
             return read_person(connection, person)
 
-    def forget(self, name: str) -> Person:
-        """Erase a person: rows are overwritten and the file is rebuilt, so that no byte of them stays in it."""
+    def forget(self, name: str) -> Erasure:
+        """Erase a person: rows are overwritten, the file is rebuilt, and its bytes are searched for what was there."""
         with self._existing() as connection:
             person = find_person(connection, name)
             gone = read_person(connection, person)
+            secrets = read_secrets(connection, person)
             connection.execute("DELETE FROM people WHERE id = ?", (person,))
             # An empty gallery may start again with another face model.
             connection.execute("DELETE FROM face_model WHERE NOT EXISTS (SELECT 1 FROM people)")
             rebuild(connection)
-        return gone
+            kept = read_secrets(connection, None)
+        files = files_of(self.path)
+        left_words, left_texts = count_left(files, secrets, kept)
+        crops = len(secrets.blobs) - gone.photos
+        names = tuple(file.name for file in files)
+        return Erasure(gone.name, gone.photos, crops, len(gone.aliases), names, left_words, left_texts)

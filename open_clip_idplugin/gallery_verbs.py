@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+import numpy as np
+
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
-from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
+from open_clip_idplugin.gallery.enrolment import PhotoFace, enroll_faces, read_photo
+from open_clip_idplugin.gallery.likeness import SAME_FACE, find_likenesses
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy
@@ -28,6 +31,7 @@ def enroll(
     consent: str | None = None,
     consent_date: str | None = None,
     consent_until: str | None = None,
+    same_face: float = SAME_FACE,
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
 
@@ -43,6 +47,7 @@ def enroll(
         consent: reference of the person's consent, such as a form's number.
         consent_date: day on which it was given, YYYY-MM-DD.
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
+        same_face: warn when a photo has this cosine or more with a person of another name; above 1 never warns.
     """
     fold_name(name)  # refuse a bad name before the face model is loaded
     if not photos:
@@ -53,7 +58,7 @@ def enroll(
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
     Details().changed(**details)  # as with the name: a bad date is refused before the face model is loaded
     engine = load_face_engine(faces, det_size=det_size)
-    enroll_photos(Gallery(gallery), name, photos, engine, policy, crops, details)
+    enroll_photos(Gallery(gallery), name, photos, engine, policy, crops, details, same_face)
 
 
 def face_policy(face: str) -> "FacePolicy":
@@ -73,6 +78,7 @@ def enroll_photos(
     policy: "FacePolicy" = "only",
     crops: bool = True,
     details: Mapping[str, str | None] | None = None,
+    same_face: float = SAME_FACE,
 ) -> None:
     """Embed the face of every photo and enroll the good ones; each bad photo costs one printed sentence.
 
@@ -91,7 +97,19 @@ def enroll_photos(
         raise IdClipError(f"nobody was enrolled: none of the {len(photos)} photos of '{name}' shows a usable face")
     person = enroll_faces(gallery, name, faces, engine.model_id, details)
     print(f"{person.name}: {len(faces)} of {len(photos)} photos used, {person.photos} in the gallery {gallery.path}")
+    for line in same_face_warnings(gallery, person.name, faces, same_face):
+        print(line)
     print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
+
+
+def same_face_warnings(gallery: Gallery, name: str, faces: Sequence[PhotoFace], threshold: float) -> list[str]:
+    """A sentence for everybody of another name whom the photos of `name` look like."""
+    rows = np.stack([face.embedding for face in faces])
+    return [
+        f"Warning: photos of '{name}' look like '{other.name}' (cosine {other.cosine:.2f}). If they are one person: "
+        f'idclip merge "{name}" "{other.name}"'
+        for other in find_likenesses(gallery, name, rows, threshold)
+    ]
 
 
 def list_people(gallery: str | None = None) -> None:

@@ -367,6 +367,7 @@ class NamedFileEngine:
         if picture.max() == 0:
             raise IdClipError("no face was found")
         embedding = draw_embeddings(1, seed=int(picture[0, 0, 0]))[0]
+        embedding /= np.linalg.norm(embedding)
         return Face(np.array([8, 8, 56, 56], "f4"), LANDMARKS, 0.9, np.array(picture), embedding)
 
 
@@ -394,6 +395,26 @@ def test_enroll_keeps_a_picture_of_the_face_unless_refused(gallery, photos):
     gallery_verbs.enroll_photos(gallery, "Grace", [photos["two"]], NamedFileEngine(), crops=False)
     assert Image.open(io.BytesIO(gallery.cover("Ada"))).size == (64, 64)
     assert gallery.cover("Grace") is None
+
+
+def test_the_same_face_under_two_names_is_said(gallery, photos, capsys):
+    def enroll(name: str, photo: str, **options: float) -> str:
+        gallery_verbs.enroll_photos(gallery, name, [photos[photo]], NamedFileEngine(), **options)
+        return capsys.readouterr().out
+
+    assert "Warning" not in enroll("Ada", "one")
+    assert "Warning" not in enroll("Grace", "two")
+    gallery.add_alias("Ada", "Countess")
+    warning = enroll("Lady L", "one")
+    assert "'Lady L' look like 'Ada' (cosine 1.00)" in warning
+    assert 'idclip merge "Lady L" "Ada"' in warning
+    assert "Grace" not in warning
+    gallery.merge("Lady L", "Ada")
+    assert "Warning" not in enroll("ada", "one")  # one's own photos are no likeness
+    assert "Warning" not in enroll("Third", "one", same_face=1.1)
+    gallery.edit("Ada", consent_until="2001-01-01")
+    gallery.forget("Third")
+    assert "Warning" not in enroll("Fourth", "one")  # an expired consent covers no comparison
 
 
 def test_enroll_without_a_usable_photo(gallery, photos):

@@ -162,6 +162,19 @@ class Gallery(GalleryFile):
         """[K, D] float32 unit rows, one for each of the person's photos; refuses as `embedding` does."""
         return self._photos(name)[0]
 
+    def means(self) -> tuple[list[str], npt.NDArray[np.float32]]:
+        """Names and [P, D] unit rows (as `embedding`) of everybody whose consent has not expired."""
+        if not self.path.exists():
+            return [], np.zeros((0, 0), np.float32)
+        sums: dict[int, npt.NDArray[np.float32]] = {}
+        with self._open() as connection:
+            for person, blob, quality in connection.execute("SELECT person, embedding, quality FROM photos"):
+                sums[person] = sums.get(person, np.float32(0)) + np.float32(quality) * np.frombuffer(blob, "<f4")
+            people = {person: read_person(connection, person) for person in sorted(sums)}
+        valid = [person for person, found in people.items() if not found.details.expired]
+        rows = unit_rows(np.stack([sums[person] for person in valid])) if valid else np.zeros((0, 0), np.float32)
+        return [people[person].name for person in valid], rows
+
     def cover(self, name: str) -> bytes | None:
         """JPEG of the person's best face; None where no crop was kept."""
         with self._existing() as connection:

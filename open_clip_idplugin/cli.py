@@ -40,6 +40,9 @@ VERBS: Mapping[str, Verb] = {
     "index_faces": Verb(
         "open_clip_idplugin.retrieval.face_index_build:index_faces", "add the faces of the pictures to an image index"
     ),
+    "index_add": Verb(
+        "open_clip_idplugin.retrieval.index_add:index_add", "add images to an index, also while it is served"
+    ),
     "index_remove": Verb(
         "open_clip_idplugin.retrieval.index_remove:index_remove", "take images out of an index, also while it is served"
     ),

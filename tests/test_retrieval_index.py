@@ -143,7 +143,7 @@ def test_killed_build_leaves_no_index_and_goes_on(shards, tiny_models, tmp_path,
         index.build_index(source, loaded, tmp_path / "index", options)
     assert not (tmp_path / "index").exists()
     with pytest.raises(RuntimeError, match="killed while indexing"), monkeypatch.context() as patch:
-        patch.setattr(index, "_build_faiss", lambda *_: (_ for _ in ()).throw(RuntimeError("killed while indexing")))
+        patch.setattr(index, "build_faiss", lambda *_: (_ for _ in ()).throw(RuntimeError("killed while indexing")))
         index.build_index(source, loaded, tmp_path / "index", options)
     assert not (tmp_path / "index").exists()
     card = index.build_index(source, loaded, tmp_path / "index", options)
@@ -159,7 +159,7 @@ def test_killed_build_leaves_no_index_and_goes_on(shards, tiny_models, tmp_path,
 def test_unfinished_build_of_another_plan_is_thrown_away(shards, tiny_models, tmp_path, monkeypatch):  # noqa: F811
     source = find_images(str(shards))
     with pytest.raises(RuntimeError), monkeypatch.context() as patch:
-        patch.setattr(index, "_build_faiss", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        patch.setattr(index, "build_faiss", lambda *_: (_ for _ in ()).throw(RuntimeError))
         index.build_index(source, tiny_models.load(prompted=True), tmp_path / "index", OPTIONS)
     loaded = tiny_models.load_plain()
     index.build_index(source, loaded, tmp_path / "index", OPTIONS)
@@ -262,6 +262,6 @@ def test_two_runs_at_once(shards, tiny_models, tmp_path, monkeypatch):  # noqa: 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr(index, "_build_faiss", second_run)
+        patch.setattr(index, "build_faiss", second_run)
         index.build_index(source, loaded, tmp_path / "index", OPTIONS)
     assert index.build_index(source, loaded, tmp_path / "index", OPTIONS).images == 24

@@ -9,6 +9,7 @@ a progress bar.
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ class _Pipeline:
         else:
             pictures = _PictureFolder(self._source.folder or Path(), sampler(self._source.keys), self._decoder)
             batches = dataset_to_dataloader(pictures, options.batch_size, options.workers, "files")
-        return (batch for batch in map(_drop_bad_rows, batches) if batch["image_filename"])
+        wanted = (_keep_rows(batch, self._source.left_out) for batch in batches)
+        return (batch for batch in wanted if batch["image_filename"])
 
     def _new_writer(self, number: int) -> PartitionWriter:
         self._writer = PartitionWriter(self._folder, number, self._options.thumbnail_size > 0)
@@ -165,7 +167,8 @@ class _Pipeline:
         if rows >= sum(shard.samples for shard in shards):
             return PartitionReport(rows, broken_shards=broken)
         there = [key for shard in shards for key in picture_keys(shard)]
-        return PartitionReport(rows, [key for key in there if key not in written], broken)
+        seen = written | self._source.left_out
+        return PartitionReport(rows, [key for key in there if key not in seen], broken)
 
 
 class _PictureDecoder:
@@ -259,10 +262,13 @@ class _ProgressLogger:
         self._progress.update(int(stats["sample_count"]))
 
 
-def _drop_bad_rows(batch: dict[str, Any]) -> dict[str, Any]:
-    """A collated batch -> the host's form of it (`image_tensor` [B, 3, H, W]), without unreadable pictures."""
+def _keep_rows(batch: dict[str, Any], left_out: AbstractSet[str]) -> dict[str, Any]:
+    """A collated batch -> the host's form of it (`image_tensor` [B, 3, H, W]), without unreadable pictures and those keys."""
     pictures = batch["image_tensor"]
-    good = np.flatnonzero(pictures["good"].numpy())
+    good = np.array(
+        [row for row in np.flatnonzero(pictures["good"].numpy()) if batch["image_filename"][row] not in left_out],
+        np.int64,
+    )
     return {
         name: values[torch.from_numpy(good)] if isinstance(values, torch.Tensor) else [values[row] for row in good]
         for name, values in {**batch, "image_tensor": pictures["pixels"], "thumbnails": pictures["thumbnail"]}.items()

@@ -58,7 +58,7 @@ def add_faces(index: Path, face_table: str | Path) -> FaceIndexInfo:
         if known is not None and (known.keys, known.table) == (digest, table.info.fingerprint):
             print(f"{target} holds the faces of this table already; nothing to do")
             return known
-    rows, faces = _join(keys, table, index)
+    rows, faces = join_faces(keys, table, index)
     info = FaceIndexInfo(
         table.model_id,
         table.info.embedding_size,
@@ -94,8 +94,11 @@ def read_keys(index: Path) -> list[str]:
     return keys
 
 
-def _join(keys: list[str], table: FaceTable, index: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Image row and table row of every face that has an embedding and whose picture is indexed, by image row."""
+def join_faces(keys: list[str], table: FaceTable, index: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Image row and table row of every face that has an embedding and whose picture is indexed, by image row.
+
+    `keys`: of the index's rows. Raises IdClipError where the two have nothing in common, or keys that come twice.
+    """
     import pandas as pd
 
     faces = np.flatnonzero(table.column("embedding_row") >= 0)
@@ -121,9 +124,7 @@ def _join(keys: list[str], table: FaceTable, index: Path) -> tuple[np.ndarray, n
 
 
 def _write(folder: Path, table: FaceTable, rows: np.ndarray, faces: np.ndarray, info: FaceIndexInfo) -> None:
-    sizes = np.stack([table.column("width"), table.column("height")], axis=1).astype(np.int32).reshape(-1, 2)
-    arrays = {"boxes": table.column("box")[faces], "sizes": sizes[faces], "rows": rows}
-    for name, array in arrays.items():
+    for name, array in _small_arrays(table, rows, faces).items():
         np.save(folder / f"{name}.npy", array)
     shape = (len(faces), info.embedding_size)
     if len(faces):
@@ -139,6 +140,18 @@ def _write(folder: Path, table: FaceTable, rows: np.ndarray, faces: np.ndarray, 
     (folder / INFO_FILE).write_text(info.to_json())
     for path in folder.iterdir():
         path.chmod(PRIVATE)
+
+
+def table_arrays(table: FaceTable, rows: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a face index for rows `faces` of a table, which belong to the images `rows`; all in memory."""
+    order = table.column("embedding_row")[faces].astype(np.int64)
+    embeddings = np.asarray(table.embeddings[order], np.float32)
+    return {"embeddings": embeddings, **_small_arrays(table, rows, faces)}
+
+
+def _small_arrays(table: FaceTable, rows: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
+    sizes = np.stack([table.column("width"), table.column("height")], axis=1).astype(np.int32).reshape(-1, 2)
+    return {"boxes": table.column("box")[faces], "sizes": sizes[faces], "rows": rows}
 
 
 def candidates_index(embeddings: np.ndarray) -> faiss.Index:

@@ -6,7 +6,6 @@ on there.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -24,12 +23,12 @@ from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.card import IndexCard, file_sha256, fingerprint_image_tower, load_card
 from open_clip_idplugin.retrieval.embed import DONE_FOLDER, EmbedOptions, PartitionReport, embed_images
+from open_clip_idplugin.retrieval.generations import PLAN_FILE, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images
 from open_clip_idplugin.retrieval.towers import require_precision
 
 REPORT_FILE = "index_report.json"
-_PLAN_FILE = "plan.json"
 _SHOWN = 5
 
 
@@ -113,17 +112,19 @@ def build_index(
     if existing is not None:
         print(f"{output} is this very index already; nothing to do")
         return existing
-    with _building_folder(output, plan) as building:
+    with building_folder(output, plan.to_json()) as building:
+        for name in ("img_emb", "metadata"):
+            (building / name).mkdir(exist_ok=True)
         reports = embed_images(source, loaded, building, options)
         if not any(report.rows for report in reports):
             raise IdClipError(f"none of the {source.count} pictures could be read, so that there is nothing to index")
-        _build_faiss(building, "img", "image", index_key)
+        build_faiss(building, "img", "image", index_key)
         if options.embed_captions:
-            _build_faiss(building, "text", "text", index_key)
+            build_faiss(building, "text", "text", index_key)
         card = _make_card(loaded, building, plan, reports)
         _write_report(building, source, reports)
         shutil.rmtree(building / DONE_FOLDER)
-        (building / _PLAN_FILE).unlink()
+        (building / PLAN_FILE).unlink()
         card.write(building)
         building.rename(output)
     return card
@@ -131,7 +132,7 @@ def build_index(
 
 def _make_plan(source: ImageSource, loaded: LoadedModel, options: EmbedOptions, index_key: str | None) -> IndexPlan:
     tower = fingerprint_image_tower(loaded.model)
-    text = f"{loaded.name} {_checkpoint_digest(loaded)}" if options.embed_captions else None
+    text = f"{loaded.name} {checkpoint_digest(loaded)}" if options.embed_captions else None
     return IndexPlan(source.describe(), tower, loaded.precision, options.thumbnail_size, text, index_key)
 
 
@@ -148,35 +149,7 @@ def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
     raise IdClipError(f"'{output}' exists and holds {what}: choose another --output, or remove it first")
 
 
-@contextlib.contextmanager
-def _building_folder(output: Path, plan: IndexPlan) -> Iterator[Path]:
-    """The hidden folder of the run, locked; what an earlier run with the same plan left there is kept."""
-    building = output.absolute().parent / f".{output.name}.building"
-    building.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(building, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise IdClipError(f"another run is building '{output}' at this moment: wait for it to end") from None
-        _keep_only_same_plan(building, plan)
-        for name in ("img_emb", "metadata"):
-            (building / name).mkdir(exist_ok=True)
-        yield building
-    finally:
-        os.close(descriptor)
-
-
-def _keep_only_same_plan(building: Path, plan: IndexPlan) -> None:
-    plan_file = building / _PLAN_FILE
-    if plan_file.exists() and plan_file.read_text() == plan.to_json():
-        return
-    for left in building.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    atomic_write(plan_file, plan.to_json())
-
-
-def _build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None) -> None:
+def build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None) -> None:
     """Run autofaiss on <embeddings>_emb/*.npy -> <name>.index, with inner products."""
     from autofaiss import build_index as autofaiss_build
 
@@ -222,12 +195,12 @@ def _make_card(loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list
     return IndexCard(
         model=loaded.name,
         checkpoint=Path(loaded.checkpoint).name if loaded.checkpoint else None,
-        checkpoint_sha256=_checkpoint_digest(loaded),
+        checkpoint_sha256=checkpoint_digest(loaded),
         image_tower=plan.image_tower,
         embedding_size=int(np.load(first, mmap_mode="r").shape[1]),
         images=sum(report.rows for report in reports),
         skipped=sum(len(report.skipped) for report in reports),
-        synthetic=_count_synthetic(folder / "metadata"),
+        synthetic=count_synthetic(folder / "metadata"),
         partitions=tuple(report.rows for report in reports),
         plan=plan.digest,
         source=plan.source,
@@ -237,14 +210,15 @@ def _make_card(loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list
     )
 
 
-def _checkpoint_digest(loaded: LoadedModel) -> str | None:
+def checkpoint_digest(loaded: LoadedModel) -> str | None:
     """SHA-256 of the checkpoint file; None for a pretrained tag or random weights."""
     if loaded.checkpoint and Path(loaded.checkpoint).is_file():
         return file_sha256(Path(loaded.checkpoint))
     return None
 
 
-def _count_synthetic(metadata: Path) -> int:
+def count_synthetic(metadata: Path) -> int:
+    """Rows of a metadata folder that say of their picture that it is synthetic."""
     import pyarrow.parquet
 
     count = 0

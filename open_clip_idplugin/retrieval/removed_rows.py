@@ -2,7 +2,7 @@
 
 Role: index folder + ids -> `removed.json`, which lists rows that are left out; and its reader, which sees what is removed
 while a service runs. faiss searches around the rows with a selector, on exact indices and graphs alike. The thumbnails
-are erased at once; vectors and metadata stay in their files, unseen, until the index is built again.
+are erased at once; vectors and metadata stay in their files, unseen, until the index is compacted.
 """
 
 import json
@@ -15,8 +15,8 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval.generations import FolderHandle, changing
 from open_clip_idplugin.retrieval.selection import selected
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 
@@ -24,11 +24,15 @@ FILE_NAME = "removed.json"
 
 
 class RemovedRows:
-    """The removed rows of one index folder, as they are now; safe to use from several threads."""
+    """The removed rows of one index folder, as they are now; safe to use from several threads.
+
+    Once another index has taken the folder's place, its list is another's: the last one read stays.
+    """
 
     def __init__(self, folder: Path, rows: int) -> None:
         """`rows`: of the index."""
         self._path = folder / FILE_NAME
+        self._folder = FolderHandle(folder)
         self._rows = rows
         self._lock = threading.Lock()
         self._state: tuple[Any, np.ndarray, np.ndarray | None] = (None, np.zeros(0, np.int64), None)
@@ -53,6 +57,8 @@ class RemovedRows:
         with self._lock:
             if stamp != self._state[0]:
                 ids = read_removed(self._path.parent)
+                if not self._folder.is_current():  # asked last: what was read before that is this folder's
+                    return self._state
                 ids = ids[ids < self._rows]
                 mask = np.ones(self._rows, bool)
                 mask[ids] = False
@@ -103,7 +109,7 @@ def remove_rows(folder: Path, ids: np.ndarray, thumbnails: Thumbnails) -> int:
 
     The list comes first, so that a run that is cut short hides the images all the same.
     """
-    with locked(folder):
+    with changing(folder):
         before = read_removed(folder)
         together = np.union1d(before, ids)
         atomic_write(folder / FILE_NAME, json.dumps({"ids": together.tolist()}) + "\n")

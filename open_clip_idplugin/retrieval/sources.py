@@ -9,7 +9,8 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Pictures to index: `shards`, or else the pictures of `folder` under their `keys` (relative paths)."""
+    """Pictures to index: `shards` (without the keys of `left_out`), or else the pictures of `folder` under their `keys`
+    (relative paths)."""
 
     shards: tuple[Shard, ...] = ()
     folder: Path | None = None
     keys: tuple[str, ...] = ()
+    left_out: frozenset[str] = frozenset()
 
     @property
     def count(self) -> int:
-        """Pictures there are, readable or not."""
+        """Pictures there are, readable or not; those of shards that are left out count too."""
         return sum(shard.samples for shard in self.shards) if self.shards else len(self.keys)
 
     @property
@@ -97,6 +100,20 @@ def find_images(images: str) -> ImageSource:
     if missing:
         raise SourceError(f"--images: there is no file or folder '{missing[0]}' ({len(missing)} missing)")
     return _scan_shards(paths, images)
+
+
+def without_keys(source: ImageSource, known: AbstractSet[str]) -> tuple[ImageSource, list[str]]:
+    """The source without the pictures whose keys are known, and those keys; shards that hold nothing else are left out."""
+    if not source.shards:
+        left = tuple(key for key in source.keys if key not in known)
+        return replace(source, keys=left), [key for key in source.keys if key in known]
+    shards, found = [], []
+    for shard in source.shards:
+        keys = picture_keys(shard)
+        found += [key for key in keys if key in known]
+        if not set(keys) <= known:
+            shards.append(shard)
+    return replace(source, shards=tuple(shards), left_out=frozenset(found)), found
 
 
 def picture_keys(shard: Shard) -> list[str]:

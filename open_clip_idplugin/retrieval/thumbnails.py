@@ -1,12 +1,15 @@
-"""Small pictures for showing results, kept beside the index in one SQLite file.
+"""Small pictures for showing results, kept beside the index in SQLite.
 
 Role: picture -> JPEG thumbnail, and result ids -> thumbnails. They are not in the metadata, which clip-retrieval
-holds in memory as a whole; one file with random access also beats a million small ones.
+holds in memory as a whole; one file with random access also beats a million small ones. Images that are added later
+bring a file of their own, named by its first partition.
 """
 
+import bisect
 import contextlib
 import io
 import sqlite3
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +19,8 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-FILE_NAME = "thumbnails.sqlite"
+_STEM = "thumbnails"
+FILE_NAME = f"{_STEM}.sqlite"
 _QUALITY = 80
 
 
@@ -68,36 +72,84 @@ class ThumbnailWriter:
 
 
 class Thumbnails:
-    """Thumbnails of a finished index by row id; safe to use from several threads."""
+    """Thumbnails of a finished index by row id; safe to use from several threads.
+
+    The files are opened once and stay open, so that pictures and rows belong together also after another index has taken
+    the folder's place.
+    """
 
     def __init__(self, folder: Path, partitions: Sequence[int]) -> None:
         """`partitions`: rows of each partition of the index, in order."""
-        self._path = folder / FILE_NAME
         self._ends = np.cumsum(partitions, dtype=np.int64)
+        self._files = [_ThumbnailFile(path) for path in thumbnail_files(folder)]
+        self._firsts = [file.first for file in self._files]
 
     def get(self, ids: Sequence[int]) -> list[bytes | None]:
         """JPEG bytes of each row, None where there is none."""
-        if not self._path.exists() or not ids:
-            return [None] * len(ids)
-        with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            return [self._get(connection, row) for row in ids]
+        return [self._get(row) for row in ids]
 
     def erase(self, ids: Sequence[int]) -> None:
         """Overwrite the thumbnails of rows."""
-        if not self._path.exists():
-            return
-        with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.executemany("DELETE FROM thumbnails WHERE id = ?", [(self._id(row),) for row in ids])
+        by_file: dict[int, list[int]] = {}
+        for row in ids:
+            place = self._place(row)
+            if place is not None:
+                by_file.setdefault(place[0], []).append(place[1])
+        for number, names in by_file.items():
+            self._files[number].erase(names)
 
-    def _get(self, connection: sqlite3.Connection, row: int) -> bytes | None:
-        found = connection.execute("SELECT jpeg FROM thumbnails WHERE id = ?", (self._id(row),)).fetchone()
-        return found[0] if found is not None else None
+    def _get(self, row: int) -> bytes | None:
+        place = self._place(row)
+        return self._files[place[0]].get(place[1]) if place is not None else None
 
-    def _id(self, row: int) -> int:
+    def _place(self, row: int) -> tuple[int, int] | None:
+        """Number of the file and id there; None where no file has that partition."""
         partition = int(np.searchsorted(self._ends, row, side="right"))
         start = int(self._ends[partition - 1]) if partition else 0
-        return _first_id(partition) + row - start
+        number = bisect.bisect_right(self._firsts, partition) - 1
+        return None if number < 0 else (number, _first_id(partition - self._firsts[number]) + row - start)
+
+
+class _ThumbnailFile:
+    """One open file of thumbnails."""
+
+    def __init__(self, path: Path) -> None:
+        self.first = first_partition(path)
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30, check_same_thread=False
+        )
+
+    def get(self, name: int) -> bytes | None:
+        with self._lock:
+            found = self._connection.execute("SELECT jpeg FROM thumbnails WHERE id = ?", (name,)).fetchone()
+        return found[0] if found is not None else None
+
+    def erase(self, names: Sequence[int]) -> None:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany("DELETE FROM thumbnails WHERE id = ?", [(name,) for name in names])
+
+    def __del__(self) -> None:
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.close()
+
+
+def thumbnail_files(folder: Path) -> list[Path]:
+    """Files of thumbnails in an index folder, by the partition that they begin with."""
+    return sorted(folder.glob(f"{_STEM}*.sqlite"), key=first_partition)
+
+
+def file_of_partition(first: int) -> str:
+    """Name of the file whose first partition is `first`, to which its ids are relative."""
+    return f"{_STEM}_{first:06d}.sqlite" if first else FILE_NAME
+
+
+def first_partition(path: Path) -> int:
+    """The partition with which a file of thumbnails begins."""
+    return int(path.stem.removeprefix(_STEM).removeprefix("_") or 0)
 
 
 def _first_id(partition: int) -> int:

@@ -1,0 +1,83 @@
+"""The faces of an index whose images change: faces of more images are added, those of removed images leave.
+
+Role: folder `faces/` of an index folder under construction -> the same with other rows. The old files may be links to those
+that are being served, so that they are replaced and never written into.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from open_clip_idplugin.atomic import PRIVATE
+from open_clip_idplugin.faces.errors import require_same_model
+from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.retrieval.face_index import (
+    ARRAYS,
+    FAISS_FILE,
+    FOLDER,
+    INFO_FILE,
+    MOST_EXACT,
+    FaceIndexInfo,
+    keys_digest,
+    read_info,
+)
+from open_clip_idplugin.retrieval.face_index_build import candidates_index, join_faces, read_keys, table_arrays
+
+Arrays = dict[str, np.ndarray]
+
+
+def extend_faces(folder: Path, face_table: str | Path) -> FaceIndexInfo:
+    """Add the faces of images that the folder `faces/` does not cover yet.
+
+    Raises:
+        ModelMismatch: the table was made with another face model.
+        IdClipError: the table knows none of these images.
+    """
+    info, before = _read(folder / FOLDER)
+    table = load_face_table(face_table)
+    require_same_model(info.model_id, table.model_id, f"the faces of the index and those of the table '{face_table}'")
+    keys = read_keys(folder)
+    rows, faces = join_faces(keys[info.images :], table, folder)
+    new = table_arrays(table, rows + info.images, faces)
+    together = {name: np.concatenate([before[name], new[name]]) for name in ARRAYS}
+    return _replace(folder / FOLDER, together, replace(info, table=f"{info.table}+{table.info.fingerprint}"), keys)
+
+
+def compact_faces(folder: Path, target: Path, left: np.ndarray) -> int:
+    """Write `folder`/faces/ to `target`/faces/, whose images are the `left` [rows] bool; returns how many faces left.
+
+    `target` must hold the metadata of the images that stay.
+    """
+    info, before = _read(folder / FOLDER)
+    stays = left[before["rows"]]
+    arrays = {name: values[stays] for name, values in before.items()}
+    arrays["rows"] = (np.cumsum(left) - 1)[arrays["rows"]].astype(np.int64)
+    keys = read_keys(target)[: int(left[: info.images].sum())]
+    _replace(target / FOLDER, arrays, info, keys)
+    return int((~stays).sum())
+
+
+def _read(folder: Path) -> tuple[FaceIndexInfo, Arrays]:
+    info = read_info(folder)
+    return info, {name: np.load(folder / f"{name}.npy", mmap_mode="r" if info.faces else None) for name in ARRAYS}
+
+
+def _replace(folder: Path, arrays: Arrays, info: FaceIndexInfo, keys: list[str]) -> FaceIndexInfo:
+    """Write a folder anew; `keys`: of the images that it covers."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    rows = arrays["rows"]
+    info = replace(
+        info, faces=len(rows), images=len(keys), images_with_faces=len(np.unique(rows)), keys=keys_digest(keys)
+    )
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+    if len(rows) > MOST_EXACT:
+        faiss.write_index(candidates_index(arrays["embeddings"]), str(folder / FAISS_FILE))
+    (folder / INFO_FILE).write_text(info.to_json())
+    for path in folder.iterdir():
+        path.chmod(PRIVATE)
+    return info

@@ -1,0 +1,150 @@
+"""More images for an index: old rows stay, new ones are found, and a killed run loses nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("clip_retrieval")
+
+from index_change_fixtures import FACES, KINDS, OPTIONS, archive, changeable, face_of  # noqa: F401
+from retrieval_fixtures import FACE_DIM, IDENTITY, PLAIN, draw_images, encode_jpeg, tiny_models, write_shard  # noqa: F401
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.retrieval import generations, index_add
+from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
+from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.face_index_build import read_keys
+from open_clip_idplugin.retrieval.index_remove import index_remove
+from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.sources import find_images
+from open_clip_idplugin.retrieval.thumbnails import Thumbnails
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("archive", KINDS, indirect=True)
+def test_rows_stay_and_new_ones_are_found(archive, changeable, tiny_models):  # noqa: F811
+    from clip_retrieval.clip_back import load_index, load_metadata_provider
+
+    loaded = tiny_models.load_plain()
+    before, inode = read_keys(archive), (archive / "img_emb" / "img_emb_000000.npy").stat().st_ino
+    source = find_images(str(changeable / "more"))
+    added = index_add.add_images(archive, source, loaded, OPTIONS, str(changeable / "more_table"))
+
+    images = {image.key: image for image in draw_images(36)}
+    keys = read_keys(archive)
+    assert keys[:24] == before
+    assert sorted(keys) == sorted(images)
+    assert (added.images, added.skipped, len(added.known)) == (12, 0, 4)
+    card = load_card(archive)
+    assert card == added.card
+    assert (card.images, card.synthetic, card.partitions[-1]) == (36, 36, 12)
+    assert (archive / "img_emb" / "img_emb_000000.npy").stat().st_ino == inode  # linked, not copied
+    report = json.loads((archive / "index_report.json").read_text())["added"]
+    assert sorted(report[0]["in_the_index_already"]["keys"]) == sorted(key for key in keys if key in added.known)
+    assert not list(archive.parent.glob(".*"))
+
+    stock = load_index(str(archive / "image.index"), enable_faiss_memory_mapping=False)
+    metadata, _ = load_metadata_provider(str(archive), False, False, stock, None, False)
+    pictures = Thumbnails(archive, card.partitions).get(range(36))
+    for row, key in enumerate(keys):
+        vector = encode_jpeg(loaded, images[key].jpeg)
+        assert stock.search(vector[None], 1)[1][0, 0] == row
+        assert metadata.get([row])[0]["caption"] == images[key].caption
+        assert pictures[row][-50:] != b"" and pictures.count(pictures[row]) == 1
+    faces = load_face_index(archive, keys, FACES)
+    np.testing.assert_array_equal(faces.embeddings, [face_of(key) for key in keys])
+    assert {path.stat().st_mode & 0o777 for path in (archive / "faces").iterdir()} == {0o600}
+
+
+def test_twice_is_once_and_faces_are_kept(archive, changeable, tiny_models, capsys):  # noqa: F811
+    options = {"images": str(changeable / "more"), "model": PLAIN, "checkpoint": str(tiny_models.plain), "workers": 0}
+    index_add.index_add(str(archive), **options)
+    assert "12 images added, 0 skipped" in capsys.readouterr().out
+    faces = load_face_index(archive, read_keys(archive), FACES)
+    assert faces.info.images == 24  # the new images' faces are unknown
+    once = snapshot(archive)
+    index_add.index_add(str(archive), **options)
+    printed = capsys.readouterr().out
+    assert "0 images added" in printed
+    assert "and 11 more" in printed
+    assert snapshot(archive) == once
+
+
+def test_removed_image_may_come_back(archive, changeable, tiny_models):  # noqa: F811
+    back = "21_n000001"
+    index_remove(str(archive), keys=back)
+    index_add.add_images(archive, find_images(str(changeable / "more")), tiny_models.load_plain(), OPTIONS)
+    rows = [row for row, key in enumerate(read_keys(archive)) if key == back]
+    assert len(rows) == 2
+    client = create_app({"archive": archive}, tiny_models.load(), People(FACE_DIM)).test_client()
+    found = client.post("/knn-service", json={"text": "blocks", "num_images": 40}).get_json()
+    assert len(found) == 36
+    assert [result["id"] for result in found if result["key"] == back] == rows[1:]
+    assert all("image" in result for result in found)
+
+
+def test_killed_run_loses_nothing_and_goes_on(archive, changeable, tiny_models, monkeypatch):  # noqa: F811
+    source, loaded = find_images(str(changeable / "more")), tiny_models.load_plain()
+    before = snapshot(archive)
+    for place, name in [(index_add, "_extend_faiss"), (index_add, "_write_report"), (generations, "exchange")]:
+        with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+            patch.setattr(place, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            index_add.add_images(archive, source, loaded, OPTIONS)
+        assert snapshot(archive) == before
+    with monkeypatch.context() as patch:  # what is embedded is not embedded again
+        patch.setattr("open_clip_idplugin.retrieval.embed._Pipeline.run", None)
+        index_add.add_images(archive, source, loaded, OPTIONS)
+    assert load_card(archive).images == 36
+    assert not list(archive.parent.glob(".*"))
+
+
+def test_folder_of_pictures(archive, tiny_models, tmp_path):  # noqa: F811
+    images = draw_images(3, seed=9)
+    (tmp_path / "pictures").mkdir()
+    for image in images:
+        (tmp_path / "pictures" / f"{image.key}.jpg").write_bytes(image.jpeg)
+    (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
+    added = index_add.add_images(archive, find_images(str(tmp_path / "pictures")), tiny_models.load_plain(), OPTIONS)
+    assert (added.images, added.skipped, added.known) == (3, 1, [])
+
+
+def test_what_is_refused(archive, changeable, tiny_models, tmp_path):  # noqa: F811
+    source, loaded = find_images(str(changeable / "more")), tiny_models.load_plain()
+    before = snapshot(archive)
+    with pytest.raises(IndexMismatch, match="was made with the image tower of"):
+        index_add.add_images(archive, source, tiny_models.load(prompted=True), OPTIONS)
+    with pytest.raises(IndexMismatch, match="no index folder"):
+        index_add.add_images(tmp_path / "nowhere", source, loaded, OPTIONS)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(IdClipError, match="none of the 1 new pictures could be read"):
+        index_add.add_images(archive, find_images(str(tmp_path / "pictures")), loaded, OPTIONS)
+    with generations.changing(archive), pytest.raises(IdClipError, match="another process is writing"):
+        index_add.add_images(archive, source, loaded, OPTIONS)
+    info = archive / "faces" / "faces.json"
+    info.write_text(info.read_text().replace(FACES, "other faces"))
+    with pytest.raises(ModelMismatch):
+        index_add.add_images(archive, source, loaded, OPTIONS, str(changeable / "more_table"))
+    info.write_text(info.read_text().replace("other faces", FACES))
+    assert snapshot(archive) == before
+    (archive / "index_card.json").unlink()
+    with pytest.raises(IndexMismatch, match="no index card"):
+        index_add.add_images(archive, source, loaded, OPTIONS)
+
+
+def test_exchange_where_the_system_has_no_single_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(generations.ctypes, "CDLL", lambda *_, **__: object())
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    handle = generations.FolderHandle(tmp_path / "old")
+    assert handle.is_current()
+    generations.exchange(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in sorted(tmp_path.glob("*/*"))] == ["old", "new"]
+    assert not handle.is_current()

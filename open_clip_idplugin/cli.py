@@ -46,6 +46,9 @@ VERBS: Mapping[str, Verb] = {
     "index_remove": Verb(
         "open_clip_idplugin.retrieval.index_remove:index_remove", "take images out of an index, also while it is served"
     ),
+    "index_compact": Verb(
+        "open_clip_idplugin.retrieval.index_compact:index_compact", "erase removed images from the files of an index"
+    ),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
@@ -53,6 +56,12 @@ VERBS: Mapping[str, Verb] = {
     "alias": Verb("open_clip_idplugin.gallery_verbs:alias", "let an enrolled person be called something else as well"),
     "merge": Verb("open_clip_idplugin.gallery_verbs:merge", "join two names of one enrolled person"),
     "forget": Verb("open_clip_idplugin.gallery_verbs:forget", "erase an enrolled person completely"),
+    "export_people": Verb(
+        "open_clip_idplugin.gallery_exchange_verbs:export_people", "write enrolled people to a file for another gallery"
+    ),
+    "import_people": Verb(
+        "open_clip_idplugin.gallery_exchange_verbs:import_people", "enroll the people of such a file"
+    ),
     "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context"),
     "serve": Verb("open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query"),
 }

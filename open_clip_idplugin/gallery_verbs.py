@@ -12,8 +12,9 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
-from open_clip_idplugin.gallery.enrolment import PhotoFace, enroll_faces, read_photo
+from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import SAME_FACE, find_likenesses
+from open_clip_idplugin.gallery.photo_face import PhotoFace
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy

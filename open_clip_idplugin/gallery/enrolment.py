@@ -5,13 +5,13 @@ Role: one photo -> `PhotoFace`; several of one person -> an enrolment.
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import photo_quality
 from open_clip_idplugin.gallery.rows import Person
 from open_clip_idplugin.gallery.store import Gallery
@@ -20,23 +20,6 @@ if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine, FacePolicy
 
 _JPEG_QUALITY = 90
-
-
-@dataclass(frozen=True, eq=False)
-class PhotoFace:
-    """The person's face in one photo.
-
-    Attributes:
-        label: file name, for listing.
-        embedding: [D] float32 of length 1.
-        quality: weight in the mean, above 0.
-        crop: JPEG of the aligned face; None where pictures are not kept.
-    """
-
-    label: str
-    embedding: np.ndarray
-    quality: float = 1.0
-    crop: bytes | None = None
 
 
 def read_photo(photo: str | Path, engine: "FaceEngine", policy: "FacePolicy" = "only", crops: bool = True) -> PhotoFace:

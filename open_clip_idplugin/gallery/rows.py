@@ -14,6 +14,7 @@ from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.erasure import Secrets
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.names import fold_name, printable
+from open_clip_idplugin.gallery.photo_face import PhotoFace
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,17 @@ def write_details(connection: sqlite3.Connection, person: int, details: Details)
         "consent_until = :consent_until WHERE id = :id",
         {**vars(details), "id": person},
     )
+
+
+def read_photos(connection: sqlite3.Connection, person: int) -> list[PhotoFace]:
+    """What is kept of the photos of the person of an id, in order of enrolment."""
+    rows = connection.execute(
+        "SELECT label, embedding, quality, crop FROM photos WHERE person = ? ORDER BY rowid", (person,)
+    )
+    return [
+        PhotoFace(label, np.frombuffer(embedding, "<f4").astype(np.float32), quality, crop)
+        for label, embedding, quality, crop in rows
+    ]
 
 
 def read_secrets(connection: sqlite3.Connection, person: int | None) -> Secrets:

@@ -14,12 +14,14 @@ from open_clip_idplugin.gallery.erasure import Erasure, count_left, files_of
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.file import GalleryFile, rebuild
 from open_clip_idplugin.gallery.names import display_name, fold_name, printable
+from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.rows import (
     Person,
     find_person,
     read_details,
     read_face_model,
     read_person,
+    read_photos,
     read_secrets,
     require_face_model,
     require_no_alias,
@@ -155,12 +157,13 @@ class Gallery(GalleryFile):
         Raises:
             ConsentExpired: the person is not searched for any more.
         """
-        rows, qualities = self._photos(name)
-        return unit_rows((rows * qualities[:, None]).sum(axis=0, keepdims=True) / qualities.sum())[0]
+        photos = self._photos_for_queries(name)
+        weights = np.array([photo.quality for photo in photos], np.float32)
+        return unit_rows(np.average([photo.embedding for photo in photos], axis=0, weights=weights)[None])[0]
 
     def embeddings(self, name: str) -> npt.NDArray[np.float32]:
         """[K, D] float32 unit rows, one for each of the person's photos; refuses as `embedding` does."""
-        return self._photos(name)[0]
+        return np.stack([photo.embedding for photo in self._photos_for_queries(name)])
 
     def means(self) -> tuple[list[str], npt.NDArray[np.float32]]:
         """Names and [P, D] unit rows (as `embedding`) of everybody whose consent has not expired."""
@@ -184,16 +187,16 @@ class Gallery(GalleryFile):
             ).fetchone()
         return row[0] if row is not None else None
 
-    def _photos(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Unit embeddings [K, D] and qualities [K], float32."""
+    def photos(self, name: str) -> list[PhotoFace]:
+        """What is kept of the person's photos, also where the consent has expired: for exports and pages, not for queries."""
+        with self._existing() as connection:
+            return read_photos(connection, find_person(connection, name))
+
+    def _photos_for_queries(self, name: str) -> list[PhotoFace]:
         with self._existing() as connection:
             person = find_person(connection, name)
             read_details(connection, person).require_valid(read_person(connection, person).name)
-            photos = connection.execute(
-                "SELECT embedding, quality FROM photos WHERE person = ? ORDER BY rowid", (person,)
-            ).fetchall()
-        rows = np.stack([np.frombuffer(blob, dtype="<f4") for blob, _ in photos]).astype(np.float32)
-        return rows, np.array([quality for _, quality in photos], dtype=np.float32)
+            return read_photos(connection, person)
 
     def rename(self, old: str, new: str) -> Person:
         """Give a person another name; refuses a name that somebody else has."""

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.faces import load_face_engine
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
 from webdataset_tools.miniature.identity_photos import (
@@ -46,10 +47,11 @@ from webdataset_tools.release import (
     SPLITS,
     swapped_file_name,
 )
+from webdataset_tools.release_face_model import ReleaseFaceModel, write_face_model
 from webdataset_tools.sample_format import sample_key
 from webdataset_tools.worker_pool import Tick, run_tasks
 
-VERSION = 1  # of the drawings: raise it when equal settings give other pictures
+VERSION = 2  # of the drawings: raise it when equal settings give other pictures
 _Task = Sequence[PlannedScene] | Sequence[Person]
 
 
@@ -81,6 +83,9 @@ def write_release(
     if not all(path.exists() for path in _text_files(output)):
         embeddings = _draw(output, plan, workers, make_embedder or partial(engine_embedder, face_model))
         _write_texts(output, plan)
+        if make_embedder is None:
+            engine = load_face_engine(face_model)
+            write_face_model(output, ReleaseFaceModel(engine.model_id, engine.embedding_size))
         for split in SPLITS:
             _write_features(output, plan, split, embeddings)
         atomic_write(output / CONTACT_SHEET, encode_picture(draw_contact_sheet(plan)))

@@ -39,9 +39,7 @@ def index_remove(index: str, keys: str | None = None, keys_file: str | None = No
     card = load_card(folder)
     new = remove_rows(folder, rows, Thumbnails(folder, card.partitions if card is not None else [count]))
     print(f"{index}: {new} images removed, {len(rows) - new} were removed before; their thumbnails are erased")
-    print(
-        "Next: vectors and metadata stay in the files, unseen; to erase them too, make the index again without these images"
-    )
+    print(f"Next: vectors and metadata stay in the files, unseen; `idclip index_compact {index}` erases them too")
 
 
 def _keys(listed: str | None, file: str | None) -> set[str]:

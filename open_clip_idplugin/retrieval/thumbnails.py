@@ -84,6 +84,11 @@ class Thumbnails:
         self._files = [_ThumbnailFile(path) for path in thumbnail_files(folder)]
         self._firsts = [file.first for file in self._files]
 
+    @property
+    def empty(self) -> bool:
+        """Whether the index has no thumbnails at all."""
+        return not self._files
+
     def get(self, ids: Sequence[int]) -> list[bytes | None]:
         """JPEG bytes of each row, None where there is none."""
         return [self._get(row) for row in ids]

@@ -22,15 +22,19 @@ from webdataset_tools.faceswap.identities import load_identities, read_attribute
 from webdataset_tools.faceswap.swappers import FaceInPicture, SwapperSettings
 from webdataset_tools.miniature.drawing import draw_face
 from webdataset_tools.miniature.head_frame import FacePose
-from webdataset_tools.miniature.people import sample_person
+from webdataset_tools.miniature.people import Person, sample_person, skin_group
 from webdataset_tools.miniature.scenes import draw_scene, sample_scene
 
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[FaceInPicture, FaceInPicture]:
     """A drawn scene and a portrait of somebody else."""
-    drawn = draw_scene(sample_scene(6, "plain"), sample_person(6, "train"))
-    photo = draw_face(sample_person(3, "test"), FacePose(), size=200, zoom=0.7)
+    return _pair(sample_person(6, "train"), sample_person(3, "test"))
+
+
+def _pair(body: Person, lender: Person) -> tuple[FaceInPicture, FaceInPicture]:
+    drawn = draw_scene(sample_scene(6, "plain"), body)
+    photo = draw_face(lender, FacePose(), size=200, zoom=0.7)
     embedding = np.full(8, 8**-0.5, np.float32)
     return (
         FaceInPicture(drawn.picture, drawn.landmarks, drawn.face_box, embedding),
@@ -201,8 +205,11 @@ def test_only_the_face_changes_and_inputs_stay(pair):
     np.testing.assert_array_equal(result, BlendSwapper().swap(target, source))
 
 
-def test_colours_follow_the_scene(pair):
-    target, source = pair
+def test_colours_follow_the_scene():
+    bare = [person for person in (sample_person(n, "train") for n in range(60)) if person.face.glasses == "none"]
+    light = next(person for person in bare if skin_group(person) == "light")
+    lender = next(person for person in bare if skin_group(person) == "dark")
+    target, source = _pair(light, lender)
     dark = FaceInPicture((target.picture * 0.3).astype(np.uint8), target.landmarks, target.box, target.embedding)
     left, top, right, bottom = (int(v) for v in (*target.landmarks.min(0), *target.landmarks.max(0)))
     cut = np.s_[top:bottom, left:right]

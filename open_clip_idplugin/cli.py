@@ -50,6 +50,9 @@ VERBS: Mapping[str, Verb] = {
         "open_clip_idplugin.retrieval.index_compact:index_compact", "erase removed images from the files of an index"
     ),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
+    "enroll_folder": Verb(
+        "webdataset_tools.people.folder_command:enroll_folder", "remember everybody of a folder of photos"
+    ),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
     "edit": Verb("open_clip_idplugin.gallery_verbs:edit", "change the notes or the consent of an enrolled person"),

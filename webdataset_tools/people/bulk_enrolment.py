@@ -1,0 +1,118 @@
+"""Many people into the gallery, one after the other, and an account of every photo.
+
+Role: (name, photos) -> a gallery and `EnrolmentReport`. A bad photo costs an entry in the report, a bad person another
+one; what is finished stays after an interruption, and a photo is never counted twice.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery.enrolment import enroll_faces
+from open_clip_idplugin.gallery.photo_face import PhotoFace
+from webdataset_tools.report import Skip
+
+REFUSED_PHOTO = "photo without a usable face"
+REFUSED_PERSON = "refused by the gallery"
+NO_USABLE_PHOTO = "no usable photo"
+_ALIKE_BLOCK = 1024  # people compared with all others at a time
+
+PhotoReader = Callable[[], PhotoFace]  # finds the face of one photo; raises IdClipError or OSError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A person to enroll: each photo's label and how to read it."""
+
+    name: str
+    photos: Sequence[tuple[str, PhotoReader]]
+
+
+@dataclass
+class EnrolmentReport:
+    """`report.json`: who was enrolled with how many photos, and what was left out and why."""
+
+    gallery: str
+    model_id: str
+    enrolled: dict[str, int] = field(default_factory=dict)  # name -> photos used
+    people_left_out: list[Skip] = field(default_factory=list)
+    photos_left_out: list[Skip] = field(default_factory=list)
+    alike: list[tuple[str, str, float]] = field(default_factory=list)  # two names of one face, cosine of their means
+
+    def write(self, path: Path) -> None:
+        """Write the report; it names people, so that only its owner can read it."""
+        atomic_write(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", PRIVATE)
+
+    def lines(self) -> list[str]:
+        """The report in a few words."""
+        photos = sum(self.enrolled.values())
+        lines = [
+            f"{len(self.enrolled)} people with {photos} photos are in {self.gallery}; left out: "
+            f"{len(self.people_left_out)} people, {len(self.photos_left_out)} photos"
+        ]
+        lines += [
+            f"Warning: '{one}' and '{other}' look alike (cosine {cosine:.2f}). If they are one person: "
+            f'idclip merge "{one}" "{other}"'
+            for one, other, cosine in self.alike[:10]
+        ]
+        return lines + ([f"... and {len(self.alike) - 10} more such pairs"] if len(self.alike) > 10 else [])
+
+
+def enroll_all(
+    gallery: Gallery,
+    candidates: Iterable[Candidate],
+    model_id: str,
+    details: Mapping[str, str | None],
+    same_face: float,
+    advance: Callable[[], object] = lambda: None,
+) -> EnrolmentReport:
+    """Enroll everybody; `advance` is called after every photo.
+
+    Raises:
+        IdClipError: the gallery holds embeddings of another face model, so that nobody could be enrolled.
+    """
+    if gallery.model_id not in (None, model_id):
+        raise IdClipError(
+            f"the gallery '{gallery.path}' was made with the face model '{gallery.model_id}', not '{model_id}': "
+            "use that one, or another gallery file"
+        )
+    report = EnrolmentReport(str(gallery.path), model_id)
+    for candidate in candidates:
+        faces = []
+        for label, read in candidate.photos:
+            try:
+                faces.append(read())
+            except (IdClipError, OSError) as error:
+                report.photos_left_out.append(Skip(f"{candidate.name}/{label}", REFUSED_PHOTO, str(error)))
+            advance()
+        if not faces:
+            report.people_left_out.append(Skip(candidate.name, NO_USABLE_PHOTO))
+            continue
+        try:
+            person = enroll_faces(gallery, candidate.name, faces, model_id, details)
+        except IdClipError as error:
+            report.people_left_out.append(Skip(candidate.name, REFUSED_PERSON, str(error)))
+            continue
+        report.enrolled[person.name] = report.enrolled.get(person.name, 0) + len(faces)
+    report.alike = find_alike(gallery, report.enrolled, same_face)
+    return report
+
+
+def find_alike(gallery: Gallery, names: Iterable[str], threshold: float) -> list[tuple[str, str, float]]:
+    """Pairs of people, at least one of them among `names`, whose means have this cosine or more; best first."""
+    everybody, means = gallery.means()
+    new = set(names)
+    pairs = []
+    for start in range(0, len(everybody), _ALIKE_BLOCK):
+        cosines = means[start : start + _ALIKE_BLOCK] @ means.T
+        for row, column in np.argwhere(cosines >= threshold):
+            one, other = everybody[start + row], everybody[column]
+            if start + row < column and not new.isdisjoint((one, other)):
+                pairs.append((one, other, float(cosines[row, column])))
+    return sorted(pairs, key=lambda pair: -pair[2])

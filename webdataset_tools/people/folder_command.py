@@ -1,0 +1,79 @@
+"""The verb `idclip enroll_folder`."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from open_clip_idplugin.faces import load_face_engine
+from open_clip_idplugin.gallery import Details, Gallery
+from open_clip_idplugin.gallery.enrolment import read_photo
+from open_clip_idplugin.gallery.likeness import SAME_FACE
+from open_clip_idplugin.gallery_verbs import face_policy
+from webdataset_tools.people.bulk_enrolment import Candidate, enroll_all
+from webdataset_tools.people.photo_folders import find_photo_folders
+from webdataset_tools.report import Skip
+
+
+def enroll_folder(
+    folder: str,
+    gallery: str | None = None,
+    faces: str = "insightface:buffalo_l",
+    det_size: int = 640,
+    face: str = "only",
+    crops: bool = True,
+    notes: str | None = None,
+    consent: str | None = None,
+    consent_date: str | None = None,
+    consent_until: str | None = None,
+    same_face: float = SAME_FACE,
+    report: str = "report.json",
+) -> None:
+    """Remember everybody of a folder: <name>/photo.jpg, or VGGFace2's layout with identity_meta.csv.
+
+    Args:
+        folder: holds a folder of photos for every person; identity_meta.csv in it or beside it names ids.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+        faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
+        det_size: side of the square in which the face detector sees a photo; small for small pictures.
+        face: which face of a photo is meant: only (leave out photos with several), largest or center.
+        crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
+        notes: anything worth knowing about all of them.
+        consent: reference of everybody's consent.
+        consent_date: day on which it was given, YYYY-MM-DD.
+        consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
+        same_face: warn of two people whose means have this cosine or more; above 1 never warns.
+        report: where the account of every photo is written.
+    """
+    details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
+    Details().changed(**details)
+    policy = face_policy(face)
+    people, skipped = find_photo_folders(Path(folder))
+    engine = load_face_engine(faces, det_size=det_size)
+    candidates = [
+        Candidate(
+            person.name, [(photo.name, partial(read_photo, photo, engine, policy, crops)) for photo in person.photos]
+        )
+        for person in people
+    ]
+    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, Path(report), skipped)
+
+
+def run_enrolment(
+    gallery: Gallery,
+    candidates: list[Candidate],
+    model_id: str,
+    details: dict[str, str | None],
+    same_face: float,
+    report_file: Path,
+    skipped: Iterable[Skip] = (),
+) -> None:
+    """Enroll with a progress bar, write the report and print it in short; `skipped` was left out before."""
+    with tqdm(total=sum(len(person.photos) for person in candidates), unit="photo") as bar:
+        report = enroll_all(gallery, candidates, model_id, details, same_face, bar.update)
+    report.people_left_out = [*skipped, *report.people_left_out]
+    report.write(report_file)
+    print("\n".join(report.lines()))
+    print(f"wrote {report_file}: every person and photo that was left out, and why")
+    print("Next: idclip list")

@@ -1,0 +1,72 @@
+"""A folder with a folder of photos for every person -> names and photos.
+
+Role: reads `DIR/<name>/*.jpg`, and VGGFace2's layout, in which the folders are ids and `identity_meta.csv` (in DIR or
+beside it) has their names. No photo is opened here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery import fold_name
+from webdataset_tools.face_crops import PHOTO_SUFFIXES
+from webdataset_tools.release import IDENTITY_FILE
+from webdataset_tools.release_files import read_identity_names
+from webdataset_tools.report import Skip
+
+SAME_NAME = "another folder has this name"
+BAD_NAME = "no name of a person"
+NO_PHOTOS = "no photos"
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """One person's photos, sorted."""
+
+    name: str
+    folder: Path
+    photos: tuple[Path, ...]
+
+
+def find_photo_folders(folder: Path) -> tuple[list[PhotoFolder], list[Skip]]:
+    """Everybody below `folder` in order of the folders' names, and the folders that are left out.
+
+    Two folders of one name are two people or one: nobody can tell, and only the first is taken.
+
+    Raises:
+        IdClipError: no such folder, nobody in it, or an `identity_meta.csv` of another form.
+    """
+    if not folder.is_dir():
+        raise IdClipError(f"there is no folder '{folder}': give one with a folder of photos for every person")
+    names = _names_of_ids(folder)
+    people: dict[str, PhotoFolder] = {}
+    skipped: list[Skip] = []
+    for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        name = names.get(place.name, place.name)
+        try:
+            folded = fold_name(name)
+            photos = photos_in(place)
+        except (IdClipError, OSError) as error:
+            skipped.append(Skip(place.name, BAD_NAME if isinstance(error, IdClipError) else NO_PHOTOS, str(error)))
+            continue
+        if not photos:
+            skipped.append(Skip(place.name, NO_PHOTOS))
+        elif folded in people:
+            skipped.append(Skip(place.name, SAME_NAME, f"'{name}' is {people[folded].folder.name} already"))
+        else:
+            people[folded] = PhotoFolder(name, place, tuple(photos))
+    if not people:
+        raise IdClipError(f"'{folder}' holds nobody's photos: lay them out as <name>/photo.jpg")
+    return list(people.values()), skipped
+
+
+def photos_in(folder: Path, pattern: str = "*") -> Sequence[Path]:
+    """Pictures directly in a folder (or, with `**/*`, below it), sorted."""
+    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+
+
+def _names_of_ids(folder: Path) -> dict[str, str]:
+    places = (folder / IDENTITY_FILE, folder.resolve().parent / IDENTITY_FILE)
+    meta = next((place for place in places if place.is_file()), None)
+    return read_identity_names(meta) if meta is not None else {}

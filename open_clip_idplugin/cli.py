@@ -53,6 +53,12 @@ VERBS: Mapping[str, Verb] = {
     "enroll_folder": Verb(
         "webdataset_tools.people.folder_command:enroll_folder", "remember everybody of a folder of photos"
     ),
+    "suggest": Verb(
+        "webdataset_tools.people.group_commands:suggest", "group the unknown faces of a face table, to be named"
+    ),
+    "enroll_groups": Verb(
+        "webdataset_tools.people.group_commands:enroll_groups", "remember the people whose groups were named"
+    ),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
     "edit": Verb("open_clip_idplugin.gallery_verbs:edit", "change the notes or the consent of an enrolled person"),
@@ -77,6 +83,7 @@ EXTRAS: Mapping[str, str] = {
     "onnxruntime": "faces",
     "cv2": "faces",
     "pyarrow": "faces",
+    "sklearn": "faces",
     "clip_retrieval": "serve",
     "all_clip": "serve",
     "autofaiss": "serve",

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face
 
 LEAST_QUALITY = 0.01
+_USUAL_SIDE = 112
 _HALF_SHARP = 100.0  # variance of the Laplacian at which sharpness is 0.5
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def photo_quality(face: "Face") -> float:
     """The weight of a face, in [0.01, 1]."""
-    parts = face.score, _size(face.box, face.crop.shape[0]), frontality(face.landmarks), sharpness(face.crop)
+    return quality_of(face.score, face.box, face.landmarks, face.crop)
+
+
+def quality_of(score: float, box: np.ndarray, landmarks: np.ndarray, crop: np.ndarray | None) -> float:
+    """The same of a face's parts; without the crop sharpness counts as 1, and its side as 112 pixels."""
+    size = _size(box, _USUAL_SIDE if crop is None else crop.shape[0])
+    parts = score, size, frontality(landmarks), 1.0 if crop is None else sharpness(crop)
     quality = float(np.prod([np.clip(part, 0, 1) for part in parts]))
     return max(quality, LEAST_QUALITY) if np.isfinite(quality) else LEAST_QUALITY
 

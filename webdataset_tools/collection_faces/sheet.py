@@ -30,12 +30,12 @@ def write_sheet(options: FacesOptions) -> bool:
     rows = _choose(load_face_table(options.folder))
     if not rows:
         return False
-    crops = _crops(rows, find_collection(options.input, options.pictures_per_part))
+    crops = read_crops(rows, find_collection(options.input, options.pictures_per_part))
     columns = min(_COLUMNS, len(rows))
     lines = -(-len(rows) // columns)
     sheet = np.full((lines * (_CELL + _GAP) + _GAP, columns * (_CELL + _GAP) + _GAP, 3), 255, np.uint8)
     for number, row in enumerate(rows):
-        crop = crops.get(_face_of(row))
+        crop = crops.get(face_of(row))
         if crop is not None:
             y, x = (place * (_CELL + _GAP) + _GAP for place in divmod(number, columns))
             sheet[y : y + _CELL, x : x + _CELL] = crop
@@ -57,12 +57,13 @@ def _choose(table: FaceTable) -> list[FaceRow]:
     return [table.row(int(place)) for place in places[evenly]]
 
 
-def _face_of(row: FaceRow) -> tuple[str | None, str, int]:
+def face_of(row: FaceRow) -> tuple[str | None, str, int]:
+    """What names a face in its collection: shard, key and number in the picture."""
     return row.shard, row.key, row.face
 
 
-def _crops(rows: Sequence[FaceRow], collection: Collection) -> dict[tuple[str | None, str, int], np.ndarray]:
-    """The aligned crops of the rows' faces, as far as the pictures are still there."""
+def read_crops(rows: Sequence[FaceRow], collection: Collection) -> dict[tuple[str | None, str, int], np.ndarray]:
+    """The aligned crops [112, 112, 3] of the rows' faces by `face_of`, as far as the pictures are still there."""
     wanted: dict[tuple[str | None, str], list[FaceRow]] = {}
     for row in rows:
         wanted.setdefault((row.shard, row.key), []).append(row)
@@ -86,7 +87,7 @@ def _aligned(picture: PictureFile, rows: Sequence[FaceRow]) -> Iterator[tuple[tu
     for row in rows:
         crop = align_face(pixels, row.landmarks, _CELL) if pixels is not None else None
         if crop is not None:
-            yield _face_of(row), crop
+            yield face_of(row), crop
 
 
 def _tasks(collection: Collection, names: Set[tuple[str | None, str]]) -> list[Task]:

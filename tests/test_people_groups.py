@@ -1,0 +1,141 @@
+"""Groups of unknown faces: who is grouped, what the files say, and that named groups are enrolled."""
+
+import csv
+import json
+import stat
+
+import numpy as np
+import pytest
+from face_index_fixtures import unit, write_face_table
+from face_pack_fixtures import toy_picture, write_pack
+from PIL import Image
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces import ModelMismatch
+from open_clip_idplugin.gallery import Gallery
+from webdataset_tools.collection_faces.command import faces as faces_verb
+from webdataset_tools.people.group_commands import enroll_groups, suggest
+from webdataset_tools.people.grouping import group_faces
+
+MODEL, SIZE = "insightface:test", 64
+
+
+def photos_of(person: int, count: int, seed: int = 0) -> list[np.ndarray]:
+    """`count` embeddings around an axis, with cosines of about 0.8 to each other and 0 to other people's."""
+    noise = unit(np.random.default_rng((person, seed)).standard_normal((count, SIZE)))
+    return list(unit(2 * np.eye(SIZE, dtype=np.float32)[person] + noise))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Person 0 on 5 pictures, 1 on 4, 2 on 6, two strangers once each; one face without an embedding."""
+    people = {0: photos_of(0, 5), 1: photos_of(1, 4), 2: photos_of(2, 6), 3: photos_of(3, 1), 4: photos_of(4, 1)}
+    pictures = {f"p{person}_{number}": [row] for person, rows in people.items() for number, row in enumerate(rows)}
+    pictures["p0_0"].insert(0, None)
+    return write_face_table(tmp_path / "table", pictures, MODEL, SIZE)
+
+
+def keys_of(groups, table) -> list[set[str]]:
+    from open_clip_idplugin.faces.face_table import load_face_table
+
+    opened = load_face_table(table)
+    return [{opened.row(int(opened.face_of_embedding[row])).key for row in rows} for rows in groups]
+
+
+def test_groups_are_people_without_the_enrolled_and_the_lone(tmp_path, table, capsys):
+    gallery = Gallery(tmp_path / "g.sqlite")
+    gallery.enroll("Known", np.stack(photos_of(1, 3, seed=1)), MODEL)
+    suggest(str(table), str(tmp_path / "out"), gallery=str(gallery.path))
+    groups = json.loads((tmp_path / "out" / "groups.json").read_text())["groups"]
+    assert keys_of(groups, table) == [{f"p2_{n}" for n in range(6)}, {f"p0_{n}" for n in range(5)}]
+    assert "17 faces: 4 of enrolled people, 11 in 2 groups, 2 alone" in capsys.readouterr().out
+    with (tmp_path / "out" / "groups.csv").open(newline="") as stream:
+        assert list(csv.reader(stream)) == [["group", "faces", "name"], ["1", "6", ""], ["2", "5", ""]]
+    for file in (tmp_path / "out").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(IdClipError, match="may hold names already"):
+        suggest(str(table), str(tmp_path / "out"), gallery=str(gallery.path))
+
+
+def name_groups(folder, names: dict[int, str], separator: str = ",") -> str:
+    lines = [f"{group}{separator}9{separator}{name}" for group, name in names.items()]
+    text = "\ufeff" + "\r\n".join([separator.join(("Group", "faces", "Name")), *lines]) + "\r\n"
+    (folder / "groups.csv").write_text(text, encoding="utf-8")
+    return str(folder / "groups.csv")
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_named_groups_are_enrolled(tmp_path, table, separator):
+    gallery, report = str(tmp_path / "g.sqlite"), str(tmp_path / "report.json")
+    suggest(str(table), str(tmp_path / "out"), gallery=gallery)
+    named = name_groups(tmp_path / "out", {1: "José Pérez", 2: "", 3: "Ada"}, separator)
+    enroll_groups(named, gallery, report=report, consent="form 7")
+    people = {person.name: (person.photos, person.details.consent) for person in Gallery(gallery).people()}
+    assert people == {"José Pérez": (6, "form 7"), "Ada": (4, "form 7")}
+    assert Gallery(gallery).embedding("José Pérez")[2] > 0.8
+    suggest(str(table), str(tmp_path / "again"), gallery=gallery)  # the named are known now
+    again = json.loads((tmp_path / "again" / "groups.json").read_text())["groups"]
+    assert keys_of(again, table) == [{f"p0_{n}" for n in range(5)}]
+
+
+def test_two_groups_of_one_name_are_one_person(tmp_path, table):
+    suggest(str(table), str(tmp_path / "out"), gallery=str(tmp_path / "g.sqlite"))
+    named = name_groups(tmp_path / "out", {1: "Ada", 2: "Ada"})
+    enroll_groups(named, str(tmp_path / "g.sqlite"), report=str(tmp_path / "report.json"))
+    assert [(person.name, person.photos) for person in Gallery(tmp_path / "g.sqlite").people()] == [("Ada", 11)]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ({4: "Ada"}, "line 2: '4' is no group; there are 1 to 3"),
+        ({"x": "Ada"}, "'x' is no group"),
+        ({1: ""}, "no group"),
+    ],
+)
+def test_names_that_fit_no_group(tmp_path, table, names, reason):
+    suggest(str(table), str(tmp_path / "out"), gallery=str(tmp_path / "g.sqlite"))
+    with pytest.raises(IdClipError, match=reason):
+        enroll_groups(name_groups(tmp_path / "out", names), str(tmp_path / "g.sqlite"))
+
+
+def test_another_table_or_face_model_is_refused(tmp_path, table):
+    gallery = Gallery(tmp_path / "g.sqlite")
+    suggest(str(table), str(tmp_path / "out"), gallery=str(gallery.path))
+    other = write_face_table(tmp_path / "other", {"p": photos_of(0, 17)}, MODEL, SIZE)
+    with pytest.raises(IdClipError, match="is not the one that was grouped"):
+        enroll_groups(name_groups(tmp_path / "out", {1: "Ada"}), str(gallery.path), face_table=str(other))
+    (tmp_path / "out" / "groups.json").unlink()
+    with pytest.raises(IdClipError, match=r"keep groups\.json beside"):
+        enroll_groups(str(tmp_path / "out" / "groups.csv"), str(gallery.path))
+    gallery.enroll("Known", np.ones((1, SIZE)), "insightface:other")
+    with pytest.raises(ModelMismatch):
+        suggest(str(table), str(tmp_path / "new"), gallery=str(gallery.path))
+
+
+def test_faces_on_the_page_and_in_the_gallery(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, corner in enumerate([(32, 32), (96, 64), (64, 96)]):
+        picture = toy_picture(corner)
+        picture[corner[1] : corner[1] + 4 * number, corner[0] + 8 : corner[0] + 24] = 0  # so that no two are alike
+        Image.fromarray(picture).save(pictures / f"{number}<b>.png")
+    pack = f"insightface:{write_pack(tmp_path / 'toy')}"
+    faces_verb(str(pictures), str(tmp_path / "table"), pack, 192)
+    suggest(str(tmp_path / "table"), str(tmp_path / "out"), str(pictures), str(tmp_path / "g.sqlite"), show=2)
+    page = (tmp_path / "out" / "groups.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "<h2>1 <small>(3 faces)</small></h2>" in page
+    assert "&lt;b&gt;.png" in page
+    assert "<b>" not in page
+    enroll_groups(
+        name_groups(tmp_path / "out", {1: "Ada"}), str(tmp_path / "g.sqlite"), report=str(tmp_path / "report.json")
+    )
+    gallery = Gallery(tmp_path / "g.sqlite")
+    assert {face.label for face in gallery.photos("Ada")} == {"0<b>.png", "1<b>.png", "2<b>.png"}
+    assert all(face.crop is not None and face.quality < 1 for face in gallery.photos("Ada"))
+
+
+def test_too_few_faces_are_no_group():
+    assert group_faces(np.zeros((0, 4), np.float32), 0.5, 3) == []
+    assert group_faces(unit(np.eye(4)), 0.5, 2) == []

@@ -24,6 +24,7 @@ from open_clip_idplugin.retrieval.face_index import (
     keys_digest,
     read_info,
 )
+from open_clip_idplugin.retrieval.generations import exchange
 from open_clip_idplugin.retrieval.writer import KEY_COLUMN
 
 _BLOCK = 65_536  # faces that are copied at a time
@@ -170,9 +171,6 @@ def candidates_index(embeddings: np.ndarray) -> faiss.Index:
 def _replace(building: Path, target: Path) -> None:
     """Put the new folder where the old one is; whoever has the old one open keeps it."""
     if target.exists():
-        old = target.with_name(f".{target.name}.{uuid4().hex}")
-        target.rename(old)
-        building.rename(target)
-        shutil.rmtree(old)
+        exchange(building, target)  # the caller removes what lies at `building` now
     else:
         building.rename(target)

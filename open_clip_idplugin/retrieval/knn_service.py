@@ -34,6 +34,7 @@ from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, fi
 from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest
 from open_clip_idplugin.retrieval.removed_rows import IndexWithout
 from open_clip_idplugin.retrieval.resources import IdentityResource
+from open_clip_idplugin.retrieval.served_indices import ServedIndices
 
 LIKENESS = 0.94  # cosine of two images from which clip-retrieval calls them near-duplicates
 
@@ -56,13 +57,16 @@ class IdentityKnnService(KnnService):
 
     def __init__(
         self,
-        clip_resources: dict[str, IdentityResource],
+        indices: ServedIndices,
         people: People,
         fetch: Callable[[str], bytes] | None,
         limits: Limits,
     ) -> None:
-        """`fetch`: address -> bytes of a picture; None: addresses are refused."""
-        super().__init__(clip_resources=clip_resources)
+        """Take the indices as they are at the beginning of a request; Flask makes a view for each.
+
+        fetch: address -> bytes of a picture; None: addresses are refused.
+        """
+        super().__init__(clip_resources=indices.current())
         self._people = people
         self._fetch = fetch
         self._limits = limits

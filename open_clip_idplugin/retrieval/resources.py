@@ -61,17 +61,26 @@ class RowMetadata(ParquetMetadataProvider):
         return [_present_values(record) for record in rows.to_dict(orient="records")]
 
 
-def load_resources(indices: dict[str, Path], loaded: LoadedModel, mmap: bool = False) -> dict[str, IdentityResource]:
-    """Open several indices for one model; `loaded` must keep float32 weights (fp32, amp or amp_bf16).
+class IndexOpener:
+    """Opens indices for one model, with what they share."""
 
-    mmap: leave the vectors on the disk and let the system read what a search touches.
+    def __init__(self, loaded: LoadedModel, mmap: bool = False) -> None:
+        """`loaded` must keep float32 weights (fp32, amp or amp_bf16).
 
-    Raises:
-        IndexMismatch: a folder is no index, is damaged, or was made with another image tower.
-    """
-    towers, encoder = Towers(loaded), QueryEncoder(loaded)
-    tower = fingerprint_image_tower(loaded.model)
-    return {name: _load_resource(folder, loaded, tower, towers, encoder, mmap) for name, folder in indices.items()}
+        mmap: leave the vectors on the disk and let the system read what a search touches.
+        """
+        self._loaded = loaded
+        self._mmap = mmap
+        self._towers, self._encoder = Towers(loaded), QueryEncoder(loaded)
+        self._tower = fingerprint_image_tower(loaded.model)
+
+    def __call__(self, folder: Path) -> IdentityResource:
+        """Open an index folder.
+
+        Raises:
+            IndexMismatch: it is no index, is damaged, or was made with another image tower.
+        """
+        return _load_resource(folder, self._loaded, self._tower, self._towers, self._encoder, self._mmap)
 
 
 def _load_resource(
@@ -127,8 +136,12 @@ def _read_faiss(path: Path, mmap: bool) -> faiss.Index | None:
     if not path.exists():
         return None
     try:
-        # The first flag maps inverted lists, the second one everything else.
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        if not mmap:
+            return faiss.read_index(str(path))
+        try:  # exact indices and graphs
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError:  # inverted lists, which faiss maps in a way of their own
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
         raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
 

@@ -21,15 +21,20 @@ from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.knn_request import MOST_RESULTS, BadRequest
 from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.monitoring import INDEX_ROWS, add_monitoring
+from open_clip_idplugin.retrieval.monitoring import add_monitoring
 from open_clip_idplugin.retrieval.openapi import describe_service
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.picture_urls import fetch_picture
-from open_clip_idplugin.retrieval.resources import IdentityResource, load_resources
+from open_clip_idplugin.retrieval.resources import IndexOpener
+from open_clip_idplugin.retrieval.served_indices import ServedIndices
 
 
 class RowMetadataService(MetadataService):
     """clip-retrieval's metadata endpoint, with pictures, and sentences for bad requests."""
+
+    def __init__(self, indices: ServedIndices) -> None:
+        """Take the indices as they are at the beginning of a request; Flask makes a view for each."""
+        super().__init__(clip_resources=indices.current())
 
     def post(self) -> Any:
         """Answer {"ids": [...], "indice_name": ...} with a list of {"id", "metadata"}."""
@@ -78,16 +83,15 @@ def create_app(
         HostMismatchError: the installed clip-retrieval is not one that this was built for.
     """
     verify_hosts()
-    resources = load_resources({name: Path(folder) for name, folder in indices.items()}, loaded, mmap)
-    for name, resource in resources.items():
-        INDEX_ROWS.labels(name).set(resource.rows)
+    served = ServedIndices({name: Path(folder) for name, folder in indices.items()}, IndexOpener(loaded, mmap))
     access, limits = access or Access(allow_cors=allow_cors), limits or Limits()
     app = flask.Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = limits.request_bytes
     setattr(app.json, "sort_keys", False)  # noqa: B010  (a setting of Flask's default provider)
     add_monitoring(app)
     close(app, access)
-    _add_endpoints(app, resources, people, partial(fetch_picture, most_bytes=limits.request_bytes), allow_urls, limits)
+    names, fetch = list(indices), partial(fetch_picture, most_bytes=limits.request_bytes)
+    _add_endpoints(app, names, served, people, fetch if allow_urls else None, limits)
     _add_stock_page(app)
     if access.allow_cors:
         from flask_cors import CORS
@@ -98,23 +102,23 @@ def create_app(
 
 def _add_endpoints(
     app: flask.Flask,
-    resources: dict[str, IdentityResource],
+    names: list[str],
+    served: ServedIndices,
     people: People,
-    fetch: Callable[[str], bytes],
-    allow_urls: bool,
+    fetch: Callable[[str], bytes] | None,
     limits: Limits,
 ) -> None:
     """clip-retrieval's resources as plain Flask views: its own wrapper answers errors with what they say inside."""
-    knn = {"people": people, "fetch": fetch if allow_urls else None, "limits": limits}
+    knn = {"people": people, "fetch": fetch, "limits": limits}
     views = {
         "/metrics-summary": MetricsSummary.as_view("metrics-summary"),
-        "/indices-list": IndicesList.as_view("indices-list", indices=list(resources)),
-        "/metadata": RowMetadataService.as_view("metadata", clip_resources=resources),
-        "/knn-service": IdentityKnnService.as_view("knn-service", clip_resources=resources, **knn),
+        "/indices-list": IndicesList.as_view("indices-list", indices=names),
+        "/metadata": RowMetadataService.as_view("metadata", indices=served),
+        "/knn-service": IdentityKnnService.as_view("knn-service", indices=served, **knn),
     }
     for address, view in views.items():
         app.add_url_rule(address, view_func=view)
-    description = describe_service(list(resources), limits)
+    description = describe_service(names, limits)
     app.add_url_rule("/openapi.json", "openapi", lambda: description)
 
 

@@ -3,6 +3,7 @@
 Role: what the parts of a search request (`knn_request`, `ranking_request`) share.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,9 +57,10 @@ def number_field(values: Mapping[str, Any], name: str, kind: type[int] | type[fl
         return None
     try:
         number = kind(value)
+        finite = math.isfinite(number)  # raises for whole numbers beyond float's
     except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not np.isfinite(number):
+        finite = False
+    if not finite:
         raise BadRequest(f"'{name}' must be a number, or left out")
     return number
 

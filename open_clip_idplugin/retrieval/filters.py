@@ -13,12 +13,14 @@ from open_clip_idplugin.retrieval.request_fields import BadRequest, refuse_unkno
 if TYPE_CHECKING:
     import pandas as pd
 
+    from open_clip_idplugin.retrieval.row_metadata import RowMetadata
+
 _CONDITIONS = ("eq", "not", "in", "min", "max")
 _WORDS = {"true": True, "false": False}
 
 
 def allowed_rows(
-    metadata: "pd.DataFrame", filters: Mapping[str, Any], exclude_ids: Sequence[int] = ()
+    metadata: "RowMetadata", filters: Mapping[str, Any], exclude_ids: Sequence[int] = ()
 ) -> np.ndarray | None:
     """[rows] bool, or None where everything is allowed.
 
@@ -39,7 +41,7 @@ def allowed_rows(
     return mask
 
 
-def column(metadata: "pd.DataFrame", name: str) -> "pd.Series[Any]":
+def column(metadata: "RowMetadata", name: str) -> "pd.Series[Any]":
     """A column of the metadata; raises BadRequest where there is none of that name."""
     if name not in metadata.columns:
         names = ", ".join(str(known) for known in metadata.columns[:30])

@@ -154,7 +154,7 @@ class IdentityKnnService(KnnService):
         if request.modality == "text" and resource.text_vectors is not None:
             index, vectors = resource.text_index, resource.text_vectors
         hidden = request.ranking.exclude_ids + (() if request.image_id is None else (request.image_id,))
-        allowed = allowed_rows(resource.metadata_provider.metadata_df, request.ranking.filters, hidden)
+        allowed = allowed_rows(resource.metadata_provider, request.ranking.filters, hidden)
         left = resource.removed.left
         if left is not None:
             allowed = left if allowed is None else allowed & left
@@ -197,7 +197,7 @@ class IdentityKnnService(KnnService):
             threshold = request.ranking.face_threshold
             ranking = collapse(ranking, wanted, near_duplicates(ranking, searched, LIKENESS, threshold))
         elif how is not None:
-            values = column(resource.metadata_provider.metadata_df, how).to_numpy()[ranking.rows]
+            values = column(resource.metadata_provider, how).to_numpy()[ranking.rows]
             ranking = ranking.take(first_of_each(values)[:wanted])
         checks = (request.deduplicate, request.use_safety_model, request.use_violence_detector)
         if any(checks) and len(ranking.rows):  # as in clip-retrieval, within what was asked for

@@ -5,13 +5,11 @@ clip-retrieval's own; the first kind is refused when its image tower is not the 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import faiss
-from clip_retrieval.clip_back import ClipResource, ParquetMetadataProvider
+from clip_retrieval.clip_back import ClipResource
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.query_encoder import QueryEncoder
@@ -22,12 +20,13 @@ from open_clip_idplugin.retrieval.card import (
     load_card,
     require_same_tower,
 )
+from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.removed_rows import RemovedRows
+from open_clip_idplugin.retrieval.row_metadata import KEY, RowMetadata
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.vectors import StoredVectors
-from open_clip_idplugin.retrieval.writer import KEY_COLUMN
 
 _log = logging.getLogger(__name__)
 
@@ -44,21 +43,6 @@ class IdentityResource(ClipResource):
     faces: FaceIndex | None
     vectors: StoredVectors
     text_vectors: StoredVectors | None
-
-
-class RowMetadata(ParquetMetadataProvider):
-    """Metadata of rows: missing values are left out, and the image's key is called `key`.
-
-    clip-retrieval calls it `image_path` and would send whatever file of that name lies in the service's working
-    directory.
-    """
-
-    def get(self, ids: Sequence[int], cols: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """One dictionary of JSON values a row."""
-        rows = self.metadata_df.iloc[[int(row) for row in ids]]
-        if cols is not None:
-            rows = rows[[name for name in rows.columns if name in cols]]
-        return [_present_values(record) for record in rows.to_dict(orient="records")]
 
 
 class IndexOpener:
@@ -101,10 +85,10 @@ def _load_resource(
             folder,
             loaded.name,
         )
-    metadata = _read_metadata(folder)
+    metadata = RowMetadata(folder)
     rows = int(image_index.ntotal)
-    if len(metadata.metadata_df) != rows:
-        raise IndexMismatch(f"'{folder}' is damaged: {rows} vectors, but {len(metadata.metadata_df)} rows of metadata")
+    if len(metadata) != rows:
+        raise IndexMismatch(f"'{folder}' is damaged: {rows} vectors, but {len(metadata)} rows of metadata")
     text_index = _read_faiss(folder / "text.index", mmap)
     return IdentityResource(
         device=str(loaded.device),
@@ -118,7 +102,7 @@ def _load_resource(
         image_index=image_index,
         text_index=text_index,
         ivf_old_to_new_mapping=None,
-        columns_to_return=list(metadata.metadata_df.columns),
+        columns_to_return=metadata.columns,
         metadata_is_ordered_by_ivf=False,
         aesthetic_embeddings=None,
         encoder=encoder,
@@ -146,26 +130,8 @@ def _read_faiss(path: Path, mmap: bool) -> faiss.Index | None:
         raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
 
 
-def _read_metadata(folder: Path) -> RowMetadata:
-    if not any((folder / "metadata").glob("*.parquet")):
-        raise IndexMismatch(f"'{folder}' holds no metadata/*.parquet: make the index again")
-    metadata = RowMetadata(str(folder / "metadata"))
-    frame = metadata.metadata_df
-    if "key" not in frame.columns:
-        metadata.metadata_df = frame.rename(columns={KEY_COLUMN: "key"})
-    return metadata
-
-
 def _read_faces(folder: Path, metadata: RowMetadata) -> FaceIndex | None:
     """The faces of the images; who may be compared with them is checked with every query, as galleries change."""
-    frame = metadata.metadata_df
-    return load_face_index(folder, frame["key"].tolist()) if "key" in frame.columns else None
-
-
-def _present_values(record: dict[str, Any]) -> dict[str, Any]:
-    """Without what is missing (None, NaN) and what JSON has no form for."""
-    return {
-        name: value
-        for name, value in record.items()
-        if isinstance(value, (str, bool, int)) or (isinstance(value, float) and value == value)
-    }
+    if not (folder / FACES).is_dir() or KEY not in metadata.columns:
+        return None
+    return load_face_index(folder, metadata.read(KEY).tolist())

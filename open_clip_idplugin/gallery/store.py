@@ -208,6 +208,7 @@ class Gallery(GalleryFile):
             if taken is not None and taken[0] != person:
                 raise GalleryError(f"'{display}' is already enrolled: choose another name or forget that person first")
             connection.execute("UPDATE people SET name = ?, folded = ? WHERE id = ?", (display, folded, person))
+            rebuild(connection)
             return read_person(connection, person)
 
     def merge(self, name: str, into: str) -> Person:

@@ -186,6 +186,16 @@ def test_more_like_this_and_excluded_rows(world):
     assert rows == [row for row in best_first(world.vectors @ world.vectors[4]) if row not in (4, 7, 8)]
 
 
+def test_numbers_of_any_size(world):
+    huge = 10**30
+    assert world.rows(image_id=4, exclude_ids=[huge, -huge, 7, 8]) == world.rows(image_id=4, exclude_ids=[7, 8])
+    assert world.rows(text="blocks", filters={"image_id": huge}) == []
+    assert world.rows(text="blocks", filters={"image_id": {"in": [huge]}}) == []
+    assert set(world.rows(text="blocks", filters={"image_id": {"max": huge}})) == set(range(ROWS))
+    for body in ({"image_id": huge}, {"text": "x", "offset": huge}, {"text": "x", "num_images": huge}):
+        assert str(huge) not in world.refused(**body)
+
+
 def test_duplicates(world):
     assert len(world.rows(text="blocks", collapse="identity_name")) == 5
     # The vectors of these pictures are alike; who is in them tells them apart.

@@ -36,8 +36,8 @@ def allowed_rows(
     mask = np.ones(len(metadata), bool)
     for name, condition in filters.items():
         mask &= _holds(column(metadata, name), condition, name)
-    rows = np.asarray(exclude_ids, np.int64)
-    mask[rows[(rows >= 0) & (rows < len(mask))]] = False
+    known = [row for row in exclude_ids if 0 <= row < len(mask)]  # before numpy: JSON's numbers may be of any size
+    mask[np.asarray(known, np.int64)] = False
     return mask
 
 

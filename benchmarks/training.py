@@ -1,13 +1,17 @@
 """Training IdCLIP against plain open_clip, and with cached image features against without: times as ratios.
 
 Parts (`--only`, all without it):
-    step    one training step, three regimes: both towers trained; image tower locked; adaptor (both towers locked) against
-            plain open_clip with the image tower locked. Same towers, images, batch; captions as long as COCO's.
-    cache   adaptor training from cached image features against decoding pictures and running the image tower; loading included
+    step    one training step, four regimes: both towers trained, without and with visual prompts; image tower locked; adaptor
+            (both towers locked) against plain open_clip with the image tower locked. Same towers, images, batch; captions
+            as long as COCO's.
+    cache   adaptor training from cached image features against decoding pictures and running the image tower; loading
+            included; and its samples a second
     memory  peak activation memory of visual-prompt training against plain fine-tuning, both with gradient checkpointing
     loader  samples a second of the loader alone against training with the smallest model
 Paired: both sides take turns in one process; the figure to quote is the median of the ratios, with the smallest and largest
 beside it. Random weights and pictures; nothing is downloaded. Shapes that a machine is too small for: `--shapes`.
+On a GPU (`--device cuda --precision bf16`, by default with the shapes ViT-B-32 and ViT-L-14-336) the step's peak memory is
+printed too: gradients and activations, beside the weights and the optimizer's state.
 """
 
 import argparse
@@ -18,10 +22,11 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,18 +34,27 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from open_clip import get_input_dtype
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip_train.data import get_wds_dataset
 from open_clip_train.precision import get_autocast
 from PIL import Image
 
 import open_clip_idplugin
+from open_clip_idplugin.errors import IdClipError
 from training_patches.data import Decoder, PairMaker, use_identity_pairs
 from training_patches.image_cache import cached_sample, cached_shards, read_features
 from webdataset_tools.sample_format import SIZES_FILE, Sample, SampleRecord, sample_key, sample_to_members
 
 PARTS = ("step", "cache", "memory", "loader")
 FACE_DIM = 512
+PROMPTED = "both towers trained, ours with visual prompts"
+REGIMES = (  # title, what is locked on our side, on theirs
+    ("both towers trained", (), ()),
+    ("image tower locked", ("image",), ("image",)),
+    ("adaptor / image tower locked", ("image", "text"), ("image",)),
+    (PROMPTED, (), ()),
+)
 CAPTIONS = (
     "A man in a red jacket is feeding a horse over a wooden fence.",
     "Two people are looking at a map in front of a train station.",
@@ -53,57 +67,67 @@ CAPTIONS = (
 )
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run the chosen parts and print a line for each figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, help="one part; all without it")
     parser.add_argument("--shapes", nargs="+", help="towers (default: ViT-B-32 ViT-L-14; cache: ViT-B-32 ViT-L-14-336)")
+    parser.add_argument(
+        "--regimes", nargs="+", type=int, choices=range(1, 5), default=[1, 2, 3, 4], help="of the part 'step'"
+    )
     parser.add_argument("--batch-size", type=int, help="(default: 32, the paper's; 8 for ViT-L and ViT-H on a CPU)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs; the median is printed")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "amp_bf16"))
-    parser.add_argument("--visual-prompts", type=int, default=5, help="of the part 'memory'")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "amp_bf16", "bf16", "pure_bf16"))
+    parser.add_argument("--visual-prompts", type=int, default=5, help="of the parts 'step' and 'memory'")
     parser.add_argument("--workers", type=int, default=2, help="loader processes of the part 'loader'")
-    arguments = parser.parse_args()
-    print(json.dumps(machine(arguments)))
+    arguments = parser.parse_args(given)
+    print(json.dumps(machine(arguments)), flush=True)
     for part in PARTS:
         if arguments.only in (None, part):
             {"step": steps, "cache": cache, "memory": memory, "loader": loader}[part](arguments)
 
 
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.machine()
+    device = torch.cuda.get_device_name() if on_gpu(arguments) else platform.machine()
     return {
         "torch": torch.__version__, "open_clip": open_clip.__version__, "device": device, "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1), "precision": arguments.precision,
     }  # fmt: skip
 
 
+def on_gpu(arguments: argparse.Namespace) -> bool:
+    """Whether the run is on a GPU; raises IdClipError where it should be and there is none."""
+    wanted: bool = arguments.device.startswith("cuda")
+    if wanted and not torch.cuda.is_available():
+        raise IdClipError(f"--device is {arguments.device!r}, and torch sees no such GPU here; leave it out.")
+    return wanted
+
+
 def sized(arguments: argparse.Namespace, shape: str) -> argparse.Namespace:
     """The arguments with the batch size for a shape."""
-    on_cpu = not arguments.device.startswith("cuda")
-    usual = 8 if on_cpu and any(word in shape for word in ("ViT-L", "ViT-H")) else 32
+    usual = 8 if not on_gpu(arguments) and any(word in shape for word in ("ViT-L", "ViT-H")) else 32
     return argparse.Namespace(**{**vars(arguments), "batch_size": arguments.batch_size or usual})
 
 
 def steps(given: argparse.Namespace) -> None:
     """One training step of either side, regime by regime."""
-    for shape in given.shapes or ("ViT-B-32", "ViT-L-14"):
+    for shape in given.shapes or ("ViT-B-32", "ViT-L-14-336" if on_gpu(given) else "ViT-L-14"):
         arguments = sized(given, shape)
-        for regime, ours_locks, their_locks in (
-            ("both towers trained", (), ()),
-            ("image tower locked", ("image",), ("image",)),
-            ("adaptor / image tower locked", ("image", "text"), ("image",)),
-        ):
-            ours = Side(f"IdCLIP-{shape}", arguments, ours_locks)
+        for title, ours_locks, their_locks in (REGIMES[number - 1] for number in given.regimes):
+            prompts = {"face_dim": FACE_DIM, "visual_prompts": arguments.visual_prompts}
+            ours = Side(
+                f"IdCLIP-{shape}", arguments, ours_locks, **({"identity_cfg": prompts} if title == PROMPTED else {})
+            )
             theirs = Side(shape, arguments, their_locks)
             images = theirs.images()
             pairs = partial(ours.step, images, ours.texts(True)), partial(theirs.step, images, theirs.texts(False))
-            title = f"{shape}, batch {arguments.batch_size}, {regime}: IdCLIP / open_clip"
-            report(title, paired(*pairs, arguments.rounds))
-            peaks = [peak_on_gpu(work) for work in pairs] if arguments.device.startswith("cuda") else []
-            if peaks:
-                print(f"    peak memory {peaks[0] / 2**30:.2f} / {peaks[1] / 2**30:.2f} GiB")
+            report(
+                f"{shape}, batch {arguments.batch_size}, {title}: IdCLIP / open_clip", paired(*pairs, arguments.rounds)
+            )
+            if on_gpu(arguments):
+                peaks = [peak_on_gpu(work) / 2**30 for work in pairs]
+                print(f"    peak memory {peaks[0] / peaks[1]:.2f} ({peaks[0]:.2f} / {peaks[1]:.2f} GiB)", flush=True)
             del ours, theirs, pairs  # before the next two are built
 
 
@@ -113,7 +137,8 @@ class Side:
     def __init__(self, name: str, arguments: argparse.Namespace, locks: tuple[str, ...] = (), **settings: Any) -> None:
         torch.manual_seed(0)
         self.name, self.arguments = name, arguments
-        self.model = open_clip.create_model(name, device=arguments.device, output_dict=True, **settings).train()
+        settings = {"precision": arguments.precision, "device": arguments.device, **settings}
+        self.model = open_clip.create_model(name, output_dict=True, **settings).train()
         for tower in locks:
             getattr(self.model, f"lock_{tower}_tower")()
         self.loss = open_clip.ClipLoss(cache_labels=True)
@@ -129,7 +154,7 @@ class Side:
         """Random pictures of the model's size."""
         size = open_clip.get_model_config(self.name)["vision_cfg"]["image_size"]
         images = torch.randn(self.arguments.batch_size, 3, size, size, generator=torch.Generator().manual_seed(1))
-        return images.to(self.arguments.device)
+        return images.to(self.arguments.device, dtype=get_input_dtype(self.arguments.precision))
 
     def texts(self, with_faces: bool) -> Any:
         """Captions; with faces each behind a prompt with the placeholder, as it is trained."""
@@ -148,10 +173,10 @@ class Side:
         loss.backward()
 
     def step(self, images: torch.Tensor, texts: Any) -> None:
-        """One step of training."""
-        self.optimizer.zero_grad()
+        """One step of training. Gradients go at its end, so that those of the other side need not fit beside them."""
         self.backward(images, texts)
         self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def cache(given: argparse.Namespace) -> None:
@@ -170,11 +195,14 @@ def cache(given: argparse.Namespace) -> None:
 
             def work(source: Iterator[Any], side: Side = side) -> None:
                 images, texts = next(source)
-                side.step(images.to(given.device), texts.to(given.device))
+                images = images.to(given.device, dtype=get_input_dtype(given.precision))
+                side.step(images, texts.to(given.device))
 
             side.model.train()
             ratios = paired(partial(work, pictures), partial(work, features), arguments.rounds)
+            spent = statistics.median(seconds(partial(work, features)) for _ in range(arguments.rounds))
         report(f"{shape}, adaptor training: recomputed / cached image features", ratios)
+        print(f"    {arguments.batch_size / spent:.0f} samples a second from cached features", flush=True)
 
 
 def memory(given: argparse.Namespace) -> None:
@@ -191,7 +219,7 @@ def memory(given: argparse.Namespace) -> None:
             side.model.set_grad_checkpointing()
             work = partial(side.backward, side.images(), side.texts(with_faces))
             work()  # the gradients are there from now on
-            peaks.append(peak_on_gpu(work) if arguments.device.startswith("cuda") else peak_on_cpu(work))
+            peaks.append(peak_on_gpu(work) if on_gpu(arguments) else peak_on_cpu(work))
         title = f"{shape}, activations: {arguments.visual_prompts} visual prompts / plain fine-tuning"
         print(f"{title}: {peaks[0] / peaks[1]:.2f} ({peaks[0] / 2**20:.0f} / {peaks[1] / 2**20:.0f} MiB)")
 
@@ -207,6 +235,7 @@ def loader(given: argparse.Namespace) -> None:
         args.workers = arguments.workers
         source = batches(args, side, Decoder(preprocess))
         images, texts = next(source)
+        images = images.to(arguments.device, dtype=get_input_dtype(arguments.precision))
         repeats = 64  # many, beside the batches that the workers have ready
 
         def load() -> None:
@@ -215,7 +244,7 @@ def loader(given: argparse.Namespace) -> None:
 
         def train() -> None:
             for _ in range(repeats):
-                side.step(images.to(arguments.device), texts.to(arguments.device))
+                side.step(images, texts.to(arguments.device))
 
         ratios = paired(train, load, arguments.rounds)  # times: a higher ratio is a faster loader
     report(f"loader with {arguments.workers} workers / adaptor training of {side.name}, samples a second", ratios)
@@ -318,4 +347,7 @@ def peak_on_cpu(work: Callable[[], object]) -> int:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        main()
+        try:
+            main()
+        except IdClipError as error:
+            sys.exit(f"benchmarks/training.py: {error}")

@@ -213,8 +213,25 @@ def test_colours_follow_the_scene():
     dark = FaceInPicture((target.picture * 0.3).astype(np.uint8), target.landmarks, target.box, target.embedding)
     left, top, right, bottom = (int(v) for v in (*target.landmarks.min(0), *target.landmarks.max(0)))
     cut = np.s_[top:bottom, left:right]
-    means = [float(BlendSwapper().swap(scene, source)[cut].mean()) for scene in (target, dark)]
+    means = [float(BlendSwapper(keep_skin=0).swap(scene, source)[cut].mean()) for scene in (target, dark)]
     assert abs(means[0] - target.picture[cut].mean()) < 25 and abs(means[1] - dark.picture[cut].mean()) < 15
+
+
+def test_a_share_of_the_skin_stays_but_light_does_not():
+    bare = [person for person in (sample_person(n, "train") for n in range(60)) if person.face.glasses == "none"]
+    light = next(person for person in bare if skin_group(person) == "light")
+    lender = next(person for person in bare if skin_group(person) == "tan")
+    target, source = _pair(light, lender)
+
+    def lightness(face: FaceInPicture, picture: np.ndarray) -> float:
+        left, top, right, bottom = (int(v) for v in (*face.landmarks.min(0), *face.landmarks.max(0)))
+        return float(np.median(picture[top:bottom, left:right].mean(2)))
+
+    swapped = [lightness(target, BlendSwapper(kept).swap(target, source)) for kept in (0, 0.5, 1)]
+    own, scene = lightness(source, source.picture), lightness(target, target.picture)
+    assert own < swapped[2] + 12 and swapped[2] < swapped[1] - 5 < swapped[0] - 10 and abs(swapped[0] - scene) < 15
+    night = FaceInPicture((target.picture * 0.1).astype(np.uint8), target.landmarks, target.box, target.embedding)
+    assert lightness(night, BlendSwapper(1).swap(night, source)) < own - 20
 
 
 @pytest.mark.parametrize("shift", [(-70, 0), (0, -60), (75, 60)])

@@ -307,6 +307,7 @@ def test_faults_end_in_the_report_and_lose_nothing_else(tmp_path):
         ({"shares": "1,2"}, "three numbers"),
         ({"unknown": "maybe"}, "skip or any"),
         ({"quality": 101}, "1 to 100"),
+        ({"keep_skin": 1.5}, "--keep-skin must be a number from 0 to 1"),
         ({"workers": 0}, "--workers"),
         ({"min_face": 1000}, "no image can be swapped"),
         ({"match": "ethnicity"}, "no image can be swapped.*unknown attribute"),
@@ -321,10 +322,13 @@ def test_bad_options_are_one_sentence(world, tmp_path, options, message):
 
 
 def test_attributes_of_people_and_images_are_matched(world, tmp_path):
-    images = {str(n): {"ethnicity": "a" if n % 2 else "b", "stratum": "plain"} for n in range(1, 9)}
+    images = {str(n): {"ethnicity": "a" if n % 2 else "b", "stratum": "plain", "age_group": "old"} for n in range(1, 9)}
     (tmp_path / "images.json").write_text(json.dumps(images))
     people = sorted(path.name for path in world.people.iterdir())
-    table = "identity_id,ethnicity\n" + "".join(f"{key},{'ab'[int(key[-1]) % 2]}\n" for key in people)
+    ages = ["young" if number % 2 else "" for number in range(len(people))]
+    table = "identity_id,ethnicity,age_group\n" + "".join(
+        f"{key},{'ab'[int(key[-1]) % 2]},{age}\n" for key, age in zip(people, ages)
+    )
     (tmp_path / "people.csv").write_text(table)
     options = {"attributes": tmp_path / "people.csv", "image_attributes": tmp_path / "images.json"}
     swap(world, tmp_path / "out", shares="1,0,0", match="ethnicity", **options)
@@ -333,6 +337,8 @@ def test_attributes_of_people_and_images_are_matched(world, tmp_path):
     for sample in samples:
         assert sample.attributes["ethnicity"] == "ab"[int(sample.identity_id[-1]) % 2] == "ba"[sample.image_id % 2]
         assert sample.attributes["stratum"] == "plain"
+        # The face in the picture is the person's, whatever was not matched.
+        assert sample.attributes.get("age_group", "") == ages[people.index(sample.identity_id)]
 
 
 def test_a_table_may_say_who_belongs_to_which_split(world, tmp_path):

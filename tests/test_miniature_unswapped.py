@@ -212,4 +212,4 @@ def test_skin_groups_are_matched_where_there_are_people_enough():
         assert world.cast_of(planned) == skin_group(planned.body)
         assert {world.casts()[person.identity_id] for person in planned.faces} == {world.cast_of(planned)}
     words = swap_command(Path("W"), world, "insightface:miniature", 0)
-    assert "--shares 300,0,0" in words and "--test-images" not in words
+    assert "--keep-skin 1 " in words and "--shares 300,0,0" in words and "--test-images" not in words

@@ -19,7 +19,7 @@ from webdataset_tools.faceswap.geometry import (
     scale_of,
     transform,
 )
-from webdataset_tools.faceswap.swappers import FaceInPicture
+from webdataset_tools.faceswap.swappers import KEEP_SKIN, FaceInPicture
 
 # The part of a face that is replaced, in ArcFace's 112-pixel frame: nearly all of it, from the forehead to the chin. Less
 # leaves a mixture of two people that a recogniser takes for the one who was there before.
@@ -31,15 +31,28 @@ _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails o
 _SMALLEST = 12  # pixels a side of a mask below which cloning has nothing to solve
 _CONTRAST = (0.75, 1.2)  # limits of the change in contrast by colour transfer: more would bring up noise
 _EDGES = 97  # percentile of local differences that tells a picture's sharpness; lower ones tell its noise
-_CLONED = 0.25  # share of the cloned picture in the middle: more lets hair and background bleed into the face
+_CLONED = (
+    0.25  # share of the cloned picture in the middle, of a face that keeps no skin: more lets hair bleed into the face
+)
+_LARGEST_OWN = np.array(
+    [30.0, 20.0, 20.0]
+)  # Lab units by which a face may differ from the scene: more is light, not skin
 _SEAM = 9  # the edge is cloned alone; over a ninth of the mask's side inwards the share falls
 
 
 class BlendSwapper:
-    """Warp, recolour, clone."""
+    """Warp, recolour, clone.
+
+    keep_skin: share of the photo's own skin colour that stays, 0 to 1. The colour of a face is skin and light, and nothing
+    in two pictures tells them apart: 0 fits the scene and gives everybody the skin of who was there, 1 keeps the
+    person's skin and shows where the face ends if it is another one.
+    """
 
     # Two photos put together by calculation, without a generative model; see `marking` for the choice.
     digital_source_type = marking.COMPOSITE_SYNTHETIC
+
+    def __init__(self, keep_skin: float = KEEP_SKIN) -> None:
+        self._keep_skin = keep_skin
 
     def swap(self, target: FaceInPicture, source: FaceInPicture) -> np.ndarray:
         """Return the target's picture [H, W, 3] uint8 with the source's face; raises SwapFailed (see `Swapper`)."""
@@ -51,9 +64,9 @@ class BlendSwapper:
         mask = _fill(outline - shift, scene.shape) & covered
         if np.count_nonzero(mask) < _SMALLEST:
             raise SwapFailed("the photo does not cover the face")
-        face = _match_sharpness(_match_colour(face, scene, mask), scene, mask)
+        face = _match_sharpness(_match_colour(face, scene, mask, self._keep_skin), scene, mask)
         result = target.picture.copy()
-        result[y0:y1, x0:x1] = _put_in(face, scene, mask)
+        result[y0:y1, x0:x1] = _put_in(face, scene, mask, (1 - self._keep_skin) * _CLONED)
         return result
 
 
@@ -102,15 +115,17 @@ def _fill(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return mask > 0
 
 
-def _match_colour(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _match_colour(face: np.ndarray, scene: np.ndarray, mask: np.ndarray, kept: float) -> np.ndarray:
     """Give the face the middle and spread of the scene's colours under the mask, in Lab (after Reinhard et al. 2001).
 
-    Medians, because a fringe or a beard must not colour the skin.
+    `kept` is the share of the face's own that stays. Medians, because a fringe or a beard must not colour the skin.
     """
     lab, wanted = (cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for p in (face, scene))
     middle, spread = np.median(lab[mask], axis=0), lab[mask].std(0)
-    factor = np.clip(wanted[mask].std(0) / np.maximum(spread, 1e-3), *_CONTRAST)
-    moved = (lab - middle) * factor + np.median(wanted[mask], axis=0)
+    factor = np.clip(wanted[mask].std(0) / np.maximum(spread, 1e-3), *_CONTRAST) ** (1 - kept)
+    scene_middle = np.median(wanted[mask], axis=0)
+    own = np.clip(kept * (middle - scene_middle), -_LARGEST_OWN, _LARGEST_OWN)
+    moved = (lab - middle) * factor + scene_middle + own
     rgb = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
@@ -134,14 +149,17 @@ def _detail(picture: np.ndarray, mask: np.ndarray) -> float:
     return float(np.percentile(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.5))[mask], _EDGES))
 
 
-def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the scene with the face under the mask, its edge faded; nothing changes outside of the mask."""
+def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray, cloned: float) -> np.ndarray:
+    """Return the scene with the face under the mask, its edge faded; nothing changes outside of the mask.
+
+    `cloned` is the share of the seamless clone in the middle of the face.
+    """
     y, x = np.nonzero(mask)
     side = int(min(x.max() - x.min(), y.max() - y.min())) + 1
     alpha = _fade(mask, max(side / 20, 1.0))
     blended = face.astype(np.float32)
     if side >= _SMALLEST:
-        own = (1 - _CLONED) * _fade(mask, side / _SEAM)[:, :, None]
+        own = (1 - cloned) * _fade(mask, side / _SEAM)[:, :, None]
         blended = own * blended + (1 - own) * _clone(face, scene, mask)
     mixed = scene + alpha[:, :, None] * (blended - scene)
     return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)

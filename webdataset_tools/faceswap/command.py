@@ -6,6 +6,7 @@ from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_release import build_release
 from webdataset_tools.faceswap.swap_report import REPORT_FILE
+from webdataset_tools.faceswap.swappers import KEEP_SKIN
 
 
 def swap(
@@ -14,6 +15,7 @@ def swap(
     output: str,
     swapper: str = "blend",
     swapper_model: str | None = None,
+    keep_skin: float = KEEP_SKIN,
     faces: str = "insightface:buffalo_l",
     det_size: int | None = None,
     match: str = "gender",
@@ -47,6 +49,7 @@ def swap(
         output: folder of the release.
         swapper: blend (no weights), inswapper (needs --swapper-model), or package.module:function of another one.
         swapper_model: model file of the swapper, such as inswapper_128.onnx.
+        keep_skin: share of the identity's own skin colour that blend keeps, from 0 (all from the scene) to 1 (seams may show).
         faces: face engine that finds, verifies and embeds faces; for inswapper the pack it was trained with.
         det_size: side of the square in which the face detector sees a picture; None takes the pack's own.
         match: attributes that an image's person and an identity share, such as gender,ethnicity; '' matches everybody.

@@ -6,6 +6,7 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import Place, is_file, is_folder, location
+from webdataset_tools.faceswap.swappers import KEEP_SKIN
 from webdataset_tools.release import SPLITS
 from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable
 
@@ -24,6 +25,7 @@ class SwapOptions:
     output: Place
     swapper: str = "blend"
     swapper_model: str | Path | None = None
+    keep_skin: float = KEEP_SKIN
     faces: str = "insightface:buffalo_l"
     det_size: int | None = None
     match: str = "gender"
@@ -57,7 +59,7 @@ class SwapOptions:
         _check_integer("quality", self.quality, 1)
         if self.quality > 100:
             raise IdClipError(f"--quality is JPEG's, from 1 to 100, not {self.quality}")
-        for name in ("min_score", "min_inside"):
+        for name in ("keep_skin", "min_score", "min_inside"):
             _check_number(name, getattr(self, name), 0, 1)
         _check_number("margin", self.margin, -2, 2)
         if self.unknown not in UNKNOWN:

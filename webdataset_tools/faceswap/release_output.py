@@ -59,15 +59,26 @@ def write_names(output: Location, splits: Sequence[SplitResult], genders: Mappin
     atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(rows) + "\n")
 
 
-def write_notes(output: Location, splits: Sequence[SplitResult], notes: Notes, swapper: str) -> None:
-    """Write attributes.json: what the user told about the image, the matched values, the face's height in pixels, the photo."""
+def write_notes(
+    output: Location,
+    splits: Sequence[SplitResult],
+    notes: Notes,
+    people: Mapping[str, Mapping[str, str | None]],
+    swapper: str,
+) -> None:
+    """Write attributes.json: what the user told about the image and the person, the face's height in pixels, the photo.
+
+    What is told about people (`people`, by identity id) is never taken from the image (`notes`, by image id): the picture
+    shows the face of the person who was swapped in.
+    """
     content: dict[str, dict[str, Any]] = {}
+    about_people = {name for values in people.values() for name in values}
     for split in splits:
         for swapped, decision in split.kept():
             box = swapped.face.box
             content[sample_key(swapped.image.image_id, decision.identity_id)] = {
-                **notes.get(swapped.image.image_id, {}),
-                **{name: value for name, value in swapped.values.items() if value is not None},
+                **{k: v for k, v in notes.get(swapped.image.image_id, {}).items() if k not in about_people},
+                **{name: value for name, value in people[decision.identity_id].items() if value is not None},
                 "face_height": round(float(box[3] - box[1]), 1),
                 "photo": decision.photo,
                 "swapper": swapper,

@@ -41,7 +41,7 @@ from webdataset_tools.release import COCO_FOLDER, SPLITS
 from webdataset_tools.release_face_model import ReleaseFaceModel, write_face_model
 from webdataset_tools.report import Skip, count_reasons
 
-VERSION = 2  # raise it when equal inputs and options give another release
+VERSION = 3  # raise it when equal inputs and options give another release
 _SWAP_CHUNK = 4  # COCO images a record; each gives several pictures
 
 
@@ -52,7 +52,7 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     input, when the output folder holds something else, and when nothing can be swapped.
     """
     model = Path(options.swapper_model) if options.swapper_model else None
-    create_swapper = partial(find_factory(options.swapper), SwapperSettings(model))
+    create_swapper = partial(find_factory(options.swapper), SwapperSettings(model, keep_skin=options.keep_skin))
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
     output = location(options.output)
@@ -158,7 +158,10 @@ def _write(
     release_output.write_captions(output, location(options.coco), results, options.seed)
     given = {identity.identity_id: identity.attributes for identity in inputs.people.identities}
     release_output.write_names(output, results, release_output.genders_of(lenders.values, given))
-    release_output.write_notes(output, results, inputs.notes, options.swapper)
+    people: dict[str, dict[str, str | None]] = {
+        key: {**given[key], **matched} for key, matched in lenders.values.items()
+    }
+    release_output.write_notes(output, results, inputs.notes, people, options.swapper)
     if lenders.face_model is not None:
         size = next(face.embedding.size for faces in lenders.photos.values() for face in faces.values())
         write_face_model(output, ReleaseFaceModel(lenders.face_model, size))

@@ -31,12 +31,18 @@ class FaceInPicture:
     embedding: np.ndarray
 
 
+KEEP_SKIN = 0.5  # of --keep-skin: beyond, seams begin to show
+
+
 @dataclass(frozen=True)
 class SwapperSettings:
     """What a factory may need; it goes to every worker process."""
 
     model: Path | None = None  # the file of --swapper-model
     threads: int = 1
+    keep_skin: float = (
+        KEEP_SKIN  # share of the identity's own skin colour that stays, 0 to 1, where a swapper can choose
+    )
 
 
 class Swapper(Protocol):
@@ -97,7 +103,7 @@ def find_factory(name: str) -> SwapperFactory:
 def _create_blend(settings: SwapperSettings) -> Swapper:
     from webdataset_tools.faceswap.blend import BlendSwapper
 
-    return BlendSwapper()
+    return BlendSwapper(settings.keep_skin)
 
 
 def _create_inswapper(settings: SwapperSettings) -> Swapper:

@@ -20,6 +20,7 @@ from webdataset_tools.release import SPLITS
 # the first with room for small splits.
 USABLE, KEPT = 0.76, 0.95
 SMALLEST_FACE = 14  # pixels; the pictures are 192 pixels wide
+KEEP_SKIN = 1  # as in the drawn swaps: a face in its own skin
 IDENTITY_ATTRIBUTES = "identity_attributes.csv"
 IMAGE_ATTRIBUTES = "image_attributes.csv"
 ANYBODY = "anybody"
@@ -85,6 +86,7 @@ def image_attributes(world: UnswappedPlan) -> str:
 def swap_command(folder: Path, world: UnswappedPlan, face_model: str, seed: int) -> str:
     """Return the command that makes a release of the planned size of the world in `folder`."""
     words = ["idclip", "swap", "--coco", str(folder), "--identities", f"{folder}/identities", "--swapper", "blend"]
+    words += ["--keep-skin", str(KEEP_SKIN)]
     words += ["--faces", face_model, "--det-size", str(SIZE), "--min-face", str(SMALLEST_FACE)]
     words += ["--attributes", f"{folder}/{IDENTITY_ATTRIBUTES}", "--image-attributes", f"{folder}/{IMAGE_ATTRIBUTES}"]
     words += ["--match", "gender,cast", "--people-per-image", str(world.release.faces_per_scene)]

@@ -10,7 +10,7 @@ import worker_pool_fixtures
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import location
-from webdataset_tools import spark_pool
+from open_clip_idplugin.spark_session import open_session
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_release import build_release
 from webdataset_tools.release import SPLITS, load_release
@@ -100,7 +100,7 @@ def test_spark_gives_the_same_release(world, release, tmp_path):
     pytest.importorskip("pyspark")
     if not shutil.which("java"):
         pytest.skip("Spark needs Java")
-    context = spark_pool.open_session(2)
+    context = open_session(2)
     try:
         assert context.master == "local[2]"
         build_release(

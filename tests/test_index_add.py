@@ -98,7 +98,7 @@ def test_killed_run_loses_nothing_and_goes_on(archive, changeable, tiny_models, 
             index_add.add_images(archive, source, loaded, OPTIONS)
         assert snapshot(archive) == before
     with monkeypatch.context() as patch:  # what is embedded is not embedded again
-        patch.setattr("open_clip_idplugin.retrieval.embed._Pipeline.run", None)
+        patch.setattr("open_clip_idplugin.retrieval.partition_pipeline.Pipeline.run", None)
         index_add.add_images(archive, source, loaded, OPTIONS)
     assert load_card(archive).images == 36
     assert not list(archive.parent.glob(".*"))

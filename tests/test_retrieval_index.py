@@ -14,9 +14,10 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import DrawnImage, draw_images, encode_jpeg, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import embed, index
+from open_clip_idplugin.retrieval import index, partition_pipeline
 from open_clip_idplugin.retrieval.card import IndexMismatch, fingerprint_image_tower, load_card
-from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.sources import SourceError, find_images
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.writer import record_columns
@@ -129,7 +130,7 @@ def test_same_index_again_is_kept_and_another_is_refused(shards, tiny_models, tm
 
 def test_killed_build_leaves_no_index_and_goes_on(shards, tiny_models, tmp_path, monkeypatch):  # noqa: F811
     source, loaded = find_images(str(shards)), tiny_models.load_plain()
-    run, calls = embed._Pipeline.run, []
+    run, calls = partition_pipeline.Pipeline.run, []
 
     def killed_in_the_second_partition(self, number):
         calls.append(number)
@@ -137,7 +138,7 @@ def test_killed_build_leaves_no_index_and_goes_on(shards, tiny_models, tmp_path,
             raise KeyboardInterrupt
         return run(self, number)
 
-    monkeypatch.setattr(embed._Pipeline, "run", killed_in_the_second_partition)
+    monkeypatch.setattr(partition_pipeline.Pipeline, "run", killed_in_the_second_partition)
     options = EmbedOptions(4, 0)
     with pytest.raises(KeyboardInterrupt):
         index.build_index(source, loaded, tmp_path / "index", options)
@@ -154,6 +155,17 @@ def test_killed_build_leaves_no_index_and_goes_on(shards, tiny_models, tmp_path,
     assert undisturbed == card
     for one, other in zip(read_index(tmp_path / "index"), read_index(tmp_path / "undisturbed")):
         assert (np.asarray(one) == np.asarray(other)).all()
+
+
+def test_killed_build_goes_on_with_its_partitions_whatever_the_workers(shards, tiny_models, tmp_path, monkeypatch):  # noqa: F811
+    source, loaded = find_images(str(shards)), tiny_models.load_plain()
+    with pytest.raises(RuntimeError), monkeypatch.context() as patch:
+        patch.setattr(index, "build_faiss", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        index.build_index(source, loaded, tmp_path / "index", EmbedOptions(4, 0))
+    (tmp_path / ".index.building" / "done" / "000002.json").unlink()
+    card = index.build_index(source, loaded, tmp_path / "index", EmbedOptions(4, 3))
+    metadata, _ = read_index(tmp_path / "index")
+    assert card.partitions == (8, 8, 8) and set(metadata["image_path"]) == {image.key for image in draw_images(24)}
 
 
 def test_unfinished_build_of_another_plan_is_thrown_away(shards, tiny_models, tmp_path, monkeypatch):  # noqa: F811
@@ -251,6 +263,26 @@ def test_verb(shards, tiny_models, tmp_path, capsys):  # noqa: F811
     with pytest.raises(IdClipError, match="--batch_size"):
         index.index(str(shards), IDENTITY, output, batch_size=0)
     shutil.rmtree(output)
+
+
+def test_verb_with_faces(shards, tiny_models, tmp_path, capsys):  # noqa: F811
+    from face_index_fixtures import unit, write_face_table
+    from retrieval_fixtures import IDENTITY
+
+    from open_clip_idplugin.faces.face_table import FaceTableError
+
+    faces = {image.key: [unit(np.eye(4)[row % 4])] for row, image in enumerate(draw_images(24)) if row % 2}
+    table = write_face_table(tmp_path / "table", faces, "test-model", 4)
+    arguments = (str(shards), IDENTITY, str(tmp_path / "index"), str(tiny_models.identity))
+    with pytest.raises(FaceTableError):
+        index.index(*arguments, workers=0, face_table=str(tmp_path / "elsewhere"))
+    assert not (tmp_path / "index").exists()
+    for _ in range(2):
+        index.index(*arguments, workers=0, face_table=str(table))
+        assert "12 faces in 12 images, by test-model" in capsys.readouterr().out
+    keys = read_index(tmp_path / "index")[0]["image_path"].tolist()
+    found = load_face_index(tmp_path / "index", keys)
+    assert {keys[row] for row in range(24) if len(found.faces_of(row))} == set(faces)
 
 
 def test_two_runs_at_once(shards, tiny_models, tmp_path, monkeypatch):  # noqa: F811

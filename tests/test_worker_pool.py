@@ -11,9 +11,9 @@ import pytest
 import worker_pool_fixtures as fixtures
 from tqdm import tqdm
 
+from open_clip_idplugin import spark_session
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import location
-from webdataset_tools import spark_pool
 from webdataset_tools.worker_pool import DISTRIBUTORS, check_reachable, run_tasks
 
 
@@ -39,7 +39,7 @@ def spark():
     pytest.importorskip("pyspark")
     if not shutil.which("java"):
         pytest.skip("Spark needs Java")
-    context = spark_pool.open_session(2)
+    context = spark_session.open_session(2)
     yield context
     fixtures.stop_spark()
 
@@ -138,12 +138,12 @@ def test_the_environment_may_name_another_master(monkeypatch, tmp_path):
     pytest.importorskip("pyspark")
     monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: None)
     monkeypatch.setattr("pyspark.sql.SparkSession.builder", Builder())
-    monkeypatch.setattr(spark_pool, "_check_java", lambda: None)
+    monkeypatch.setattr(spark_session, "_check_java", lambda: None)
 
     def masters():
         asked.clear()
         with pytest.raises(IdClipError, match=r"Spark does not start \(no such host\)"):
-            spark_pool.open_session(3)
+            spark_session.open_session(3)
         return [values[1] for values in asked if values[0] == "master"]
 
     assert masters() == ["local[3]"]

@@ -5,24 +5,21 @@ as there are cores: no task waits for a slow one of its wave, and only those und
 of Spark prepares itself once. Exceptions travel back as values, so that Spark does not repeat what fails again.
 """
 
-import os
 import pickle
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tqdm import tqdm
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.spark_session import failures_in_a_sentence, open_session
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast, SparkContext
+    from pyspark import Broadcast
 
 _state: dict[str, Any] = {}  # of a Python worker: the run it is prepared for, and its work
 
@@ -64,18 +61,8 @@ def run_on_spark(prepare: Callable[[], Any], tasks: Sequence[Any], workers: int,
 
 
 def _result(future: "Future[tuple[int, bool, Any]]") -> tuple[int, bool, Any]:
-    from py4j.protocol import Py4JError
-    from pyspark.errors import PySparkException
-
-    try:
+    with failures_in_a_sentence():
         return future.result()
-    except (Py4JError, PySparkException) as error:
-        reasons = [line for line in str(error).splitlines() if "Exception: " in line or "crashed" in line]
-        reason = (reasons or str(error).splitlines() or [type(error).__name__])[-1].strip()
-        raise IdClipError(
-            f"a Spark task failed ({reason[:300]}), perhaps for lack of memory or because this package is not installed on "
-            "every machine of the cluster; run the same command again to go on"
-        ) from error
 
 
 def _work(run: str, paths: list[str], shared: "Broadcast[bytes]", rows: Iterator[bytes]) -> Iterator[bytes]:
@@ -106,64 +93,3 @@ def _portable(error: Exception) -> Exception:
         return error
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def open_session(workers: int) -> "SparkContext":
-    """Return the context of the Spark session there is, or else of a new one: the environment's, or local[`workers`].
-
-    The environment's is what `spark-submit`, `PYSPARK_SUBMIT_ARGS --master` or `spark-defaults.conf` name. Raises IdClipError
-    when pyspark or Java is missing.
-    """
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError:
-        raise IdClipError(
-            "--distributor pyspark needs the package pyspark: pip install 'open-clip-idplugin[spark]'"
-        ) from None
-    session = SparkSession.getActiveSession()
-    if session is None:
-        builder = SparkSession.builder.appName("idclip")
-        if not _environment_names_master():
-            _check_java()
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark's own default is whatever python3 is
-            # Nothing but this machine talks to a local session.
-            for name, value in (
-                ("spark.driver.host", "127.0.0.1"),
-                ("spark.driver.bindAddress", "127.0.0.1"),
-                ("spark.ui.enabled", "false"),
-                ("spark.ui.showConsoleProgress", "false"),
-                ("spark.log.level", "ERROR"),
-            ):
-                builder = builder.config(name, value)
-            builder = builder.master(f"local[{workers}]")
-        try:
-            session = builder.getOrCreate()
-        except Exception as error:  # Java that does not start, a master that does not answer
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise IdClipError(f"Spark does not start ({reason}); check Java (17 or later) and SPARK_HOME") from error
-    if not hasattr(session, "sparkContext") or "connect" in type(session).__module__:
-        raise IdClipError(
-            "--distributor pyspark needs a classic Spark session, not one of Spark Connect; unset SPARK_REMOTE"
-        )
-    return session.sparkContext
-
-
-def _environment_names_master() -> bool:
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # under spark-submit
-        return True
-    if "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", ""):
-        return True
-    folders = [os.environ.get("SPARK_CONF_DIR"), os.environ.get("SPARK_HOME") and os.environ["SPARK_HOME"] + "/conf"]
-    files = [Path(folder, "spark-defaults.conf") for folder in folders if folder]
-    return any(
-        line.split()[:1] == ["spark.master"]
-        for file in files
-        if file.is_file()
-        for line in file.read_text(encoding="utf-8").splitlines()
-    )
-
-
-def _check_java() -> None:
-    home = os.environ.get("JAVA_HOME")
-    if not (shutil.which("java") or (home and Path(home, "bin", "java").is_file())):
-        raise IdClipError("--distributor pyspark needs Java 17 or later; install it, or set JAVA_HOME")

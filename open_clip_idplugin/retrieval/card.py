@@ -39,7 +39,7 @@ class IndexCard:
     skipped: int  # pictures that could not be read
     synthetic: int  # rows whose metadata says that the picture is synthetic
     partitions: tuple[int, ...]  # rows of each, in order
-    plan: str  # digest of everything that determines the index; see `index.IndexPlan`
+    plan: str  # digest of everything that determines the index; see `index_plan.IndexPlan`
     source: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION

@@ -1,57 +1,26 @@
-"""Pictures -> image embeddings with captions, metadata and thumbnails, through clip-retrieval's inference pipeline.
+"""Pictures -> image embeddings with captions, metadata and thumbnails: all partitions of a source.
 
-Role: `ImageSource` + model -> img_emb/, metadata/ and thumbnails of a folder. clip-retrieval's `Runner` takes its
-reader, mapper, writer and logger from builders, which is the door used here: its readers and its mapper do the work,
-around them are the model that the plugin loaded, a decoder that no bad picture can stop, a writer (see `writer`) and
-a progress bar.
+Role: `ImageSource` + model -> img_emb/, metadata/ and thumbnails of a folder, partition by partition in this process or
+through clip-retrieval's Spark distributor. What happens to a partition stands in `partition_pipeline`.
 """
 
-import json
-import warnings
-from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from clip_retrieval.clip_inference.mapper import ClipMapper
-from clip_retrieval.clip_inference.reader import WebdatasetReader, dataset_to_dataloader
-from clip_retrieval.clip_inference.runner import Runner
-from PIL import Image
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel
-from open_clip_idplugin.identity_text import PLACEHOLDER
-from open_clip_idplugin.retrieval.sources import CAPTION_MEMBER, ImageSource, Shard, picture_keys
-from open_clip_idplugin.retrieval.thumbnails import make_thumbnail
-from open_clip_idplugin.retrieval.towers import Towers
-from open_clip_idplugin.retrieval.writer import PartitionWriter
-
-PICTURES_PER_PARTITION = 10_000  # of a folder; what a killed run does again at most
-DONE_FOLDER = "done"
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How to embed: none of it but `captions` and `thumbnail_size` changes what is written."""
-
-    batch_size: int = 256
-    workers: int = 2
-    thumbnail_size: int = 256  # longest side in pixels; 0 = no thumbnails
-    embed_captions: bool = False
-
-
-@dataclass(frozen=True)
-class PartitionReport:
-    """What became of one partition's pictures."""
-
-    rows: int
-    skipped: list[str] = field(default_factory=list)  # keys of pictures that could not be read
-    broken_shards: list[str] = field(default_factory=list)  # file names of tars that break off
+from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
+from open_clip_idplugin.retrieval.partitions import (
+    DONE_FOLDER,
+    PYSPARK,
+    EmbedOptions,
+    PartitionReport,
+    Partitions,
+    open_partitions,
+)
+from open_clip_idplugin.retrieval.sources import ImageSource
+from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, ThumbnailWriter, merge_parts
 
 
 def embed_images(
@@ -61,215 +30,32 @@ def embed_images(
 
     Returns one report a partition, in order. A picture that cannot be read costs its row and one entry in the report.
     """
-    partitions = _partition(source, options.workers)
-    (folder / DONE_FOLDER).mkdir(parents=True, exist_ok=True)
-    reports = {number: done for number in range(len(partitions)) if (done := _read_done(folder, number)) is not None}
+    partitions = open_partitions(source, folder, options.workers)
+    done = partitions.done()
     with tqdm(total=source.count, unit="img", desc="Embedding images") as progress:
-        progress.update(sum(done.rows + len(done.skipped) for done in reports.values()))
-        pipeline = _Pipeline(source, loaded, folder, options, partitions, progress)
-        for number in range(len(partitions)):
-            if number not in reports:
-                reports[number] = pipeline.run(number)
-    return [reports[number] for number in range(len(partitions))]
+        progress.update(sum(report.rows + len(report.skipped) for report in done.values()))
+        left = [number for number in range(len(partitions)) if number not in done]
+        if options.distributor == PYSPARK and left:
+            from open_clip_idplugin.retrieval.embed_on_spark import embed_on_spark
+
+            embed_on_spark(source, loaded, options, partitions, left, progress)
+        elif left:
+            _embed_here(source, loaded, options, partitions, left, progress)
+    if options.thumbnail_size:
+        merge_parts(folder / DONE_FOLDER, folder / FILE_NAME)
+    done = partitions.done()
+    return [done[number] for number in range(len(partitions))]
 
 
-def _partition(source: ImageSource, workers: int) -> list[list[Any]]:
-    """Shards (or keys of pictures) of each partition, split as clip-retrieval's `Sampler` splits its input."""
-    if source.shards:
-        items: Sequence[Any] = source.shards
-        # Each worker process reads whole shards, so that a partition needs one a worker.
-        count = -(-len(items) // max(workers, 1))
-    else:
-        items = source.keys
-        count = -(-len(items) // PICTURES_PER_PARTITION)
-    return [list(items[number::count]) for number in range(count)]
-
-
-def _read_done(folder: Path, number: int) -> PartitionReport | None:
-    path = _done_path(folder, number)
-    return PartitionReport(**json.loads(path.read_text())) if path.exists() else None
-
-
-def _done_path(folder: Path, number: int) -> Path:
-    return folder / DONE_FOLDER / f"{number:06d}.json"
-
-
-class _Pipeline:
-    """The builders that clip-retrieval's `Runner` asks for the parts of a partition's run, and what they share."""
-
-    def __init__(
-        self,
-        source: ImageSource,
-        loaded: LoadedModel,
-        folder: Path,
-        options: EmbedOptions,
-        partitions: list[list[Any]],
-        progress: "tqdm[Any]",
-    ) -> None:
-        self._source = source
-        self._folder = folder
-        self._options = options
-        self._partitions = partitions
-        self._progress = progress
-        self._decoder = _PictureDecoder(loaded.preprocess, options.thumbnail_size)
-        self._captions = _CaptionTokenizer(loaded.tokenizer if options.embed_captions else None)
-        self._mapper = _Mapper(Towers(loaded), options.embed_captions, source)
-        self._writer: PartitionWriter | None = None
-        self._runner = Runner(self._reader, lambda: self._mapper, self._new_writer, self._logger, len(partitions))
-
-    def run(self, number: int) -> PartitionReport:
-        """Embed one partition and mark it as done."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")  # the host asks for it on machines without GPU
-            self._runner(number)
-        report = self._report(number)
-        atomic_write(_done_path(self._folder, number), json.dumps(asdict(report)))
-        self._progress.update(len(report.skipped))
-        return report
-
-    def _reader(self, sampler: Any) -> Iterator[dict[str, Any]]:
-        options = self._options
-        if self._source.shards:
-            shards = sampler(self._source.shards)
-            batches: Any = WebdatasetReader(
-                lambda urls: urls,
-                self._decoder,
-                self._captions,
-                [str(shard.path) for shard in shards],
-                options.batch_size,
-                min(options.workers, len(shards)),
-                enable_text=self._source.has_captions,
-                enable_metadata=self._source.has_records,
-                wds_image_key=self._source.picture_member,
-                wds_caption_key=CAPTION_MEMBER,
-            )
-        else:
-            pictures = _PictureFolder(self._source.folder or Path(), sampler(self._source.keys), self._decoder)
-            batches = dataset_to_dataloader(pictures, options.batch_size, options.workers, "files")
-        wanted = (_keep_rows(batch, self._source.left_out) for batch in batches)
-        return (batch for batch in wanted if batch["image_filename"])
-
-    def _new_writer(self, number: int) -> PartitionWriter:
-        self._writer = PartitionWriter(self._folder, number, self._options.thumbnail_size > 0)
-        return self._writer
-
-    def _logger(self, number: int) -> "_ProgressLogger":
-        return _ProgressLogger(self._progress)
-
-    def _report(self, number: int) -> PartitionReport:
-        """Compare what was written with what is there: host and decoder drop bad pictures without a word."""
-        written = set(self._writer.keys) if self._writer is not None else set()
-        rows = len(self._writer.keys) if self._writer is not None else 0
-        if not self._source.shards:
-            return PartitionReport(rows, [key for key in self._partitions[number] if key not in written])
-        shards: list[Shard] = self._partitions[number]
-        broken = [shard.path.name for shard in shards if not shard.readable]
-        if rows >= sum(shard.samples for shard in shards):
-            return PartitionReport(rows, broken_shards=broken)
-        there = [key for shard in shards for key in picture_keys(shard)]
-        seen = written | self._source.left_out
-        return PartitionReport(rows, [key for key in there if key not in seen], broken)
-
-
-class _PictureDecoder:
-    """Stands where the host expects a preprocessing: picture -> {"pixels", "thumbnail", "good"}, and never raises."""
-
-    def __init__(self, preprocess: Any, thumbnail_size: int) -> None:
-        self._preprocess = preprocess
-        self._thumbnail_size = thumbnail_size
-        self._nothing = torch.zeros_like(preprocess(Image.new("RGB", (64, 64))))
-
-    def __call__(self, picture: Image.Image) -> dict[str, Any]:
-        try:
-            pixels = self._preprocess(picture)
-            thumbnail = make_thumbnail(picture, self._thumbnail_size) if self._thumbnail_size else b""
-        except Exception:  # Pillow raises anything on damaged data; the host would lose the whole run or sleep over it
-            return self.nothing()
-        return {"pixels": pixels, "thumbnail": thumbnail, "good": True}
-
-    def nothing(self) -> dict[str, Any]:
-        """What stands for a picture that cannot be read."""
-        return {"pixels": self._nothing, "thumbnail": b"", "good": False}
-
-
-class _PictureFolder(Dataset[dict[str, Any]]):
-    """Pictures of a folder, in the form of clip-retrieval's own dataset (which a hostile picture can stop)."""
-
-    def __init__(self, folder: Path, keys: Sequence[str], decoder: _PictureDecoder) -> None:
-        self._folder = folder
-        self._keys = keys
-        self._decoder = decoder
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        key = self._keys[row]
-        try:
-            with Image.open(self._folder / key) as picture:
-                decoded = self._decoder(picture)
-        except Exception:  # as in the decoder: opening alone can raise anything
-            decoded = self._decoder.nothing()
-        return {"image_filename": key, "image_tensor": decoded}
-
-
-class _CaptionTokenizer:
-    """Tokens of captions, or, where captions are only kept and not embedded, nothing at next to no cost."""
-
-    def __init__(self, tokenizer: Any | None) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, texts: list[str]) -> torch.Tensor:
-        if self._tokenizer is None:
-            return torch.zeros(len(texts), 1, dtype=torch.int64)
-        # A caption that quotes the placeholder names nobody.
-        tokens: torch.Tensor = self._tokenizer([text.replace(PLACEHOLDER, "TOK") for text in texts])
-        return tokens
-
-
-class _Mapper(ClipMapper):
-    """clip-retrieval's mapper with a model that is already loaded, and thumbnails carried along."""
-
-    def __init__(self, towers: Towers, embed_captions: bool, source: ImageSource) -> None:
-        # The inherited constructor loads a model by name; everything it sets is set here.
-        self.enable_image = True
-        self.enable_text = embed_captions
-        self.enable_metadata = source.has_records
-        self.use_mclip = False
-        self.device = towers.device
-        self.model_img = towers.encode_image
-        self.model_txt = towers.encode_text
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        embeddings: dict[str, Any] = super().__call__(item)
-        return {**embeddings, "text": item.get("text"), "thumbnails": item["thumbnails"]}
-
-
-class _ProgressLogger:
-    """Stands where the host expects its logger, which would start a process a partition."""
-
-    def __init__(self, progress: "tqdm[Any]") -> None:
-        self._progress = progress
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-    def end(self) -> None:
-        """Nothing to end."""
-
-    def __call__(self, stats: dict[str, float]) -> None:
-        """Advance by the pictures of one batch."""
-        self._progress.update(int(stats["sample_count"]))
-
-
-def _keep_rows(batch: dict[str, Any], left_out: AbstractSet[str]) -> dict[str, Any]:
-    """A collated batch -> the host's form of it (`image_tensor` [B, 3, H, W]), without unreadable pictures and those keys."""
-    pictures = batch["image_tensor"]
-    good = np.array(
-        [row for row in np.flatnonzero(pictures["good"].numpy()) if batch["image_filename"][row] not in left_out],
-        np.int64,
-    )
-    return {
-        name: values[torch.from_numpy(good)] if isinstance(values, torch.Tensor) else [values[row] for row in good]
-        for name, values in {**batch, "image_tensor": pictures["pixels"], "thumbnails": pictures["thumbnail"]}.items()
-    }
+def _embed_here(
+    source: ImageSource,
+    loaded: LoadedModel,
+    options: EmbedOptions,
+    partitions: Partitions,
+    left: list[int],
+    progress: "tqdm[Any]",
+) -> None:
+    target = partitions.folder / FILE_NAME
+    pipeline = Pipeline(source, loaded, options, partitions, progress, lambda number: ThumbnailWriter(target, number))
+    for number in left:
+        pipeline.run(number)

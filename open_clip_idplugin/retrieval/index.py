@@ -5,52 +5,35 @@ index_report.json. Everything is built in a hidden folder beside the output and 
 on there.
 """
 
-import contextlib
-import hashlib
 import importlib.metadata
-import io
 import json
-import logging
-import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.card import IndexCard, file_sha256, fingerprint_image_tower, load_card
-from open_clip_idplugin.retrieval.embed import DONE_FOLDER, EmbedOptions, PartitionReport, embed_images
+from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.retrieval.card import IndexCard, load_card
+from open_clip_idplugin.retrieval.embed import embed_images
+from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import PLAN_FILE, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
+from open_clip_idplugin.retrieval.index_plan import IndexPlan, checkpoint_digest, make_plan
+from open_clip_idplugin.retrieval.partitions import (
+    DONE_FOLDER,
+    PYSPARK,
+    SEQUENTIAL,
+    EmbedOptions,
+    PartitionReport,
+    check_distributor,
+)
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images
 from open_clip_idplugin.retrieval.towers import require_precision
 
 REPORT_FILE = "index_report.json"
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class IndexPlan:
-    """Everything that determines an index; two runs with the same plan make the same one."""
-
-    source: dict[str, Any]
-    image_tower: str
-    precision: str
-    thumbnail_size: int
-    text_tower: str | None  # of embedded captions
-    index_key: str | None
-
-    def to_json(self) -> str:
-        """One text a plan."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the plan."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def index(
@@ -65,6 +48,8 @@ def index(
     thumbnail_size: int = 256,
     embed_captions: bool = False,
     index_key: str | None = None,
+    face_table: str | None = None,
+    distributor: str = SEQUENTIAL,
 ) -> None:
     """Embed images with clip-retrieval and build a search index with autofaiss.
 
@@ -75,23 +60,32 @@ def index(
         output: folder to write.
         checkpoint: weights file or pretrained tag.
         batch_size: images a forward pass.
-        workers: processes that read and decode.
+        workers: processes that read and decode (on Spark: for every task).
         device: cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
         thumbnail_size: longest side of the pictures kept for showing results, in pixels; 0 keeps none.
         embed_captions: also embed the captions and build a text index (clip-retrieval's modality "text").
         index_key: faiss index type, e.g. Flat for exact search; autofaiss chooses by default (Flat below 1000 images).
+        face_table: folder made by `idclip faces` from the same pictures, for searches that compare faces.
+        distributor: sequential, or pyspark to embed on Spark (and to fill inverted files there); every machine needs the
+            pictures, the checkpoint and the output under the same paths.
     """
     if batch_size < 1 or workers < 0 or thumbnail_size < 0:
         raise IdClipError("--batch_size must be at least 1, --workers and --thumbnail_size at least 0")
     require_precision(precision)
+    check_distributor(distributor)
+    if face_table is not None:
+        load_face_table(face_table)  # what is no face table is refused before the work, not after it
     source = find_images(images)
     if embed_captions and not source.has_captions:
         raise IdClipError("--embed_captions needs a caption (.txt) in every sample of the shards; leave the flag out")
-    loaded = load_model(model, checkpoint, device=device, precision=precision)
-    options = EmbedOptions(batch_size, workers, thumbnail_size, embed_captions)
+    loaded = load_model(model, checkpoint, device="cpu" if distributor == PYSPARK else device, precision=precision)
+    options = EmbedOptions(batch_size, workers, thumbnail_size, embed_captions, distributor, device)
     card = build_index(source, loaded, Path(output), options, index_key)
     print(f"{output}: {card.images} images, {card.skipped} skipped (see {REPORT_FILE})")
+    if face_table is not None:
+        info = add_faces(Path(output), face_table)
+        print(f"{output}: {info.faces} faces in {info.images_with_faces} images, by {info.model_id}")
     flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
     print(f'Next: idclip search "..." --index {output} {flags}\n  or: idclip serve --index {output} {flags}')
 
@@ -107,7 +101,7 @@ def build_index(
     """
     verify_hosts()
     require_precision(loaded.precision)
-    plan = _make_plan(source, loaded, options, index_key)
+    plan = make_plan(source, loaded, options, index_key)
     existing = _existing_card(output, plan)
     if existing is not None:
         print(f"{output} is this very index already; nothing to do")
@@ -118,9 +112,9 @@ def build_index(
         reports = embed_images(source, loaded, building, options)
         if not any(report.rows for report in reports):
             raise IdClipError(f"none of the {source.count} pictures could be read, so that there is nothing to index")
-        build_faiss(building, "img", "image", index_key)
+        build_faiss(building, "img", "image", index_key, options.distributor)
         if options.embed_captions:
-            build_faiss(building, "text", "text", index_key)
+            build_faiss(building, "text", "text", index_key, options.distributor)
         card = _make_card(loaded, building, plan, reports)
         _write_report(building, source, reports)
         shutil.rmtree(building / DONE_FOLDER)
@@ -128,12 +122,6 @@ def build_index(
         card.write(building)
         building.rename(output)
     return card
-
-
-def _make_plan(source: ImageSource, loaded: LoadedModel, options: EmbedOptions, index_key: str | None) -> IndexPlan:
-    tower = fingerprint_image_tower(loaded.model)
-    text = f"{loaded.name} {checkpoint_digest(loaded)}" if options.embed_captions else None
-    return IndexPlan(source.describe(), tower, loaded.precision, options.thumbnail_size, text, index_key)
 
 
 def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
@@ -147,45 +135,6 @@ def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
         return None
     what = "an index of other images, another model or other options" if card is not None else "something else"
     raise IdClipError(f"'{output}' exists and holds {what}: choose another --output, or remove it first")
-
-
-def build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None) -> None:
-    """Run autofaiss on <embeddings>_emb/*.npy -> <name>.index, with inner products."""
-    from autofaiss import build_index as autofaiss_build
-
-    target, infos = folder / f"{name}.index", folder / f"{name}.json"
-    print(f"Building {target.name} with autofaiss")
-    with _quiet_autofaiss():
-        built, _ = autofaiss_build(
-            str(folder / f"{embeddings}_emb"),
-            str(target),
-            str(infos),
-            index_key=index_key,
-            metric_type="ip",
-            max_index_memory_usage="4G",
-            current_memory_available="16G",
-            nb_cores=os.cpu_count(),
-            verbose=logging.ERROR,
-        )
-    if built is None or not target.exists():
-        raise IdClipError(
-            f"autofaiss built no index of the type '{index_key or 'chosen by itself'}': try --index_key Flat"
-        )
-    values = json.loads(infos.read_text())
-    atomic_write(infos, json.dumps({**values, "index_path": target.name}, indent=1))  # it names the temporary folder
-
-
-@contextlib.contextmanager
-def _quiet_autofaiss() -> Iterator[None]:
-    """Keep autofaiss's progress bars to itself, and put back the process's logging, which it configures anew."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
 
 
 def _make_card(loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list[PartitionReport]) -> IndexCard:
@@ -208,13 +157,6 @@ def _make_card(loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list
             name: importlib.metadata.version(name) for name in ("open_clip_torch", "clip-retrieval", "autofaiss")
         },
     )
-
-
-def checkpoint_digest(loaded: LoadedModel) -> str | None:
-    """SHA-256 of the checkpoint file; None for a pretrained tag or random weights."""
-    if loaded.checkpoint and Path(loaded.checkpoint).is_file():
-        return file_sha256(Path(loaded.checkpoint))
-    return None
 
 
 def count_synthetic(metadata: Path) -> int:

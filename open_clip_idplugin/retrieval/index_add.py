@@ -22,7 +22,7 @@ from open_clip_idplugin.retrieval.card import (
     load_card,
     require_same_tower,
 )
-from open_clip_idplugin.retrieval.embed import EmbedOptions, PartitionReport, embed_images
+from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index_build import add_faces, read_keys
 from open_clip_idplugin.retrieval.face_index_change import extend_faces
@@ -34,7 +34,9 @@ from open_clip_idplugin.retrieval.generations import (
     replacing,
 )
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
-from open_clip_idplugin.retrieval.index import REPORT_FILE, checkpoint_digest, count_synthetic
+from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
+from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
+from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.removed_rows import read_removed
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys
 from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, file_of_partition, thumbnail_files

@@ -19,8 +19,9 @@ from open_clip_idplugin.retrieval.card import IndexCard, IndexMismatch, load_car
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index_build import read_keys
 from open_clip_idplugin.retrieval.face_index_change import compact_faces
+from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import building_folder, changing, discard_building, replacing
-from open_clip_idplugin.retrieval.index import REPORT_FILE, build_faiss, count_synthetic
+from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
 from open_clip_idplugin.retrieval.removed_rows import count_rows, read_removed
 from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, Thumbnails, ThumbnailWriter
 
@@ -141,7 +142,7 @@ def _keep_thumbnails(index: Path, folder: Path, stays: np.ndarray, partitions: t
     for number, count in enumerate(partitions):
         rows = np.flatnonzero(stays[start : start + count]) + start
         start += count
-        writer = ThumbnailWriter(folder, number)
+        writer = ThumbnailWriter(folder / FILE_NAME, number)
         for first in range(0, len(rows), _BLOCK):
             writer.add([jpeg or b"" for jpeg in old.get(rows[first : first + _BLOCK].tolist())])
         writer.commit()

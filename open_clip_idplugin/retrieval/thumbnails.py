@@ -8,7 +8,9 @@ bring a file of their own, named by its first partition.
 import bisect
 import contextlib
 import io
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from open_clip_idplugin.atomic import atomic_path
+
 if TYPE_CHECKING:
     from PIL import Image
 
 _STEM = "thumbnails"
 FILE_NAME = f"{_STEM}.sqlite"
+_PART = ".part.sqlite"  # end of the name of one partition's file
 _QUALITY = 80
+_BLOCK = 1024  # thumbnails that are copied at a time
 
 
 def make_thumbnail(picture: "Image.Image", side: int) -> bytes:
@@ -42,8 +48,9 @@ def make_thumbnail(picture: "Image.Image", side: int) -> bytes:
 class ThumbnailWriter:
     """Thumbnails of one partition of an index under construction; nothing is kept unless `commit` is reached."""
 
-    def __init__(self, folder: Path, partition: int) -> None:
-        self._path = folder / FILE_NAME
+    def __init__(self, path: Path, partition: int) -> None:
+        """`path`: a file of thumbnails, which may hold those of other partitions."""
+        self._path = path
         self._ids = range(_first_id(partition), _first_id(partition + 1))
         self._connection: sqlite3.Connection | None = None
         self._rows = 0
@@ -69,6 +76,44 @@ class ThumbnailWriter:
         connection.execute("CREATE TABLE IF NOT EXISTS thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL)")
         connection.execute("DELETE FROM thumbnails WHERE id >= ? AND id < ?", (self._ids.start, self._ids.stop))
         return connection
+
+
+class ThumbnailPart(ThumbnailWriter):
+    """Thumbnails of one partition in a file of its own, for partitions that are written on several machines at once.
+
+    SQLite works on this machine's disk; the shared folder gets the finished file.
+    """
+
+    def __init__(self, folder: Path, partition: int) -> None:
+        """`folder`: where `merge_parts` finds it."""
+        super().__init__(Path(), partition)
+        self._target = folder / f"{_STEM}_{partition:06d}{_PART}"
+
+    def commit(self) -> None:
+        """Keep what was added."""
+        super().commit()
+        if self._rows:
+            with atomic_path(self._target) as path:
+                shutil.copyfile(self._path, path)
+            self._scratch.cleanup()
+
+    def _open(self) -> sqlite3.Connection:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._path = Path(self._scratch.name) / FILE_NAME
+        return super()._open()
+
+
+def merge_parts(folder: Path, target: Path) -> None:
+    """Move every `ThumbnailPart` of `folder` into the file `target`; goes on where a killed run stopped."""
+    for part in sorted(folder.glob(f"{_STEM}_*{_PART}")):
+        number = int(part.name.removeprefix(f"{_STEM}_").removesuffix(_PART))
+        writer = ThumbnailWriter(target, number)
+        with contextlib.closing(sqlite3.connect(f"{part.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT jpeg FROM thumbnails ORDER BY id")
+            while block := rows.fetchmany(_BLOCK):
+                writer.add([jpeg for (jpeg,) in block])
+        writer.commit()
+        part.unlink()
 
 
 class Thumbnails:

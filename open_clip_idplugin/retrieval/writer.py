@@ -23,14 +23,14 @@ CAPTION_COLUMN = "caption"
 class PartitionWriter:
     """Collects the rows of one partition and writes them when the `Runner` flushes."""
 
-    def __init__(self, folder: Path, partition: int, thumbnails: bool) -> None:
+    def __init__(self, folder: Path, partition: int, thumbnails: ThumbnailWriter | None) -> None:
         self.keys: list[str] = []
         self._folder = folder
         self._name = f"{partition:06d}"
         self._captions: list[str] = []
         self._records: list[str] = []
         self._embeddings: dict[str, list[np.ndarray]] = {"img": [], "text": []}
-        self._thumbnails = ThumbnailWriter(folder, partition) if thumbnails else None
+        self._thumbnails = thumbnails
 
     def __call__(self, batch: Mapping[str, Any]) -> None:
         """Take one batch as clip-retrieval's mapper returns it, with `thumbnails` beside."""

@@ -3,6 +3,7 @@
 Both services run as processes of their own on the loopback address, over an index of random vectors, with random weights. Single
 requests take turns and the median of the ratios is what to quote; then many clients ask at once. `--minutes 5` adds a soak,
 `--growth 10000 100000 1000000` shows how latency and memory grow with the index (memory-mapped; 2 GB of disk a million).
+`--folder` keeps the indices for the next run, and `--prepare` ends once they are there.
 """
 
 import argparse
@@ -51,46 +52,76 @@ clip_back(sys.argv[1], port=int(sys.argv[2]), clip_model=sys.argv[3], use_jit=Fa
 def main() -> None:
     """Compare single requests and throughput; measure soak and growth where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100, help="single requests a side")
+    parser.add_argument("--rounds", type=int, default=100, help="single requests a side; 0 leaves the comparison out")
     parser.add_argument("--vectors", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=20, help="of throughput a side")
     parser.add_argument("--minutes", type=float, default=0, help="of soak")
     parser.add_argument("--growth", type=int, nargs="*", default=[])
+    parser.add_argument("--growth-rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--folder", type=Path, help="where models and indices are kept")
+    parser.add_argument("--prepare", action="store_true", help="make models and indices, and measure nothing")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         prepare(folder)
-        make_index(folder / "index", arguments.vectors, with_faces=True)
-        with ours(folder, "index", arguments.threads) as our_side, stock(folder, "index") as stock_side:
-            compare(our_side, stock_side, arguments)
+        make_index(folder / f"faces_{arguments.vectors}", arguments.vectors, with_faces=True)
+        for count in arguments.growth:
+            make_index(folder / f"of_{count}", count)
+        if not arguments.prepare:
+            measure(folder, arguments)
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> None:
+    """Everything that was asked for."""
+    index = f"faces_{arguments.vectors}"
+    if arguments.rounds or arguments.minutes:
+        with ours(folder, index, arguments.threads) as our_side:
+            if arguments.rounds:
+                with stock(folder, index) as stock_side:
+                    compare(our_side, stock_side, arguments)
             if arguments.minutes:
                 count, errors = hammer(our_side, people_request, arguments.clients, 60 * arguments.minutes)
                 print(f"soak: {count} answers, {errors} errors in {arguments.minutes:g} minutes, {our_side.memory()}")
-        for count in arguments.growth:
-            make_index(folder / f"of_{count}", count)
-            with ours(folder, f"of_{count}", arguments.threads, "--mmap") as side:
-                times = [timed(side, people_request(turn)) for turn in range(arguments.rounds)]
-                print(f"{count} vectors: p50 {1000 * statistics.median(times):.1f} ms, {side.memory()}")
+    for count in arguments.growth:
+        with ours(folder, f"of_{count}", arguments.threads, "--mmap") as side:
+            at_start = side.memory()
+            times = [timed(side, people_request(turn)) for turn in range(arguments.growth_rounds)]
+            print(f"{count} vectors: p50 {1000 * statistics.median(times):.1f} ms, start {side.start:.1f} s")
+            print(f"  at start: {at_start}\n  after {len(times)} queries: {side.memory()}")
 
 
 class Side:
     """A running service."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int, start: float) -> None:
-        self.process, self.port, self.start = process, port, start
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, start: float, folder: Path) -> None:
+        self.process, self.port, self.start, self.folder = process, port, start, str(folder.resolve())
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection that is kept where the server keeps it."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def memory(self) -> str:
-        """Resident memory, and how much of it is not the mapped files'."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        values = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        resident, own = (int(values[name].split()[0]) / 2**20 for name in ("VmRSS", "RssAnon"))
-        return f"resident {resident:.2f} GB (without mapped files {own:.2f} GB)"
+        """Resident memory in GB: of its own, of the mapped libraries, and of the mapped files of index and model."""
+        own = libraries = data = 0
+        place = ""
+        for line in Path(f"/proc/{self.process.pid}/smaps").read_text().splitlines():
+            if ":" not in line.partition(" ")[0]:
+                place = line.split(maxsplit=5)[5] if len(line.split(maxsplit=5)) > 5 else ""
+            elif line.startswith("Rss:"):
+                resident = int(line.split()[1])
+            elif line.startswith("Anonymous:"):
+                anonymous = int(line.split()[1])
+                own += anonymous
+                if place.startswith(self.folder):
+                    data += resident - anonymous
+                else:
+                    libraries += resident - anonymous
+        values = [value / 2**20 for value in (own + libraries + data, own, libraries, data)]
+        return "resident {:.2f} GB (own {:.2f}, libraries {:.2f}, mapped files of index and model {:.2f})".format(
+            *values
+        )
 
 
 def prepare(folder: Path) -> None:
@@ -100,18 +131,23 @@ def prepare(folder: Path) -> None:
 
     from open_clip_idplugin.gallery import Gallery
 
+    if (folder / "plain.pt").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.save(open_clip.create_model(PLAIN).state_dict(), folder / "plain.pt")
     Gallery(folder / "gallery.sqlite").enroll(NAME, np.random.default_rng(0).standard_normal(FACE_SIZE), FACE_MODEL)
 
 
 def make_index(folder: Path, count: int, with_faces: bool = False) -> None:
-    """An index folder of clip-retrieval's layout over random unit vectors, written in blocks."""
+    """An index folder of clip-retrieval's layout over random unit vectors, written in blocks; kept where it is there."""
     import faiss
     import pyarrow
     import pyarrow.parquet
 
-    (folder / "metadata").mkdir(parents=True)
+    if (folder / "image.index").exists():
+        return
+    (folder / "metadata").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(count)
     inverted = count > MOST_EXACT
     key = f"IVF{int(4 * count**0.5)},Flat" if inverted else "Flat"
@@ -125,9 +161,9 @@ def make_index(folder: Path, count: int, with_faces: bool = False) -> None:
     captions = [f"picture number {row} of a random world" for row in range(count)]
     table = pyarrow.table({"image_path": keys, "caption": captions})
     pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
-    faiss.write_index(index, str(folder / "image.index"))
     if with_faces:
         write_faces(folder, keys, rng)
+    faiss.write_index(index, str(folder / "image.index"))
 
 
 def write_faces(folder: Path, keys: list[str], rng: np.random.Generator) -> None:
@@ -135,7 +171,7 @@ def write_faces(folder: Path, keys: list[str], rng: np.random.Generator) -> None
     from open_clip_idplugin.retrieval import face_index
 
     faces = folder / face_index.FOLDER
-    faces.mkdir()
+    faces.mkdir(exist_ok=True)
     count = len(keys)
     arrays = {
         "embeddings": unit(rng, count),
@@ -156,7 +192,7 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int, path: str) -> Iterator[Side]:
+def running(command: list[str], port: int, path: str, folder: Path) -> Iterator[Side]:
     """Start a service and wait for its first answer."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
@@ -167,7 +203,7 @@ def running(command: list[str], port: int, path: str) -> Iterator[Side]:
             if process.poll() is not None or time.perf_counter() - begin > START_SECONDS:
                 raise SystemExit(f"the service did not start: {' '.join(command)}")
             time.sleep(0.1)
-        side = Side(process, port, time.perf_counter() - begin)
+        side = Side(process, port, time.perf_counter() - begin, folder)
         yield side
     finally:
         process.terminate()
@@ -177,10 +213,10 @@ def running(command: list[str], port: int, path: str) -> Iterator[Side]:
 def ours(folder: Path, index: str, threads: int, *more: str) -> contextlib.AbstractContextManager[Side]:
     """`idclip serve`."""
     port = free_port()
-    flags = {"index": folder / index, "model": IDENTITY, "checkpoint": folder / "plain.pt", "port": port}
+    flags = {"index": f"index={folder / index}", "model": IDENTITY, "checkpoint": folder / "plain.pt", "port": port}
     flags |= {"gallery": folder / "gallery.sqlite", "threads": threads}
     command = [sys.executable, "-c", "from open_clip_idplugin.cli import main; main()", "serve"]
-    return running([*command, *(f"--{name}={value}" for name, value in flags.items()), *more], port, "/healthz")
+    return running([*command, *(f"--{name}={value}" for name, value in flags.items()), *more], port, "/healthz", folder)
 
 
 def stock(folder: Path, index: str) -> contextlib.AbstractContextManager[Side]:
@@ -189,7 +225,7 @@ def stock(folder: Path, index: str) -> contextlib.AbstractContextManager[Side]:
     paths = folder / "indices.json"
     paths.write_text(json.dumps({"index": str(folder / index)}))
     command = [sys.executable, "-c", STOCK, str(paths), str(port), f"open_clip:{PLAIN}/{folder / 'plain.pt'}"]
-    return running(command, port, "/indices-list")
+    return running(command, port, "/indices-list", folder)
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ Role: a checked request + an opened index + people -> results, best first.
 """
 
 import base64
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,19 +18,17 @@ from clip_retrieval.clip_back import (
     normalized,
 )
 
-from open_clip_idplugin import fusion
-from open_clip_idplugin.faces.errors import require_same_model
 from open_clip_idplugin.named_people import find_people
+from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
 from open_clip_idplugin.retrieval.explain import explain
-from open_clip_idplugin.retrieval.face_index import FaceIndex
 from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.people import People, decode_base64
-from open_clip_idplugin.retrieval.query_parts import QueryParts, query_parts
+from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.query_parts import query_parts
 from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, first_of_each, near_duplicates, rank
-from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest
+from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
 from open_clip_idplugin.retrieval.removed_rows import IndexWithout
 from open_clip_idplugin.retrieval.resources import IdentityResource
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
@@ -101,7 +98,7 @@ class IdentityKnnService(KnnService):
         resource = choose_index(self.clip_resources, request.indice_name)
         self._limits.check(request)
         request = self._with_people_of_text(self._with_fetched_picture(request))
-        self._require_answerable(request, resource)
+        require_answerable(request, resource, self._people.face_model)
         results = self._hybrid(request, resource) if _is_ours(request, resource) else self._stock(request, resource)
         if request.include_images:
             shown = results[: request.num_images]
@@ -214,37 +211,14 @@ class IdentityKnnService(KnnService):
             return request.text
         return TextWithPeople.with_faces(request.text, self._people.embeddings(request.faces, request.identities))
 
-    def _require_answerable(self, request: KnnRequest, resource: IdentityResource) -> None:
-        if request.modality == "text" and resource.text_index is None:
-            raise BadRequest("this index holds no text index: ask for the modality 'image'")
-        if request.use_mclip:
-            raise BadRequest("this service has no multilingual model: leave out 'use_mclip'")
-        if request.image_id is not None and request.image_id >= resource.rows:
-            raise BadRequest(f"'image_id' must lie between 0 and {resource.rows - 1}")
-        people = request.people.all + request.people.any + request.people.none
-        used = [row for row in (request.image_id, *(person.image_id for person in people)) if row is not None]
-        if used and np.isin(used, resource.removed.ids).any():
-            raise BadRequest("'image_id' names an image that was removed from the index")
-        if resource.faces is not None and (request.has_people or not request.people.empty):
-            model = self._people.face_model
-            if model is not None:
-                require_same_model(resource.faces.model_id, model, "the faces of the index and the people of the query")
-        if request.text is not None:
-            return  # as in clip-retrieval, a text wins over what is given beside it
-        if request.image is not None:
-            _require_picture(request.image)
-        elif request.embedding_input is not None and len(request.embedding_input) != resource.image_index.d:
-            raise BadRequest(
-                f"'embedding_input' has {len(request.embedding_input)} numbers, but the index holds vectors of "
-                f"{resource.image_index.d}"
-            )
-
     def _with_people_of_text(self, request: KnnRequest) -> KnnRequest:
         """Enrolled names that stand in the text become placeholders; those of `faces` and `identities` come before."""
         if request.text is None or not request.find_names:
             return request
-        named = find_people(request.text, self._people.names())
-        return replace(request, text=named.text, identities=request.identities + named.identities)
+        names = self._people.names()
+        named = find_people(request.text, names)
+        people = without_named(request.people, named.identities, names)
+        return replace(request, text=named.text, identities=request.identities + named.identities, people=people)
 
     def _with_fetched_picture(self, request: KnnRequest) -> KnnRequest:
         if request.image_url is None or request.text is not None or request.image is not None:
@@ -257,35 +231,7 @@ class IdentityKnnService(KnnService):
         return replace(request, image=base64.b64encode(content).decode(), image_url=None)
 
 
-def require_faces(parts: QueryParts, request: KnnRequest, faces: FaceIndex | None) -> None:
-    """Refuse what only faces can answer where the index holds none."""
-    rules = request.ranking
-    asked = {
-        "'none' in 'people'": len(parts.unwanted) > 0,
-        "'only' in 'people'": request.people.only,
-        "'min_face_similarity'": rules.min_face_similarity is not None,
-        f"'fusion': '{rules.fusion}'": rules.fusion not in (None, fusion.NONE) and parts.has_people,
-    }
-    for what, needed in asked.items():
-        if needed and faces is None:
-            raise BadRequest(f"{what} compares faces, and this index holds none: add them with `idclip index_faces`")
-
-
 def _is_ours(request: KnnRequest, resource: IdentityResource) -> bool:
     """Whether the request needs more than clip-retrieval's own ranking."""
     hybrid = request.has_people and resource.faces is not None and request.text is not None
     return hybrid or not request.people.empty or request.image_id is not None or request.ranking != RankingRequest()
-
-
-def _require_picture(content: str) -> None:
-    """Refuse what clip-retrieval would fail on: it decodes the picture again, by itself."""
-    from PIL import Image
-
-    raw = decode_base64(content)
-    try:
-        with Image.open(io.BytesIO(raw)) as picture:
-            picture.load()
-    except Exception:  # Pillow raises anything on damaged data
-        raise BadRequest(
-            "'image' is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
-        ) from None

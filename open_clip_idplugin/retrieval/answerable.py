@@ -1,0 +1,72 @@
+"""What an index cannot be asked for: refused in a sentence before anything is searched.
+
+Role: a checked request + an opened index -> nothing, or BadRequest.
+"""
+
+import io
+
+import numpy as np
+
+from open_clip_idplugin import fusion
+from open_clip_idplugin.faces.errors import require_same_model
+from open_clip_idplugin.retrieval.face_index import FaceIndex
+from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest
+from open_clip_idplugin.retrieval.people import decode_base64
+from open_clip_idplugin.retrieval.query_parts import QueryParts
+from open_clip_idplugin.retrieval.resources import IdentityResource
+
+
+def require_answerable(request: KnnRequest, resource: IdentityResource, face_model: str | None) -> None:
+    """Refuse what clip-retrieval would fail on, or answer with nonsense.
+
+    face_model: of the people of the service, where known.
+    """
+    if request.modality == "text" and resource.text_index is None:
+        raise BadRequest("this index holds no text index: ask for the modality 'image'")
+    if request.use_mclip:
+        raise BadRequest("this service has no multilingual model: leave out 'use_mclip'")
+    if request.image_id is not None and request.image_id >= resource.rows:
+        raise BadRequest(f"'image_id' must lie between 0 and {resource.rows - 1}")
+    people = request.people.all + request.people.any + request.people.none
+    used = [row for row in (request.image_id, *(person.image_id for person in people)) if row is not None]
+    if used and np.isin(used, resource.removed.ids).any():
+        raise BadRequest("'image_id' names an image that was removed from the index")
+    if resource.faces is not None and (request.has_people or not request.people.empty):
+        require_same_model(resource.faces.model_id, face_model, "the faces of the index and the people of the query")
+    if request.text is not None:
+        return  # as in clip-retrieval, a text wins over what is given beside it
+    if request.image is not None:
+        _require_picture(request.image)
+    elif request.embedding_input is not None and len(request.embedding_input) != resource.image_index.d:
+        raise BadRequest(
+            f"'embedding_input' has {len(request.embedding_input)} numbers, but the index holds vectors of "
+            f"{resource.image_index.d}"
+        )
+
+
+def require_faces(parts: QueryParts, request: KnnRequest, faces: FaceIndex | None) -> None:
+    """Refuse what only faces can answer where the index holds none."""
+    rules = request.ranking
+    asked = {
+        "'none' in 'people'": len(parts.unwanted) > 0,
+        "'only' in 'people'": request.people.only,
+        "'min_face_similarity'": rules.min_face_similarity is not None,
+        f"'fusion': '{rules.fusion}'": rules.fusion not in (None, fusion.NONE) and parts.has_people,
+    }
+    for what, needed in asked.items():
+        if needed and faces is None:
+            raise BadRequest(f"{what} compares faces, and this index holds none: add them with `idclip index_faces`")
+
+
+def _require_picture(content: str) -> None:
+    """Refuse what clip-retrieval would fail on: it decodes the picture again, by itself."""
+    from PIL import Image
+
+    raw = decode_base64(content)
+    try:
+        with Image.open(io.BytesIO(raw)) as picture:
+            picture.load()
+    except Exception:  # Pillow raises anything on damaged data
+        raise BadRequest(
+            "'image' is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
+        ) from None

@@ -22,6 +22,7 @@ from open_clip_idplugin.retrieval.card import (
 )
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
+from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 from open_clip_idplugin.retrieval.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.row_metadata import KEY, RowMetadata
 from open_clip_idplugin.retrieval.thumbnails import Thumbnails
@@ -51,12 +52,14 @@ class IndexOpener:
     def __init__(self, loaded: LoadedModel, mmap: bool = False) -> None:
         """`loaded` must keep float32 weights (fp32, amp or amp_bf16).
 
-        mmap: leave the vectors on the disk and let the system read what a search touches.
+        mmap: leave the vectors and the weights on the disk and let the system read what a search touches.
         """
         self._loaded = loaded
         self._mmap = mmap
         self._towers, self._encoder = Towers(loaded), QueryEncoder(loaded)
         self._tower = fingerprint_image_tower(loaded.model)
+        if mmap:
+            leave_weights_in_file(loaded)
 
     def __call__(self, folder: Path) -> IdentityResource:
         """Open an index folder.

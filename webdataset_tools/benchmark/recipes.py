@@ -94,6 +94,7 @@ _EQUAL_MIX: Settings = {"--id-setup": "with_entities=1,only_entities=1"}
 _TEXT_LORA: Settings = {"--id-lora-text-blocks": "last:2"}
 _IMAGE_LORA: Settings = {"--id-lora-image-blocks": "last:1"}
 _PROMPTS: Settings = {"--id-visual-prompts": 5}
+_IMAGE_TOWER: Settings = {"--lock-image": False, "--id-lr-image": "1e-4"}
 
 PLAIN = Recipe("clip", "plain CLIP, nothing trained: what names and captions find", {}, trained=False)
 PAPER = Recipe("paper", "adaptor and five shallow visual prompts, InfoNCE at 0.07, random batches", _PROMPTS)
@@ -130,7 +131,7 @@ _CHANGES = (
     Recipe("lora-text", "LoRA in the last two blocks of the text tower, which must carry the token to the end", _TEXT_LORA),
     Recipe("lora-image", "LoRA in the last block of the image tower, which must tell faces apart", _IMAGE_LORA),
     Recipe("lora-image-all", "LoRA in every block of the image tower", {"--id-lora-image-blocks": "all"}),
-    Recipe("image-tower", "the whole image tower at a small learning rate", {"--lock-image": False, "--id-lr-image": "1e-4"}),
+    Recipe("image-tower", "the whole image tower at a small learning rate", _IMAGE_TOWER),
     Recipe("text-tower", "the whole text tower at a small learning rate", {"--lock-text": False, "--id-lr-text": "1e-4"}),
     Recipe("prompts-deep", "five fresh visual prompts in every block", _PROMPTS | {"--id-visual-prompts-deep": "true"}),
     Recipe("batch-512", "four times the batch: more people of a scene meet", {"--batch-size": 512}),
@@ -152,6 +153,9 @@ _COMBINED = (
     Recipe("lora-image-scenes", "LoRA in the image tower with scene groups", _IMAGE_LORA | _SCENES),
     Recipe("lora-both-scenes", "LoRA in both towers with scene groups", _TEXT_LORA | _IMAGE_LORA | _SCENES),
     Recipe("lora-both-scenes-mix", "the same with the equal mix", _TEXT_LORA | _IMAGE_LORA | _SCENES | _EQUAL_MIX),
+    Recipe("image-tower-scenes", "the image tower with scene groups", _IMAGE_TOWER | _SCENES),
+    Recipe("image-tower-scenes-mix", "the same with the equal mix", _IMAGE_TOWER | _SCENES | _EQUAL_MIX),
+    Recipe("image-tower-mix", "the image tower with the equal mix by identity", _IMAGE_TOWER | _EQUAL_MIX | _PEOPLE),
     Recipe("sharp-scenes-mix-lora", "sharp-scenes-mix with LoRA in the text tower", _SHARP | _EQUAL_MIX | _SCENES | _TEXT_LORA),
     Recipe(
         "sharp-scenes-mix-both", "sharp-scenes-mix-lora with LoRA in the image tower too",

@@ -38,7 +38,13 @@ def sample(scene, person, **changes):
         split="test",
         file_name=f"{key}.jpg",
         source="release",
-        attributes={"stratum": ("plain", "small", "dark")[scene], "look_alike": person == 1},
+        face_model=changes.pop("face_model", None),
+        attributes={
+            "stratum": ("plain", "small", "dark")[scene],
+            "look_alike": person == 1,
+            "gender": ("female", "male", "male", "female")[person],
+            "ethnicity": None if person == 3 else "ab"[person % 2],
+        },
     )
     face = np.random.default_rng(person).standard_normal(FACE_DIM).astype(np.float32)
     content = changes.pop("image_bytes", jpeg(40 * scene + 10 * person))
@@ -90,6 +96,8 @@ def test_the_set_is_who_is_in_which_image(shards):
     assert found.names[0] == "Ada Lovelace"
     assert found.captions[0] == (CAPTIONS[0], f"{CAPTIONS[0]} Seen from afar.")
     assert found.groups["stratum"][0] == "plain" and found.groups["look_alike"][:2] == ("no", "yes")
+    assert found.groups["gender"][:4] == ("female", "male", "male", "female")
+    assert found.groups["ethnicity"][:4] == ("a", "b", "a", "") and "age_group" not in found.groups
     assert np.linalg.norm(found.faces, axis=1) == pytest.approx(np.ones(13), abs=1e-5)
     assert len(load_evaluation_set(shards, limit=4)) == 4
     with pytest.raises(IdClipError):
@@ -161,6 +169,19 @@ def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
     assert detect_faces(tmp_path, load_evaluation_set(tmp_path), engine, progress=False).n_images == 1
 
 
+def test_faces_of_another_model_than_the_checkpoints_are_refused(tmp_path):
+    from open_clip_idplugin.evaluation.protocols import Settings
+    from webdataset_tools.evaluate import Loading, evaluate_shards
+
+    write_shard(tmp_path / "0.tar", [sample(0, 0), sample(0, 1, face_model="insightface:a/recogniser-1")])
+    wanted = {"insightface:a": 2, "insightface:a/recogniser-1": 2, None: 2}
+    assert {model: len(load_evaluation_set(tmp_path, trained_with=model)) for model in wanted} == wanted
+    loaded = SimpleNamespace(face_model="insightface:b/recogniser-2", preprocess=preprocess, model=torch.nn.Identity())
+    refused = rf"face model 'insightface:b/recogniser-2', and those of {tmp_path} come from 'insightface:a/"
+    with pytest.raises(IdClipError, match=refused):
+        evaluate_shards(str(tmp_path), loaded, Settings(("captions", "conf1")), Loading(workers=0))
+
+
 @pytest.mark.host
 def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, plain_weights, monkeypatch, capsys):
     from open_clip_idplugin import cli, faces
@@ -180,6 +201,7 @@ def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, p
     assert len(document["about"]["skipped"]) == 4
     strata = document["strata"]["conf1"]
     assert {"stratum=dark", "look_alike=yes", "face=missed", "face=detected"} <= set(strata)
+    assert strata["gender=female"]["images"] == strata["gender=male"]["images"] == 6 and "ethnicity=a" in strata
     assert strata["face=missed"]["images"] + strata["face=detected"]["images"] == 12
     assert 0 <= document["metrics"]["conf1"]["mAP@10"] <= document["metrics"]["conf1"]["mAP@10_standard"] <= 1
 

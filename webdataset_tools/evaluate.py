@@ -154,7 +154,9 @@ def _encode(
     shards: Shards, encoder: QueryEncoder, loaded: LoadedModel, settings: Settings, loading: Loading
 ) -> EncodedImages:
     skipped: dict[str, str] = {}
-    evaluation_set = load_evaluation_set(shards, loading.limit, skipped)
+    asks_faces = any(prompts.needs_face(configuration) for configuration in settings.configurations)
+    trained_with = loaded.face_model if asks_faces else None
+    evaluation_set = load_evaluation_set(shards, loading.limit, skipped, trained_with)
     encoded = encode_images(
         shards, evaluation_set, encoder, loaded.preprocess, loading.batch_size, loading.workers, settings.progress
     )

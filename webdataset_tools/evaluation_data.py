@@ -19,11 +19,13 @@ from tqdm import tqdm
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
 from open_clip_idplugin.evaluation.rivals import DetectedFaces
+from open_clip_idplugin.training_facts import require_face_model
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
 
 Shards: TypeAlias = str | Path | Sequence[str | Path]
 Preprocess: TypeAlias = Callable[[Image.Image], torch.Tensor]
 
+PERSON_GROUPS = ("gender", "ethnicity", "skin_group", "age_group")  # attributes of people by which results are split
 PICTURES_AT_ONCE = 32  # through the face detector; bounds the memory
 
 
@@ -48,15 +50,20 @@ class EncodedImages:
 
 
 def load_evaluation_set(
-    shards: Shards, limit: int | None = None, skipped: dict[str, str] | None = None
+    shards: Shards,
+    limit: int | None = None,
+    skipped: dict[str, str] | None = None,
+    trained_with: str | None = None,
 ) -> EvaluationSet:
     """Read who is in which image; images are not decoded here.
 
     limit: use the first samples only. skipped: a dict that receives key -> reason for the samples that are left out;
-    without one such a sample raises IdClipError.
+    without one such a sample raises IdClipError. trained_with: id of the face model that the adaptor knows; IdClipError where
+    the shards' embeddings come from another one.
     """
     samples: dict[str, Sample] = {}
     for sample in _usable_samples(shards, skipped):
+        require_face_model(trained_with, sample.record.face_model, f"those of {shards}")
         reason = _reason_against(sample, samples)
         if reason is None:
             samples[sample.key] = sample
@@ -236,6 +243,7 @@ def _groups(attributes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...
     groups = {
         "stratum": tuple(str(values.get("stratum") or "") for values in attributes),
         "look_alike": tuple(_yes_or_no(values.get("look_alike")) for values in attributes),
+        **{name: tuple(str(values.get(name) or "") for values in attributes) for name in PERSON_GROUPS},
     }
     return {name: column for name, column in groups.items() if any(column)}
 

@@ -4,16 +4,22 @@ VENV := .venv
 HOST3 := .venv-open_clip3
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
+BENCH_DIR ?= benchmark
+# The paper's configurations, and the recipes that won on validation; see docs/recipe.md.
+BENCH_RECIPES ?= clip,paper,paper-adaptor,prompts-1,prompts-50,text-prompts,in-place,mix-0.1,mix-1,sharp-scenes,lora-both-scenes
+BENCH_QUERIES ?= captions,names,conf1,conf2,conf3,conf4,conf5,conf6
 # Waiting threads that spin starve each other on few cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench clean distclean
+.PHONY: help demo bench speed test test-slow lint format clean distclean
 
 help:
 	@echo "make demo    make, train, evaluate, index and search a small world; ends with $(DEMO_DIR)/report.html"
+	@echo "make bench   train the paper's recipes and ours with three seeds; ends with $(BENCH_DIR)/report.html; goes on after a stop"
+	@echo "make speed   compare speeds and memory with the hosts'"
 	@echo "make test    lint and all tests, also with the second supported open_clip"
-	@echo "make lint | format | bench | clean | distclean"
+	@echo "make lint | format | clean | distclean"
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@echo "setting up $(VENV) (once; about 6 GB with torch)"
@@ -34,6 +40,9 @@ $(HOST3)/.installed: requirements-open_clip3.lock $(VENV)/.installed
 demo: $(VENV)/.installed
 	@$(BIN)/idclip demo --output $(DEMO_DIR)
 
+bench: $(VENV)/.installed
+	@$(BIN)/idclip benchmark --output $(BENCH_DIR) --recipes $(BENCH_RECIPES) --configurations $(BENCH_QUERIES) $(BENCH_FLAGS)
+
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -50,7 +59,7 @@ test: lint $(HOST3)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
-bench: $(VENV)/.installed
+speed: $(VENV)/.installed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:

@@ -12,6 +12,7 @@ from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.benchmark import running, summary
 from webdataset_tools.benchmark.cells import Bench, Cell, CellResult, cells_of, read_result
 from webdataset_tools.benchmark.command import benchmark
+from webdataset_tools.benchmark.findings import gather
 from webdataset_tools.benchmark.recipes import ADAPTOR, PAPER, PLAIN, RECIPES, Recipe, choose, words
 from webdataset_tools.benchmark.report import write_report
 from webdataset_tools.benchmark.training import training_command
@@ -144,9 +145,9 @@ def test_the_choice_is_made_on_validation_among_recipes_with_all_seeds():
 
 
 def test_the_report_shows_both_splits_and_keeps_everything(tmp_path):
-    markdown, document = write_report(tmp_path, RESULTS, {"world": "drawn"})
+    markdown, _, document = write_report(tmp_path, gather(RESULTS, {"world": "drawn"}))
     text = markdown.read_text()
-    assert "Chosen on validation: masked" in text
+    assert "* chosen on validation: `masked`" in text
     assert "| masked | 2 | 50.0 ± 0.0 | 2.00 | 40.0 ± 0.0 | 4.00 | 2.83 |" in text
     assert "| paper | conf1 | 30.0 ± 0.0 | 2.00 |" in text.partition("## Test: general")[2]
     values = json.loads(document.read_text())

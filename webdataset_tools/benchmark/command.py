@@ -1,7 +1,9 @@
 """The verb `idclip benchmark`."""
 
+import inspect
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ from open_clip_idplugin.folder_lock import locked
 if TYPE_CHECKING:
     from webdataset_tools.benchmark.cells import Bench, Cell
     from webdataset_tools.benchmark.running import Failure
+
+_PLACES = ("output", "world", "docs")  # do not change a number
 
 
 def benchmark(
@@ -27,10 +31,12 @@ def benchmark(
     pretrained: str = "miniature",
     steps: int | None = None,
     workers: int = 2,
+    docs: str | None = None,
 ) -> None:
     """Train recipes with several seeds in a drawn world, evaluate them on unseen people and write a report.
 
-    Run it again to go on after an interruption, or to add recipes and seeds; finished cells are not run again.
+    Run it again to go on after an interruption, or to add recipes and seeds; finished cells are not run again, and the report
+    shows all that have the same world, weights and questions.
 
     Args:
         output: folder for the world, the results and the report.
@@ -46,9 +52,13 @@ def benchmark(
         pretrained: its weights, a tag or a file.
         steps: optimizer steps in place of each recipe's own.
         workers: cells at a time; each gets its share of the cores.
+        docs: a folder whose benchmark.md and recipe.md get the results between their markers, and the pictures beside them.
     """
+    told = _command(locals())
     from open_clip_idplugin.evaluation.protocols import Settings
     from webdataset_tools.benchmark.cells import EVALUATED, Bench, cells_of
+    from webdataset_tools.benchmark.docs_pages import check_docs
+    from webdataset_tools.benchmark.machine import machine, versions
     from webdataset_tools.benchmark.recipes import choose
     from webdataset_tools.benchmark.running import run_cells
     from webdataset_tools.benchmark.training import remove_stopped_runs
@@ -62,6 +72,8 @@ def benchmark(
     if not evaluated or set(evaluated) - set(EVALUATED):
         raise IdClipError(f"--splits is {splits!r}; give {', '.join(EVALUATED)} or one of them")
     Settings(queries, templates=templates)  # refuses what it does not know
+    if docs is not None:
+        check_docs(Path(docs))
     place = World(Path(world) if world else Path(output) / f"world-{size}-{world_seed}")
     bench = Bench(
         output=Path(output),
@@ -81,36 +93,56 @@ def benchmark(
         cells = cells_of(chosen, numbers)
         print(f"{len(cells)} cells: {len(chosen)} recipes, seeds {', '.join(map(str, numbers))}", flush=True)
         failures = run_cells(bench, cells, workers)
-        flags = {"--recipes": recipes, "--seeds": seeds, "--splits": splits, "--size": size}
-        flags |= {"--configurations": configurations, "--templates": templates}
         about = {
-            "command": shlex.join(["idclip", "benchmark", *(word for pair in flags.items() for word in pair)]),
+            "command": f"`{told}`",
             "world": f"{size}, seed {world_seed}",
             "model": f"{model}, {pretrained}",
             "weights (SHA-256)": bench.weights["weights"],
             "precision of training": bench.precision,
+            "versions": versions(),
+            "machine": machine(),
         }
-        _report(bench, cells, failures, about)
+        _report(bench, cells, failures, about, Path(docs) if docs else None)
 
 
-def _report(bench: "Bench", cells: "list[Cell]", failures: "list[Failure]", about: dict[str, Any]) -> None:
+def _report(
+    bench: "Bench", cells: "list[Cell]", failures: "list[Failure]", about: dict[str, Any], docs: Path | None
+) -> None:
     """Write the report of what there is, then say what is missing."""
-    from webdataset_tools.benchmark.cells import read_result
+    from webdataset_tools.benchmark.collecting import collect
+    from webdataset_tools.benchmark.docs_pages import write_docs
+    from webdataset_tools.benchmark.findings import gather
     from webdataset_tools.benchmark.report import write_report
 
-    results = [result for cell in cells if (result := read_result(cell.result_file(bench))) is not None]
-    if results:
-        paths = write_report(bench.output, results, about)
+    collected = collect(bench, cells)
+    others = len(collected.results) - collected.asked
+    if others:
+        about["cells of earlier commands"] = f"{others}, with the same world, weights and questions"
+    if collected.results:
+        findings = gather(collected.results, about)
+        paths = write_report(bench.output, findings, bench.world)
         print(
-            f"Wrote {' and '.join(path.name for path in paths)} to {bench.output}: {len(results)} of {len(cells)} cells"
+            f"Wrote {', '.join(path.name for path in paths)} to {bench.output}: {collected.asked} of {len(cells)} cells"
         )
+        if docs is not None:
+            print(f"Wrote {', '.join(path.name for path in write_docs(docs, findings, bench.world))} for {docs}")
     if failures:
         first = failures[0]
         raise IdClipError(
             f"{len(failures)} of {len(cells)} cells failed, such as {first.label}: {first.reason}; run the same command "
             "again to try them anew"
         )
-    print(f"Next: read {bench.output / 'report.md'}")
+    print(f"Next: open {bench.output / 'report.html'}")
+
+
+def _command(given: Mapping[str, Any]) -> str:
+    """The command line that gives the same numbers: every flag that is not its default, but for places."""
+    parameters = inspect.signature(benchmark).parameters
+    flags = {name: value for name, value in given.items() if name in parameters and value != parameters[name].default}
+    flags = {name: value for name, value in flags.items() if name not in _PLACES}
+    return shlex.join(
+        ["idclip", "benchmark", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+    )
 
 
 def _words(text: str) -> tuple[str, ...]:

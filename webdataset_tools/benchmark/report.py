@@ -1,6 +1,7 @@
-"""The report: results of cells -> report.md and report.json.
+"""The report: results of cells -> report.md, report.html and report.json.
 
-Role: tables for people, everything for programs. Validation says which recipe is chosen; test says what it is worth.
+Role: which sections there are and in what order. Validation says which recipe is chosen; test says what it is worth. What the
+cells do not hold is left out.
 """
 
 import json
@@ -10,77 +11,139 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
-from open_clip_idplugin.evaluation.tables import Table, to_markdown
-from webdataset_tools.benchmark.cells import EVALUATED, TEST, VALIDATION, CellResult
+from open_clip_idplugin.evaluation.tables import Table
+from webdataset_tools.benchmark.ablation import ablation_notes, ablation_table, steps
+from webdataset_tools.benchmark.cells import TEST, VALIDATION, CellResult
+from webdataset_tools.benchmark.failures import failure_sections
+from webdataset_tools.benchmark.findings import Findings
+from webdataset_tools.benchmark.goals import goal_notes, goal_table, goals
+from webdataset_tools.benchmark.pages import Section, table_section, to_html_page, to_markdown_page, write_pictures
+from webdataset_tools.benchmark.paper_tables import entity_table, general_table
+from webdataset_tools.benchmark.plots import draw_plots
+from webdataset_tools.benchmark.published import SOURCE
 from webdataset_tools.benchmark.recipes import PAPER, RECIPES
-from webdataset_tools.benchmark.summary import (
-    BY_FACE,
-    BY_NAME,
-    Compared,
-    Spread,
-    Summary,
-    best,
-    compare,
-    ratio,
-    summarise,
-)
+from webdataset_tools.benchmark.strata import overall_table, shown, strata_table, tuned_notes
+from webdataset_tools.benchmark.summary import BY_NAME, Compared, Summary, compare, ratio
+from webdataset_tools.benchmark.world import World
 
 GENERAL = ("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_R@50", "right_scene", "right_person")
 ENTITY = (
     "entity_R@1_kmin", "entity_R@5_kmin", "entity_R@10_kmin", "entity_R@50_kmin", "mAP@10", "mAP@10_standard",
 )  # fmt: skip
-MARKDOWN, JSON = "report.md", "report.json"
+MARKDOWN, HTML, JSON, PICTURES = "report.md", "report.html", "report.json", "pictures"
+TITLE = "Benchmark"
+_NAMES = {VALIDATION: "Validation", TEST: "Test"}
+_PERCENT = "Percent, mean ± standard deviation over seeds where there are several."
 
 
-def write_report(folder: Path, results: Sequence[CellResult], about: Mapping[str, Any]) -> list[Path]:
-    """Write both files; return their paths."""
-    summaries = {split: summarise(results, split) for split in EVALUATED}
+def write_report(folder: Path, findings: Findings, world: World | None = None) -> list[Path]:
+    """Write the three files and the Markdown's pictures; return the paths of the files.
+
+    world: whose pictures the failures are shown with
+    """
+    sections = [*result_sections(findings, world), *recipe_sections(findings), *whole_sections(findings)]
+    facts = facts_of(findings)
     contents = {
-        MARKDOWN: markdown(results, summaries, about),
-        JSON: json.dumps(document(results, summaries, about), indent=1) + "\n",
+        MARKDOWN: f"# {TITLE}\n\n{to_markdown_page(facts, sections, PICTURES)}",
+        HTML: to_html_page(TITLE, facts, sections),
+        JSON: json.dumps(document(findings), indent=1) + "\n",
     }
+    write_pictures(folder / PICTURES, sections)
     for name, content in contents.items():
         atomic_write(folder / name, content)
     return [folder / name for name in contents]
 
 
-def markdown(
-    results: Sequence[CellResult], summaries: Mapping[str, Mapping[str, Summary]], about: Mapping[str, Any]
-) -> str:
-    """The tables, most important first."""
-    val, test = summaries[VALIDATION], summaries[TEST]
-    lines = ["# Benchmark", "", *(f"* {name}: {value}" for name, value in about.items()), ""]
-    lines += ["Percent; mean ± standard deviation over seeds, where there are several. `× names` is the ratio to the"]
-    lines += ["same recipe's query by name.", ""]
-    chosen = compare(val, PAPER.name)
-    if chosen:
-        lines += [_choice(chosen), ""]
-    tables = [
-        comparison("Validation: what recipes are chosen by", chosen),
-        comparison("Test: the same", compare(test, PAPER.name)),
-        metric_table("Validation: general retrieval", val, GENERAL, "t2i_R@1"),
-        metric_table("Validation: entity retrieval", val, ENTITY, "mAP@10"),
-        metric_table("Test: general retrieval", test, GENERAL, "t2i_R@1"),
-        metric_table("Test: entity retrieval", test, ENTITY, "mAP@10"),
-        strata_table("Test: text-to-image R@1 by stratum, caption and face (conf1)", test, BY_FACE),
-        recipe_table(results),
+def facts_of(findings: Findings) -> dict[str, Any]:
+    """What stands at the top: how the numbers were made, and what it took."""
+    seeds = sorted({result.seed for result in findings.results})
+    seconds = [float(result.about.get("processor_seconds", 0.0)) for result in findings.results]
+    facts = dict(findings.about)
+    facts["seeds"] = ", ".join(map(str, seeds))
+    facts["cells"] = f"{len(findings.results)}, together {sum(seconds):,.0f} processor seconds"
+    if findings.compared:
+        facts["chosen on validation"] = (
+            f"`{findings.chosen}`, the highest geometric mean of two ratios to `{PAPER.name}`: t2i R@1 among look-alikes, and "
+            "mAP@10 of the face alone"
+        )
+    return facts
+
+
+def result_sections(findings: Findings, world: World | None) -> list[Section]:
+    """What the benchmark shows: goals, the paper's tables, contenders, strata, curves, failures."""
+    on = f"{_NAMES[findings.split].lower()} people"
+    judged = goals(findings)
+    beside = (
+        f"{_PERCENT} The columns `published` are the paper's ({SOURCE}): another data set and another CLIP, so that the ratios "
+        "to the query by name are what can be compared."
+    )
+    untrained = "Plain CLIP and the rivals are not trained, so that they have one cell and no deviation."
+    sections = [
+        table_section(goal_table(judged), *goal_notes(judged)),
+        table_section(general_table(f"General retrieval, {on}, beside the paper", findings), beside),
+        table_section(entity_table(f"Entity retrieval, {on}, beside the paper", findings), beside),
+        table_section(
+            overall_table(f"The person in a context, {on}: tokens, rivals, hybrid", findings),
+            f"{_PERCENT} The best of a column is bold. {untrained}",
+            *tuned_notes(findings),
+        ),
+        table_section(
+            strata_table(f"Text-to-image R@1 by stratum, {on}", findings), f"{_PERCENT} The best of a row is bold."
+        ),
     ]
-    return "\n".join([*lines, ""]) + to_markdown([table for table in tables if table.rows])
+    sections = [section for section in sections if section.table and section.table.rows]
+    pictures = draw_plots(findings)
+    if pictures:
+        bands = "Lines are means, bands one standard deviation over seeds."
+        sections.append(Section(f"Curves, {on}", notes=(bands,), pictures=pictures))
+    return [*sections, *failure_sections(findings, world)]
 
 
-def document(
-    results: Sequence[CellResult], summaries: Mapping[str, Mapping[str, Summary]], about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Fractions in full precision: `{"about", "chosen", "splits": {split: {recipe: {query: {metric: ...}}}}, "cells"}`."""
+def recipe_sections(findings: Findings) -> list[Section]:
+    """Which recipe is chosen and why: the ablation on validation, the choice on test, what each recipe is."""
+    found = steps(findings)
+    sections = [
+        table_section(
+            ablation_table("Validation: what each recipe adds", found), *ablation_notes(found, findings.results)
+        ),
+        table_section(comparison("Test: the same recipes", compare(findings.summaries[TEST], PAPER.name)), _PERCENT),
+        table_section(recipe_table(findings.results)),
+    ]
+    return [section for section in sections if section.table and section.table.rows]
+
+
+def whole_sections(findings: Findings) -> list[Section]:
+    """Every recipe and query, for both splits."""
+    sections = []
+    for split, name in _NAMES.items():
+        summaries = findings.summaries[split]
+        sections += [
+            table_section(
+                metric_table(f"{name}: general retrieval, all recipes", summaries, GENERAL, "t2i_R@1"), _PERCENT
+            ),
+            table_section(
+                metric_table(f"{name}: entity retrieval, all recipes", summaries, ENTITY, "mAP@10"), _PERCENT
+            ),
+        ]
+    return [section for section in sections if section.table and section.table.rows]
+
+
+def document(findings: Findings) -> dict[str, Any]:
+    """Fractions in full precision: `{"about", "chosen", "goals", "splits": {split: {recipe: {query: {metric}}}}, "cells"}`."""
     spreads = {
         split: {
             recipe: {query: {name: asdict(spread) for name, spread in values.items()} for query, values in each.items()}
             for recipe, each in recipes.items()
         }
-        for split, recipes in summaries.items()
+        for split, recipes in findings.summaries.items()
     }
-    chosen = best(compare(summaries[VALIDATION], PAPER.name))
-    return {"about": dict(about), "chosen": chosen, "splits": spreads, "cells": [asdict(result) for result in results]}
+    return {
+        "about": dict(findings.about),
+        "chosen": findings.chosen,
+        "goals": [asdict(goal) for goal in goals(findings)],
+        "splits": spreads,
+        "cells": [asdict(result) for result in findings.results],
+    }
 
 
 def comparison(title: str, rows: Sequence[Compared]) -> Table:
@@ -109,24 +172,9 @@ def metric_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence
             if not any(name in values for name in metrics):
                 continue
             times = f"{ratio(values[by_name].mean, named.mean):.2f}" if named and by_name in values else ""
-            cells = (shown(values[name]) if name in values else "" for name in metrics)
-            rows.append((recipe, query, *cells, times))
+            rows.append((recipe, query, *(shown(values.get(name)) for name in metrics), times))
     heads = (name.replace("_", " ") for name in metrics)
     return Table(title, ("recipe", "query", *heads, "× names"), tuple(rows))
-
-
-def strata_table(title: str, summaries: Mapping[str, Summary], query: str) -> Table:
-    """A row for every recipe, a column for every stratum."""
-    end = "/t2i_R@1"
-    asked = {recipe: summary[query] for recipe, summary in summaries.items() if query in summary}
-    names = sorted({name for values in asked.values() for name in values if name.endswith(end)})
-    heads = (name.removesuffix(end).replace("=", ": ").replace("_", "-") for name in names)
-    rows = (
-        (recipe, *(shown(values[name]) if name in values else "" for name in names))
-        for recipe, values in asked.items()
-        if names
-    )
-    return Table(title, ("recipe", *heads), tuple(rows))
 
 
 def recipe_table(results: Sequence[CellResult]) -> Table:
@@ -140,17 +188,4 @@ def recipe_table(results: Sequence[CellResult]) -> Table:
         rows.append((name, own[0].reason, f"`{words}`" if words else "", f"{sum(seconds) / len(seconds):.0f}"))
     return Table(
         "The recipes", ("recipe", "reason", "flags beside the common ones", "processor seconds a cell"), tuple(rows)
-    )
-
-
-def shown(spread: Spread) -> str:
-    """In percent: "12.3 ± 0.4"."""
-    return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
-
-
-def _choice(rows: Sequence[Compared]) -> str:
-    chosen = best(rows)
-    return (
-        f"**Chosen on validation: {chosen}**, the highest geometric mean of two ratios to `{PAPER.name}`: t2i R@1 among "
-        "look-alikes, and mAP@10 of the face alone."
     )

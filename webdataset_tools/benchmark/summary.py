@@ -28,6 +28,8 @@ class Spread:
 
 # configuration -> metric, or stratum/metric -> spread
 Summary: TypeAlias = Mapping[str, Mapping[str, Spread]]
+# name of a curve -> configuration -> points (x, spread of y)
+Curves: TypeAlias = Mapping[str, Mapping[str, Sequence[tuple[float, Spread]]]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,35 @@ def summarise(results: Iterable[CellResult], split: str) -> dict[str, Summary]:
     return {recipe: _over_seeds(values) for recipe, values in cells.items()}
 
 
+def summarise_curves(results: Iterable[CellResult], split: str) -> dict[str, Curves]:
+    """Recipe -> its curves, every point over the seeds that have it, x ascending; cells without curves are left out."""
+    points: dict[str, dict[str, dict[str, dict[float, list[float]]]]] = {}
+    for result in results:
+        for name, lines in result.splits.get(split, {}).get("curves", {}).items():
+            for configuration, line in lines.items():
+                own = points.setdefault(result.recipe, {}).setdefault(name, {}).setdefault(configuration, {})
+                for x, y in line:
+                    own.setdefault(x, []).append(y)
+    return {
+        recipe: {
+            name: {
+                configuration: [(x, _spread(values)) for x, values in sorted(own.items())]
+                for configuration, own in lines.items()
+            }
+            for name, lines in curves.items()
+        }
+        for recipe, curves in points.items()
+    }
+
+
 def flat(result: CellResult, split: str) -> dict[str, dict[str, float]]:
-    """Configuration -> metric -> value; metrics of a stratum as "look_alike=yes/t2i_R@1"."""
+    """Configuration -> metric -> value; metrics of a stratum as "look_alike=yes/t2i_R@1". Words among them are left out."""
     metrics, strata = result.splits[split]["metrics"], result.splits[split]["strata"]
     values = {}
     for configuration, whole in metrics.items():
         parts = strata.get(configuration, {})
-        values[configuration] = dict(whole) | {
+        numbers = {name: value for name, value in whole.items() if not isinstance(value, str)}
+        values[configuration] = numbers | {
             f"{stratum}/{name}": value for stratum, recalls in parts.items() for name, value in recalls.items()
         }
     return values

@@ -48,9 +48,9 @@ def _clear_photo(person: Person, photos: int) -> DrawnFace:
     return max(drawn, key=lambda photo: float(np.hypot(*(photo.landmarks[1] - photo.landmarks[0]))))
 
 
-def draw_cell(label: str, picture: np.ndarray) -> np.ndarray:
-    """Return a picture of the sheet with a line of text above it."""
-    cell = np.full((_CELL + _LABEL + _GAP, _CELL + _GAP, 3), 255, np.uint8)
-    cell[_LABEL : _LABEL + _CELL, :_CELL] = cv2.resize(picture, (_CELL, _CELL), interpolation=cv2.INTER_AREA)
+def draw_cell(label: str, picture: np.ndarray, side: int = _CELL) -> np.ndarray:
+    """Return a picture of the sheet, `side` pixels high and wide, with a line of text above it."""
+    cell = np.full((side + _LABEL + _GAP, side + _GAP, 3), 255, np.uint8)
+    cell[_LABEL : _LABEL + side, :side] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
     cv2.putText(cell, label, (2, _LABEL - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA)
     return cell

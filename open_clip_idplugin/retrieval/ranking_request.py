@@ -4,13 +4,14 @@ Role: parsed JSON -> `PeopleClause` and `RankingRequest`, checked field by field
 faces, rows) is checked when the request is answered.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from open_clip_idplugin.fusion import FACE_THRESHOLD, FACE_WEIGHT, RECIPROCAL_RANK, RULES
+from open_clip_idplugin.gallery import fold_name
 from open_clip_idplugin.retrieval.request_fields import (
     MOST_RESULTS,
     BadRequest,
@@ -122,6 +123,15 @@ def parse_ranking(values: Mapping[str, Any], longest_text: int) -> RankingReques
         offset=_offset(values),
         collapse=text_field(values, "collapse"),
     )
+
+
+def without_named(clause: PeopleClause, identities: Sequence[str], names: Mapping[str, str]) -> PeopleClause:
+    """The clause without those of `all` whom the text names already: one person, and not two different faces."""
+    if not identities or not clause.all:
+        return clause
+    people = {fold_name(spelling): person for spelling, person in names.items()}
+    kept = [one for one in clause.all if one.identity is None or people.get(fold_name(one.identity)) not in identities]
+    return replace(clause, all=tuple(kept))
 
 
 def _persons(entries: object, clause: str) -> tuple[PersonQuery, ...]:

@@ -19,7 +19,7 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import access, index, picture_urls
+from open_clip_idplugin.retrieval import access, index, login, picture_urls
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.embed import EmbedOptions
 from open_clip_idplugin.retrieval.knn_request import BadRequest
@@ -83,16 +83,16 @@ class TestToken:
         assert "SameSite=Strict" in cookie
         assert TOKEN not in cookie
         assert client.post("/knn-service", data=QUERY).status_code == 200
-        value = client.get_cookie(access.COOKIE).value
+        value = client.get_cookie(login.COOKIE).value
         for changed in (value[:-1] + "x", "9" * 11 + value[10:], "", "1.", f"-1.{value}", "²" + value):
-            client.set_cookie(access.COOKIE, changed)
+            client.set_cookie(login.COOKIE, changed)
             assert client.post("/knn-service", data=QUERY).status_code == 401
 
     def test_an_old_session_ends(self, make_client, monkeypatch):
         client = make_client(access=Access(TOKEN))
         client.post("/login", data={"token": TOKEN})
-        now = access.time.time()
-        monkeypatch.setattr(access.time, "time", lambda: now + 13 * 3600)
+        now = login.time.time()
+        monkeypatch.setattr(login.time, "time", lambda: now + 13 * 3600)
         assert client.post("/knn-service", data=QUERY).status_code == 401
 
     def test_where_it_comes_from(self, tmp_path, monkeypatch):

@@ -1,18 +1,15 @@
-"""Who may ask the service: token, login, the name it is called by, the origin of a request, and headers of answers.
+"""Who may ask the service: token, the name it is called by, the origin of a request, and headers of answers.
 
 Role: `Access` + Flask application -> the same application, closed. Without a token everybody who reaches the port may
 ask, which is why `serve` wants one for every address but this machine's own. Also here: errors as JSON in one sentence,
 because an error is an answer too.
 """
 
-import hashlib
-import hmac
 import ipaddress
 import logging
 import os
 import secrets
 import stat
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,43 +19,43 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.login import add_login, is_known
 
 TOKEN_VARIABLE = "IDCLIP_TOKEN"
 SHORTEST_TOKEN = 16  # characters
-COOKIE = "idclip_session"
-_COOKIE_SECONDS = 12 * 3600
 _OPEN = ("/healthz", "/login")  # answered without token
+_OPEN_FILES = "/page/"  # of the page itself: the same for everybody
+_OWN_PAGES_ONLY = "/people/"  # never for pages of other origins, whatever is allowed
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+CONTENT_RULES = (
+    "default-src 'self'; img-src 'self' data: blob:; script-src 'self'; style-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 _HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data: blob:; script-src 'self'; style-src 'self'; object-src 'none'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": CONTENT_RULES,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    # Not no-referrer: under that, browsers send the forms of this very page with "Origin: null".
+    "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-_LOGIN = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Log in</title></head>
-<body><main><h1>Log in</h1><p role="alert">{message}</p>
-<form method="post" action="login"><p><label>Token <input name="token" type="password" required autofocus
-autocomplete="current-password"></label></p><p><button>Log in</button></p></form></main></body></html>
-"""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Access:
-    """token: None lets everybody in. host_names: names in the Host header that are answered; None: every name."""
+    """token: None lets everybody in. host_names: names in the Host header that are answered; None: every name.
+
+    allow_cors: pages of other origins may search. read_only_people: nobody is enrolled, renamed or forgotten through the service.
+    """
 
     token: str | None = None
     host_names: frozenset[str] | None = field(default_factory=lambda: frozenset(_LOCAL_NAMES))
     allow_cors: bool = False
+    read_only_people: bool = False
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < SHORTEST_TOKEN:
@@ -66,6 +63,12 @@ class Access:
                 f"the token has fewer than {SHORTEST_TOKEN} characters, which can be guessed: make a longer one, for "
                 "example with `openssl rand -hex 24`"
             )
+
+    @property
+    def may_edit_people(self) -> bool:
+        """Whether requests may change the gallery: only with a token, or where this machine alone gets through."""
+        private = self.host_names is not None and all(map(is_local, self.host_names))
+        return not self.read_only_people and (self.token is not None or private)
 
 
 def is_local(host: str) -> bool:
@@ -103,7 +106,7 @@ def close(app: flask.Flask, access: Access) -> None:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     if access.token is not None:
-        app.add_url_rule("/login", "login", lambda: _login(access.token or ""), methods=["GET", "POST"])
+        add_login(app, access.token)
 
 
 def _refusal(access: Access) -> Any:
@@ -112,9 +115,11 @@ def _refusal(access: Access) -> Any:
     name = urlsplit(f"//{request.host}").hostname or ""
     if access.host_names is not None and name.lower() not in access.host_names:
         return {"message": "this service is not called by that name: see --host_names"}, 403
-    if request.method not in _SAFE and not access.allow_cors and _is_foreign():
+    closed = not access.allow_cors or request.path.startswith(_OWN_PAGES_ONLY)
+    if request.method not in _SAFE and closed and _is_foreign():
         return {"message": "requests from pages of another origin are not answered"}, 403
-    if access.token is None or request.path in _OPEN or _is_known(access.token):
+    is_open = request.path in _OPEN or request.path.startswith(_OPEN_FILES)
+    if access.token is None or is_open or is_known(access.token):
         return None
     if request.method == "GET" and request.path == "/":
         return flask.redirect("/login", 303)
@@ -131,43 +136,6 @@ def _is_foreign() -> bool:
         return True
     origin = headers.get("Origin")
     return origin is not None and urlsplit(origin).netloc != flask.request.host
-
-
-def _is_known(token: str) -> bool:
-    scheme, _, given = flask.request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and _same(given.strip(), token):
-        return True
-    expiry, _, signature = flask.request.cookies.get(COOKIE, "").partition(".")
-    if not (expiry.isascii() and expiry.isdigit() and len(expiry) < 12):
-        return False
-    return _same(signature, _sign(expiry, token)) and int(expiry) > time.time()
-
-
-def _login(token: str) -> Any:
-    """The form, and what it sends: a cookie signed with the token, which is not in it."""
-    if flask.request.method == "GET":
-        return _LOGIN.format(message="")
-    if not _same(flask.request.form.get("token", "").strip(), token):
-        return flask.make_response(_LOGIN.format(message="That is not the token."), 401)
-    expiry = str(int(time.time()) + _COOKIE_SECONDS)
-    answer = flask.redirect("/", 303)
-    answer.set_cookie(
-        COOKIE,
-        f"{expiry}.{_sign(expiry, token)}",
-        max_age=_COOKIE_SECONDS,
-        httponly=True,
-        samesite="Strict",
-        secure=flask.request.is_secure,
-    )
-    return answer
-
-
-def _sign(expiry: str, token: str) -> str:
-    return hmac.new(token.encode(), f"session until {expiry}".encode(), hashlib.sha256).hexdigest()
-
-
-def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _with_headers(response: flask.Response, access: Access) -> flask.Response:
@@ -193,6 +161,7 @@ _SENTENCES = {
     404: "there is nothing at this address",
     405: "this address takes no requests of that method",
     413: "the request is too large",
+    415: "send JSON, and say so in the header: Content-Type: application/json",
 }
 
 

@@ -24,7 +24,7 @@ def add_pictures(results: Answer, rows: Sequence[int], resource: IdentityResourc
             result["image"] = base64.b64encode(jpeg).decode()
 
 
-def answer(work: Callable[[], Answer]) -> Any:
+def answer(work: Callable[[], Any]) -> Any:
     """The answer of `work`, or HTTP 400 with the sentence that it raised."""
     try:
         return work()

@@ -10,16 +10,20 @@ from typing import Any
 from open_clip_idplugin import fusion
 from open_clip_idplugin.retrieval.knn_request import MOST_FACES
 from open_clip_idplugin.retrieval.limits import Limits
+from open_clip_idplugin.retrieval.openapi_people import people_paths
 
 _VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 _PICTURE = {"type": "string", "contentEncoding": "base64"}
 _ERRORS = {
     "400": "The request cannot be answered.",
     "401": "The service's token is missing.",
-    "403": "The request comes from a page of another origin, or calls the service by another name.",
+    "403": "The request comes from another origin's page, calls the service by another name, or may change nobody.",
     "413": "The request is too large.",
+    "415": "The request does not say that it is JSON.",
     "500": "A defect; the message holds an id for the service's log.",
 }
+
+_POST_ERRORS = ("400", "401", "403", "413", "500")
 
 
 def search_fields(indices: Sequence[str], limits: Limits) -> dict[str, dict[str, Any]]:
@@ -116,6 +120,8 @@ def describe_service(indices: Sequence[str], limits: Limits) -> dict[str, Any]:
             "/knn-service": _post("Search images", search, {"type": "array", "items": _reference("Result")}),
             "/metadata": _post("Metadata of images by id", metadata, _METADATA),
             "/indices-list": _get("Names of the indices", {"type": "array", "items": {"type": "string"}}),
+            **{address: _post(*entry, more=["415"]) for address, entry in people_paths(indices).items()},
+            "/service-info": _get("Indices, defaults, limits and what is allowed", {"type": "object"}),
             "/healthz": _get("Whether the service is ready", {"type": "object"}),
         },
     }
@@ -154,9 +160,10 @@ def _content(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _post(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+def _post(summary: str, body: Mapping[str, Any], answer: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
     request = {"required": True, "content": _content(body)}
-    return {"post": {"summary": summary, "requestBody": request, "responses": _responses(answer, list(_ERRORS))}}
+    codes = [*_POST_ERRORS, *more]
+    return {"post": {"summary": summary, "requestBody": request, "responses": _responses(answer, codes)}}
 
 
 def _get(summary: str, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.faces import FaceEngine
+    from open_clip_idplugin.faces import Face, FaceEngine
+
+_NO_ENGINE = "this service was started without a face model, so that it cannot read photos: start it with --faces"
 
 
 class PersonError(IdClipError):
@@ -52,6 +54,28 @@ class People:
             return self._engine.model_id
         return self.gallery.model_id if self.gallery is not None else None
 
+    @property
+    def reads_photos(self) -> bool:
+        """Whether there is a face engine."""
+        return self._engine is not None
+
+    def find_faces(self, photo: bytes) -> "tuple[list[Face], int, int, str]":
+        """All faces of a picture, best detection first; its width and height in pixels; and the face model.
+
+        Raises:
+            PersonError: there is no face engine, or the picture cannot be read.
+        """
+        from open_clip_idplugin.faces import load_picture
+
+        if self._engine is None:
+            raise PersonError(_NO_ENGINE)
+        try:
+            pixels = load_picture(photo)
+            faces = self._engine.detect(pixels)
+        except IdClipError as error:
+            raise PersonError(f"the photo: {error}") from None
+        return faces, pixels.shape[1], pixels.shape[0], self._engine.model_id
+
     def names(self) -> dict[str, str]:
         """Every enrolled name and alias -> the name, for finding people in texts; empty without a gallery."""
         return {} if self.gallery is None else self.gallery.names_and_aliases()
@@ -70,10 +94,7 @@ class People:
         if not isinstance(face, str):
             return self._require_size(face, f"the embedding of face {number}")
         if self._engine is None:
-            raise PersonError(
-                "this service was started without a face model, so that it cannot read photos: start it with --faces, "
-                "or send an embedding or an enrolled name"
-            )
+            raise PersonError(f"{_NO_ENGINE}, or send an embedding or an enrolled name")
         try:
             found = self._engine.the_face(decode_base64(face), policy="largest")
         except IdClipError as error:

@@ -35,6 +35,7 @@ def serve(
     host_names: str | None = None,
     allow_urls: bool = False,
     allow_cors: bool = False,
+    read_only_people: bool = False,
     max_request_mb: int = 32,
     max_pixels: int = 50_000_000,
     max_results: int = 10_000,
@@ -60,6 +61,7 @@ def serve(
         host_names: names by which the service is called, separated by commas, e.g. behind a proxy.
         allow_urls: fetch pictures from the public http(s) addresses that requests name in `image_url`.
         allow_cors: let web pages of any origin read the answers.
+        read_only_people: let nobody be enrolled, renamed or forgotten through the service and its page.
         max_request_mb: largest request in MB.
         max_pixels: largest picture in a request, in pixels.
         max_results: most results of a request.
@@ -67,7 +69,7 @@ def serve(
     """
     from open_clip_idplugin.retrieval.access import read_token
 
-    access = choose_access(host, read_token(token_file), host_names, allow_cors)
+    access = choose_access(host, read_token(token_file), host_names, allow_cors, read_only_people)
     folders = split_indices(index)
     if threads < 1:
         raise IdClipError("--threads must be at least 1")
@@ -82,23 +84,27 @@ def serve(
     server.door.open(open_app(folders, setup, allow_urls, access, limits, mmap))
     address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     print(f"Serving {', '.join(folders)} at {address}/knn-service (Ctrl-C stops)", flush=True)
-    print(f'Next: idclip search "[TOK] ..." --identities NAME --url {address}', flush=True)
+    print(
+        f'Next: open {address} in a browser, or idclip search "[TOK] ..." --identities NAME --url {address}', flush=True
+    )
     server.run_until_stopped()
 
 
-def choose_access(host: str, token: str | None, host_names: str | None, allow_cors: bool) -> "Access":
+def choose_access(
+    host: str, token: str | None, host_names: str | None, allow_cors: bool, read_only_people: bool = False
+) -> "Access":
     """Refuse an address that other machines reach without a token; check the names of a service of this machine alone."""
     from open_clip_idplugin.retrieval.access import Access, is_local
 
     named = frozenset(name.strip().lower() for name in (host_names or "").split(",") if name.strip())
     if is_local(host):
-        return Access(token, frozenset((*_LOCAL_NAMES, host.lower(), *named)), allow_cors)
+        return Access(token, frozenset((*_LOCAL_NAMES, host.lower(), *named)), allow_cors, read_only_people)
     if token is None:
         raise IdClipError(
             f"--host {host} can be reached by other machines: give a token with --token_file FILE (or the environment "
             "variable IDCLIP_TOKEN), or keep 127.0.0.1"
         )
-    return Access(token, named or None, allow_cors)
+    return Access(token, named or None, allow_cors, read_only_people)
 
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")

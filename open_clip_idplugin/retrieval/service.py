@@ -1,8 +1,9 @@
 """The search service: clip-retrieval's Flask endpoints, with people in the query.
 
 Role: indices + loaded model + people -> a Flask application. `/knn-service` takes every stock request, and `faces` or
-`identities` beside a text with `[TOK]`; `/metadata`, `/indices-list`, `/metrics` and the stock page are
-clip-retrieval's; `/healthz` and `/openapi.json` are ours. A bad request is answered with HTTP 400 and one sentence.
+`identities` beside a text with `[TOK]`; `/metadata`, `/indices-list`, `/metrics` and the stock page below `/stock/` are
+clip-retrieval's; the page at `/`, `/people/...`, `/service-info`, `/healthz` and `/openapi.json` are ours. A bad request is
+answered with HTTP 400 and one sentence.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
 from open_clip_idplugin.checkpoints import LoadedModel
-from open_clip_idplugin.retrieval.access import Access, close
+from open_clip_idplugin.retrieval.access import CONTENT_RULES, Access, close
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.knn_request import MOST_RESULTS, BadRequest
@@ -23,10 +24,15 @@ from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.monitoring import add_monitoring
 from open_clip_idplugin.retrieval.openapi import describe_service
+from open_clip_idplugin.retrieval.page import add_page
 from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.people_service import PeopleService
+from open_clip_idplugin.retrieval.people_views import add_people
 from open_clip_idplugin.retrieval.picture_urls import fetch_picture
 from open_clip_idplugin.retrieval.resources import IndexOpener
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
+from open_clip_idplugin.retrieval.service_info import describe_indices
+from open_clip_idplugin.retrieval.stock_page import add_stock_page
 
 
 class RowMetadataService(MetadataService):
@@ -92,11 +98,14 @@ def create_app(
     close(app, access)
     names, fetch = list(indices), partial(fetch_picture, most_bytes=limits.request_bytes)
     _add_endpoints(app, names, served, people, fetch if allow_urls else None, limits)
-    _add_stock_page(app)
+    add_people(app, PeopleService(people, served, limits, loaded.face_model), access.may_edit_people)
+    app.add_url_rule("/service-info", "service-info", lambda: describe_indices(served, people, limits, access))
+    add_page(app)
+    add_stock_page(app, CONTENT_RULES)
     if access.allow_cors:
         from flask_cors import CORS
 
-        CORS(app)
+        CORS(app, resources=r"/(?!people/).*")  # who is enrolled is for our own page alone
     return app
 
 
@@ -120,12 +129,3 @@ def _add_endpoints(
         app.add_url_rule(address, view_func=view)
     description = describe_service(names, limits)
     app.add_url_rule("/openapi.json", "openapi", lambda: description)
-
-
-def _add_stock_page(app: flask.Flask) -> None:
-    """clip-retrieval's own search page, where its wheel brought it along."""
-    import clip_retrieval
-    from clip_retrieval.clip_front import add_static_endpoints
-
-    if (Path(clip_retrieval.__file__).parent.parent / "front" / "build" / "index.html").exists():
-        add_static_endpoints(app, None, None, "url")

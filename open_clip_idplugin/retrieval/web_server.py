@@ -52,6 +52,8 @@ class Door:
     def _not_ready(self, start_response: Any) -> list[bytes]:
         body = json.dumps({"status": "stopping" if self._closing else "loading"}).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Retry-After", "5")]
+        if not self._closing:
+            headers.append(("Refresh", "3"))  # a browser asks again by itself
         start_response("503 Service Unavailable", headers)
         return [body]
 

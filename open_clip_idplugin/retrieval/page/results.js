@@ -1,0 +1,118 @@
+// A search: what is asked, and the cards of what was found, page by page.
+
+import { ask } from "./api.js";
+import { boxedPicture } from "./boxes.js";
+import { announce, byId, counted, jpeg, make, shortNumber, showError } from "./dom.js";
+import { indexName, setSimilar, state } from "./state.js";
+
+export const found = []; // results on the page, best first
+let searches = 0;
+let opener = () => {};
+
+export const whenOpened = (work) => { opener = work; };
+
+// The request's fields, without paging; null where nothing is asked.
+export function question() {
+  const fields = {};
+  if (state.similar) Object.assign(fields, state.similar.fields);
+  else if (byId("text").value.trim()) fields.text = byId("text").value.trim();
+  const people = {};
+  for (const person of state.chosen) (people[person.clause] ??= []).push(person.query);
+  if (!Object.keys(fields).length && !people.all && !people.any) return null;
+  if (people.all && !people.any && byId("only").checked) people.only = true;
+  if (Object.keys(people).length) fields.people = people;
+  return { ...fields, ...options(), indice_name: indexName() };
+}
+
+function options() {
+  const fields = {};
+  for (const input of byId("advanced").querySelectorAll("[name]")) {
+    if (input.name === "page_size" || input.value === "") continue;
+    if (!input.checkValidity()) throw new Error(`${input.closest("label").firstChild.textContent.trim()}: ${input.validationMessage}`);
+    fields[input.name] = input.type === "number" ? Number(input.value) : input.value;
+  }
+  const filters = {};
+  for (const row of byId("filters").children) {
+    const [column, condition, value] = [...row.querySelectorAll("select, input")].map((input) => input.value);
+    if (value !== "") (filters[column] ??= {})[condition] = value;
+  }
+  return Object.keys(filters).length ? { ...fields, filters } : fields;
+}
+
+const pageSize = () => Math.max(1, Math.min(Number(byId("advanced").querySelector("[name=page_size]").value) || 24, 200, state.info.limits.results - 1));
+
+// Search anew, or (`onward`) show the next page. `asked`: by the search button, which says so where nothing is asked.
+export async function search({ onward = false, asked = false } = {}) {
+  const number = ++searches;
+  showError(null);
+  try {
+    const fields = question();
+    if (fields === null) {
+      if (asked) throw new Error("say whom or what you look for: choose a person, or type something");
+      return clear();
+    }
+    const size = pageSize(), offset = onward ? found.length : 0;
+    byId("results").setAttribute("aria-busy", "true");
+    announce("Searching…");
+    // one more than is shown tells whether there is another page
+    const results = await ask("knn-service", { ...fields, offset, num_images: size + 1, num_result_ids: size + 1 });
+    if (number !== searches) return;
+    show(results.slice(0, size), onward, results.length > size, fields.indice_name);
+    if (asked && !onward) bringIntoView();
+  } catch (error) {
+    if (number !== searches) return;
+    announce("");
+    showError(error);
+  } finally {
+    if (number === searches) byId("results").removeAttribute("aria-busy");
+  }
+}
+
+function clear() {
+  found.length = 0;
+  byId("cards").replaceChildren();
+  byId("more").hidden = true;
+  announce("");
+}
+
+function show(results, onward, more, index) {
+  if (!onward) clear();
+  const first = found.length;
+  found.push(...results.map((result) => ({ ...result, index, like: state.similar !== null })));
+  byId("cards").append(...results.map((result, place) => card(found[first + place], first + place)));
+  byId("more").hidden = !more;
+  const words = counted(found.length, "result", "results") + (more ? ", and there are more" : "");
+  announce(found.length ? words : "Nothing was found. Fewer people, or lower least scores, show more.");
+  if (onward) byId("cards").children[first]?.querySelector("button").focus();
+}
+
+function bringIntoView() {
+  const title = byId("results-title");
+  if (title.getBoundingClientRect().top > innerHeight * 0.7) title.scrollIntoView();
+}
+
+function card(result, place) {
+  const title = titleOf(result);
+  return make("li", {},
+    make("button", { type: "button", class: "open", "aria-label": `Result ${place + 1}: ${title}`, onclick: () => opener(place) }, pictureOf(result, title)),
+    make("p", { class: "caption" }, title), scoresOf(result),
+    result.why && make("details", {}, make("summary", {}, "Why"), make("p", {}, result.why)),
+    make("button", { type: "button", class: "plain like", onclick: () => searchAlike(result) }, "More like this"));
+}
+
+export const titleOf = (result) => result.caption || result.key || `image ${result.id}`;
+
+function pictureOf(result, title) {
+  if (!result.image) return make("span", { class: "nopicture" }, `no picture is kept of ${result.key || `image ${result.id}`}`);
+  const boxes = (result.matched || []).filter((match) => match.face_box_relative);
+  return boxedPicture(jpeg(result.image), title, boxes.map((match) => ({ box: match.face_box_relative, label: match.name })), { lazy: true });
+}
+
+export function scoresOf(result) {
+  const parts = [[result.like ? "likeness" : "IdCLIP", result.similarity], ["face", result.face_similarity]].filter(([, value]) => typeof value === "number");
+  return make("p", { class: "scores" }, ...parts.map(([name, value]) => make("span", {}, `${name} `, make("b", {}, shortNumber(value)))));
+}
+
+export function searchAlike(result) {
+  setSimilar({ name: `image ${result.id}`, picture: jpeg(result.image), fields: { image_id: result.id } });
+}

@@ -1,0 +1,180 @@
+"""What the search page asks about people: who is enrolled, who is in a picture; and what it changes.
+
+Role: checked JSON + gallery, face engine and served indices -> JSON. Nothing is kept between requests: the gallery is read
+anew, so that whoever was enrolled or forgotten a moment ago is known or unknown at once. Answers hold names, notes and small
+pictures of faces, never an embedding.
+"""
+
+import base64
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery import Gallery, GalleryError, Person, fold_name
+from open_clip_idplugin.gallery.enrolment import enroll_faces, to_photo_face
+from open_clip_idplugin.gallery.likeness import SAME_FACE, find_likenesses
+from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.retrieval.answers import choose_index
+from open_clip_idplugin.retrieval.indexed_face import indexed_face, require_row
+from open_clip_idplugin.retrieval.known_faces import faces_in_image, faces_in_photo
+from open_clip_idplugin.retrieval.limits import Limits
+from open_clip_idplugin.retrieval.people import People, PersonError, decode_base64
+from open_clip_idplugin.retrieval.people_requests import EnrollRequest, ListRequest
+from open_clip_idplugin.retrieval.request_fields import BadRequest
+from open_clip_idplugin.retrieval.served_indices import ServedIndices
+from open_clip_idplugin.training_facts import require_face_model
+
+if TYPE_CHECKING:
+    from open_clip_idplugin.faces import Face
+
+
+class PeopleService:
+    """Answers about the people of one service; safe to use from several threads."""
+
+    def __init__(self, people: People, indices: ServedIndices, limits: Limits, trained_with: str | None) -> None:
+        """`trained_with`: the face model of the served model's training, where known."""
+        self._people = people
+        self._indices = indices
+        self._limits = limits
+        self._trained_with = trained_with
+
+    def list_people(self, request: ListRequest) -> dict[str, Any]:
+        """A page of the enrolled people, in order of name."""
+        gallery = self._people.gallery
+        with _without_paths(gallery):
+            everybody = gallery.people() if gallery is not None else []
+            if request.find is not None:
+                everybody = [person for person in everybody if _is_called(person, request.find)]
+            page = everybody[request.offset : request.offset + request.count]
+            described = [describe(person) for person in page]
+            if request.include_images and gallery is not None:
+                for entry in described:
+                    _add_cover(entry, gallery)
+        return {"total": len(everybody), "people": described}
+
+    def in_image(self, values: Mapping[str, Any], row: int, threshold: float | None) -> dict[str, Any]:
+        """The faces of an indexed image."""
+        resource = choose_index(self._indices.current(), values.get("indice_name"))
+        require_row(resource, row)
+        with _without_paths(self._people.gallery):
+            faces = faces_in_image(resource.faces, row, self._people.gallery, _or_usual(threshold))
+        return {"id": row, "index_has_faces": resource.faces is not None, "faces": faces}
+
+    def in_photo(self, photo: str, threshold: float | None) -> dict[str, Any]:
+        """The faces of a photo that was sent."""
+        faces, width, height, model_id = self._find(photo)
+        with _without_paths(self._people.gallery):
+            described = faces_in_photo(faces, width, height, model_id, self._people.gallery, _or_usual(threshold))
+        return {"width": width, "height": height, "faces": described}
+
+    def enroll(self, request: EnrollRequest) -> dict[str, Any]:
+        """Give a person a face, of a photo or of an indexed image; `alike` names others whom it looks like."""
+        gallery = self._writable()
+        fold_name(request.name)
+        face, model_id = self._face_to_enroll(request)
+        require_face_model(self._trained_with, model_id, "these faces")
+        with _without_paths(gallery):
+            known = gallery.model_id
+            if known not in (None, model_id):
+                raise PersonError(
+                    f"the enrolled people come from the face model '{known}', but this face from '{model_id}': their "
+                    "embeddings cannot be compared"
+                )
+            person = enroll_faces(gallery, request.name, [face], model_id, request.details)
+            alike = find_likenesses(gallery, person.name, face.embedding[None])
+        entry = describe(person)
+        _add_cover(entry, gallery)
+        return {
+            "person": entry,
+            "alike": [{"name": other.name, "similarity": round(other.cosine, 4)} for other in alike],
+        }
+
+    def rename(self, name: str, new_name: str) -> dict[str, Any]:
+        """Give a person another name."""
+        gallery = self._writable()
+        with _without_paths(gallery):
+            self._require_somebody(gallery)
+            return {"person": describe(gallery.rename(name, new_name))}
+
+    def forget(self, name: str) -> dict[str, Any]:
+        """Erase a person; says what was erased, and whether the gallery's bytes hold anything of it still."""
+        gallery = self._writable()
+        with _without_paths(gallery):
+            self._require_somebody(gallery)
+            gone = gallery.forget(name)
+        fields = ("name", "photos", "crops", "aliases", "clean")
+        return {field: getattr(gone, field) for field in fields}
+
+    def _face_to_enroll(self, request: EnrollRequest) -> tuple[PhotoFace, str]:
+        if request.image_id is not None:
+            resource = choose_index(self._indices.current(), request.indice_name)
+            require_row(resource, request.image_id)
+            return indexed_face(resource, request.image_id, request.face or 0)
+        assert request.photo is not None  # the parser takes exactly one of the two
+        faces, _, _, model_id = self._find(request.photo)
+        usable = [face for face in faces if face.embedding is not None]
+        if request.face is not None:
+            if request.face >= len(faces):
+                raise BadRequest(f"{len(faces)} faces were found in the photo, not one of number {request.face}")
+            usable = [faces[request.face]]
+        if not usable:
+            raise PersonError("no face was found in the photo: send a clearer, larger picture of the face")
+        if len(usable) > 1:
+            raise PersonError(f"the photo shows {len(usable)} faces: say in 'face' which one is meant")
+        return to_photo_face(request.label, usable[0], model_id), model_id
+
+    def _find(self, photo: str) -> "tuple[list[Face], int, int, str]":
+        """Faces of a photo, its width and height, and the face model."""
+        content = decode_base64(photo)
+        self._limits.check_picture(content, "'photo'")
+        return self._people.find_faces(content)
+
+    def _writable(self) -> Gallery:
+        if self._people.gallery is None:
+            raise PersonError("this service was started without a gallery: start it with --gallery")
+        return self._people.gallery
+
+    @staticmethod
+    def _require_somebody(gallery: Gallery) -> None:
+        if not gallery.path.exists():
+            raise PersonError("nobody is enrolled yet")
+
+
+def describe(person: Person) -> dict[str, Any]:
+    """A person as answers show them."""
+    details = {**vars(person.details), "expired": person.details.expired}
+    return {"name": person.name, "photos": person.photos, "aliases": list(person.aliases), **details}
+
+
+def _add_cover(entry: dict[str, Any], gallery: Gallery) -> None:
+    with contextlib.suppress(GalleryError):  # forgotten since the list was read
+        cover = gallery.cover(entry["name"])
+        if cover is not None:
+            entry["image"] = base64.b64encode(cover).decode()
+
+
+def _is_called(person: Person, part: str) -> bool:
+    """Whether the name or an alias holds this text, compared as names are."""
+    try:
+        folded = fold_name(part)
+    except GalleryError:
+        return False
+    return any(folded in fold_name(name) for name in (person.name, *person.aliases))
+
+
+def _or_usual(threshold: float | None) -> float:
+    return SAME_FACE if threshold is None else threshold
+
+
+@contextlib.contextmanager
+def _without_paths(gallery: Gallery | None) -> Iterator[None]:
+    """The gallery's sentences, which tell its owner where it lies, without the place: here strangers read them."""
+    try:
+        yield
+    except GalleryError as error:
+        path = str(gallery.path) if gallery is not None else ""
+        raise IdClipError(str(error).replace(path, "gallery") if path else str(error)) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise IdClipError(f"the gallery cannot be read or written: {reason}") from None

@@ -10,33 +10,19 @@ import cv2
 import numpy as np
 
 from webdataset_tools.faceswap import marking
-from webdataset_tools.faceswap.geometry import (
-    REFERENCE,
-    SwapFailed,
-    fit_affine,
-    fit_similarity,
-    pose_of,
-    scale_of,
-    transform,
-)
+from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
+from webdataset_tools.faceswap.geometry import SwapFailed, fit_similarity, scale_of, transform
 from webdataset_tools.faceswap.swappers import KEEP_SKIN, FaceInPicture
 
-# The part of a face that is replaced, in ArcFace's 112-pixel frame: nearly all of it, from the forehead to the chin. Less
-# leaves a mixture of two people that a recogniser takes for the one who was there before.
-_MIDDLE, _RADII = np.array([56.0, 68.5]), np.array([43.0, 47.5])
-_TURN = 70.0  # frame units by which the visible face moves sideways under the landmarks, per unit of `pose_of`
-_LARGEST_TURN = 0.35  # in units of `pose_of`; beyond, the far eye is at the edge of the face
-_ROUNDNESS = 2.5  # exponent of the superellipse: 2 is an ellipse, more is fuller at the jaw
 _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails on masks that touch the border
 _SMALLEST = 12  # pixels a side of a mask below which cloning has nothing to solve
 _CONTRAST = (0.75, 1.2)  # limits of the change in contrast by colour transfer: more would bring up noise
 _EDGES = 97  # percentile of local differences that tells a picture's sharpness; lower ones tell its noise
-_CLONED = (
-    0.25  # share of the cloned picture in the middle, of a face that keeps no skin: more lets hair bleed into the face
-)
-_LARGEST_OWN = np.array(
-    [30.0, 20.0, 20.0]
-)  # Lab units by which a face may differ from the scene: more is light, not skin
+# Share of the cloned picture in the middle of a face that keeps no skin: more lets hair and background bleed into it.
+_CLONED = 0.25
+# Lab units by which a face may differ from the scene: more is light, not skin.
+_LARGEST_OWN = np.array([30.0, 20.0, 20.0])
+_EDGE = 40  # the face fades in over this part of the mask's side; a softer edge takes more of the person away
 _SEAM = 9  # the edge is cloned alone; over a ninth of the mask's side inwards the share falls
 
 
@@ -56,32 +42,18 @@ class BlendSwapper:
 
     def swap(self, target: FaceInPicture, source: FaceInPicture) -> np.ndarray:
         """Return the target's picture [H, W, 3] uint8 with the source's face; raises SwapFailed (see `Swapper`)."""
-        outline = _outline(target.landmarks, target.box)
+        outline = outline_of(target.landmarks, target.box)
         x0, y0, x1, y1 = _window(outline, target.picture.shape)
         scene = target.picture[y0:y1, x0:x1]
         shift = np.array([x0, y0])
         face, covered = _warp(source, target.landmarks - shift, scene.shape)
-        mask = _fill(outline - shift, scene.shape) & covered
+        mask = pixels_inside(outline - shift, scene.shape) & covered
         if np.count_nonzero(mask) < _SMALLEST:
             raise SwapFailed("the photo does not cover the face")
-        face = _match_sharpness(_match_colour(face, scene, mask, self._keep_skin), scene, mask)
+        face = _match_sharpness(_match_colour(face, scene, mask, source.skin, self._keep_skin), scene, mask)
         result = target.picture.copy()
         result[y0:y1, x0:x1] = _put_in(face, scene, mask, (1 - self._keep_skin) * _CLONED)
         return result
-
-
-def _outline(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the edge [n, 2] of the part that is replaced, in pixels, kept inside the face's box.
-
-    Eyes, nose and mouth stand in front of the head: as it turns, they move towards the far edge of the face.
-    """
-    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    direction = np.column_stack([np.cos(angles), np.sin(angles)])
-    rounded = np.sign(direction) * np.abs(direction) ** (2 / _ROUNDNESS)
-    turn = np.clip(pose_of(landmarks)[0], -_LARGEST_TURN, _LARGEST_TURN)
-    points = transform(fit_affine(REFERENCE, landmarks), _MIDDLE - (_TURN * turn, 0) + rounded * _RADII)
-    slack = 0.02 * (box[2:] - box[:2])  # a detector's box may cut the cheek a little
-    return np.clip(points, box[:2] - slack, box[2:] + slack)
 
 
 def _window(outline: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -98,33 +70,29 @@ def _window(outline: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int,
 def _warp(source: FaceInPicture, landmarks: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the source's picture warped to a canvas of `shape`, and where the canvas shows its face, bool [H, W]."""
     picture, matrix = source.picture, fit_similarity(source.landmarks, landmarks)
-    outline = transform(matrix, _outline(source.landmarks, source.box))
+    outline = transform(matrix, outline_of(source.landmarks, source.box))
     while scale_of(matrix) < 0.5 and min(picture.shape[:2]) > 2:  # else the warp would skip pixels
         picture = cv2.pyrDown(picture)
         matrix = fit_similarity(source.landmarks * (picture.shape[1] / source.picture.shape[1]), landmarks)
     size = (shape[1], shape[0])
     face = cv2.warpAffine(picture, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     inside = cv2.warpAffine(np.full(picture.shape[:2], 255, np.uint8), matrix, size, flags=cv2.INTER_NEAREST) > 0
-    return face, inside & _fill(outline, shape)
+    return face, inside & pixels_inside(outline, shape)
 
 
-def _fill(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the inside of the outline, bool [H, W]."""
-    mask = np.zeros(shape[:2], np.uint8)
-    cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(outline).astype(np.int32)), 255)
-    return mask > 0
-
-
-def _match_colour(face: np.ndarray, scene: np.ndarray, mask: np.ndarray, kept: float) -> np.ndarray:
+def _match_colour(
+    face: np.ndarray, scene: np.ndarray, mask: np.ndarray, skin: np.ndarray | None, kept: float
+) -> np.ndarray:
     """Give the face the middle and spread of the scene's colours under the mask, in Lab (after Reinhard et al. 2001).
 
-    `kept` is the share of the face's own that stays. Medians, because a fringe or a beard must not colour the skin.
+    `kept` is the share of the person's own that stays: of `skin`, Lab, or else of the face as it is. Medians, because a fringe
+    or a beard must not colour the skin.
     """
-    lab, wanted = (cv2.cvtColor(p.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for p in (face, scene))
+    lab, wanted = to_lab(face), to_lab(scene)
     middle, spread = np.median(lab[mask], axis=0), lab[mask].std(0)
     factor = np.clip(wanted[mask].std(0) / np.maximum(spread, 1e-3), *_CONTRAST) ** (1 - kept)
     scene_middle = np.median(wanted[mask], axis=0)
-    own = np.clip(kept * (middle - scene_middle), -_LARGEST_OWN, _LARGEST_OWN)
+    own = np.clip(kept * ((middle if skin is None else skin) - scene_middle), -_LARGEST_OWN, _LARGEST_OWN)
     moved = (lab - middle) * factor + scene_middle + own
     rgb = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
@@ -156,7 +124,7 @@ def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray, cloned: float
     """
     y, x = np.nonzero(mask)
     side = int(min(x.max() - x.min(), y.max() - y.min())) + 1
-    alpha = _fade(mask, max(side / 20, 1.0))
+    alpha = _fade(mask, max(side / _EDGE, 1.0))
     blended = face.astype(np.float32)
     if side >= _SMALLEST:
         own = (1 - cloned) * _fade(mask, side / _SEAM)[:, :, None]

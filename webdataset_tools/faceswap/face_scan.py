@@ -5,7 +5,7 @@ large and certain enough, and (for COCO) lies inside the annotated person.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
+from webdataset_tools.faceswap.face_region import skin_colour
 from webdataset_tools.faceswap.identities import Identity
 from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick
@@ -143,7 +144,10 @@ def scan_picture(
     faces = [face for face in found if face.score >= rules.min_score]
     if len(faces) != 1:
         return Skip(label, reasons.SEVERAL_FACES if faces else reasons.NO_FACE, f"{len(faces)} faces" if faces else "")
-    return _check(faces[0], label, rules, annotated)
+    checked = _check(faces[0], label, rules, annotated)
+    if annotated is not None or isinstance(checked, Skip):
+        return checked
+    return replace(checked, skin=skin_colour(picture, checked.landmarks, checked.box))
 
 
 def _check(face: Face, label: str, rules: ScanRules, annotated: CocoImage | None) -> "FoundFace | Skip":

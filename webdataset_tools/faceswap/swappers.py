@@ -23,12 +23,14 @@ class FaceInPicture:
     landmarks  [5, 2] float32 pixels: left eye, right eye, nose, left and right mouth corner as seen in the picture
     box        [4] float32 pixels: x0, y0, x1, y1 of the face
     embedding  [D] float32 of length 1, by the face engine of the run
+    skin       [3] float32, the person's skin in Lab: the middle over their photos, which differ in light; None of a target
     """
 
     picture: np.ndarray
     landmarks: np.ndarray
     box: np.ndarray
     embedding: np.ndarray
+    skin: np.ndarray | None = None
 
 
 KEEP_SKIN = 0.5  # of --keep-skin: beyond, seams begin to show

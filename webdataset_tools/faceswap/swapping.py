@@ -128,7 +128,8 @@ class ImageSwapper:
     def _attempt(self, job: SwapJob, target: FaceInPicture, identity_id: str, photo: str) -> tuple[bytes, Similarity]:
         """Swap, encode, and judge what was encoded: that is what everybody else will see."""
         face = job.identities[identity_id][photo]
-        source = FaceInPicture(self.photo(identity_id, photo), face.landmarks, face.box, face.embedding)
+        skin = _skin_of(job.identities[identity_id])
+        source = FaceInPicture(self.photo(identity_id, photo), face.landmarks, face.box, face.embedding, skin)
         swapped = self.swapper.swap(target, source)
         if swapped.shape != target.picture.shape or swapped.dtype != np.uint8:
             raise IdClipError(f"the swapper gave {swapped.shape} {swapped.dtype} for {target.picture.shape} uint8")
@@ -146,6 +147,12 @@ class ImageSwapper:
         others = sorted(photo for photo in job.identities[identity_id] if photo != swapped_in)
         rng = random.Random(f"face photo {self.settings.seed} {job.image.image_id} {identity_id}")
         return rng.choice(others or [swapped_in])
+
+
+def _skin_of(photos: Mapping[str, FoundFace]) -> np.ndarray | None:
+    """Return the middle of the skin's colours [3] over the photos of a person."""
+    known = [face.skin for face in photos.values() if face.skin is not None]
+    return np.median(known, axis=0) if known else None
 
 
 def _write(path: Location, jpeg: bytes) -> None:

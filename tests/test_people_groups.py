@@ -125,7 +125,7 @@ def test_faces_on_the_page_and_in_the_gallery(tmp_path):
     suggest(str(tmp_path / "table"), str(tmp_path / "out"), str(pictures), str(tmp_path / "g.sqlite"), show=2)
     page = (tmp_path / "out" / "groups.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2
-    assert "<h2>1 <small>(3 faces)</small></h2>" in page
+    assert "<h2>Group 1 <small>(3 faces)</small></h2>" in page
     assert "&lt;b&gt;.png" in page
     assert "<b>" not in page
     enroll_groups(

@@ -23,8 +23,9 @@ CSV_FILE, JSON_FILE, PAGE_FILE = "groups.csv", "groups.json", "groups.html"
 FORMAT = "idclip-groups-v1"
 _COLUMNS = ("group", "faces", "name")
 _STYLE = (
-    "body{font:1rem system-ui;margin:2rem;color-scheme:light dark}"
-    "img{width:112px;height:112px;margin:2px;object-fit:cover}h2{font-size:1.1rem;margin:1.5rem 0 .3rem}"
+    ":root{color-scheme:light dark}body{font:1rem/1.4 system-ui,sans-serif;margin:1rem auto;max-width:72rem;padding:0 1rem}"
+    "ul{display:flex;flex-wrap:wrap;gap:4px;list-style:none;margin:0;padding:0}li{overflow-wrap:anywhere}"
+    "img{display:block;width:112px;height:112px;object-fit:cover}h1{font-size:1.4rem}h2{font-size:1.1rem;margin:1.5rem 0 .3rem}"
 )
 
 
@@ -69,20 +70,21 @@ def write_groups(folder: Path, groups: Groups, shown: Sequence[Sequence[ShownFac
 
 def _page(groups: Groups, shown: Sequence[Sequence[ShownFace]]) -> str:
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
+        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>Groups of unknown faces</title><style>{_STYLE}</style><h1>Groups of unknown faces</h1>",
         f"<p>Write names into {CSV_FILE}, then: idclip enroll_groups {CSV_FILE}. Keep this page private.</p>",
     ]
     for number, (rows, faces) in enumerate(zip(groups.groups, shown, strict=True), 1):
-        parts.append(f"<h2>{number} <small>({len(rows)} faces)</small></h2>")
-        parts += [_figure(face) for face in faces]
+        parts.append(f"<h2>Group {number} <small>({len(rows)} faces)</small></h2>")
+        parts += ["<ul>", *(f"<li>{_figure(face)}</li>" for face in faces), "</ul>"]
     return "\n".join(parts) + "\n"
 
 
 def _figure(face: ShownFace) -> str:
     place = html.escape(face.place, quote=True)
     if face.crop is None:
-        return f"<div>{place}</div>"
+        return place
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(face.crop).decode()}" alt="{place}" title="{place}">'
 
 

@@ -68,7 +68,7 @@ class Findings:
     @property
     def default(self) -> str:
         """The recipe that stands for this project: the chosen one where the split has it, else the paper's."""
-        return self.chosen if self.chosen in self.shown else PAPER.name
+        return self.chosen if self.chosen and self.chosen in self.shown else PAPER.name
 
     def cell_of(self, recipe: str) -> CellResult | None:
         """A recipe's cell with the smallest seed: for what cannot be averaged, such as its failures."""

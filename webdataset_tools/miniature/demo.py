@@ -107,6 +107,7 @@ def demo(output: str = "demo", seed: int = 0, workers: int = 2, epochs: int = 3)
         f"Next: idclip serve --index {run.index} --model {MODEL} --checkpoint {run.checkpoint} "
         f"--gallery {run.gallery} --faces {FACES} --det_size {DETECTOR_SIDE}"
     )
+    print("and open http://127.0.0.1:1234 in a browser")
 
 
 def make_world(run: Demo) -> None:

@@ -66,6 +66,8 @@ def test_what_was_not_measured_is_neither_met_nor_missed():
     assert verdicts(gather(full_results(splits=("val",)), {})) == []
     paper_alone = [result for result in full_results() if result.recipe == "paper"]
     assert verdicts(gather(paper_alone, {}))[4:] == [None, None, None]
+    adaptor_alone = gather([result for result in full_results() if result.recipe == "paper-adaptor"], {})
+    assert (adaptor_alone.chosen, adaptor_alone.default) == (None, "paper-adaptor")
 
 
 def test_published_numbers_have_the_published_ratios():

@@ -67,8 +67,10 @@ class Findings:
 
     @property
     def default(self) -> str:
-        """The recipe that stands for this project: the chosen one where the split has it, else the paper's."""
-        return self.chosen if self.chosen and self.chosen in self.shown else PAPER.name
+        """The recipe that stands for this project: the chosen one where the split has it, else the paper's, else any."""
+        asked = [recipe for recipe, summary in self.shown.items() if BY_FACE in summary]
+        wanted = [recipe for recipe in (self.chosen, PAPER.name, *asked) if recipe in asked]
+        return wanted[0] if wanted and wanted[0] else PAPER.name
 
     def cell_of(self, recipe: str) -> CellResult | None:
         """A recipe's cell with the smallest seed: for what cannot be averaged, such as its failures."""

@@ -44,7 +44,7 @@ RECALLS = Plot(
 CURVES = (
     Plot(
         "people_per_scene", "people who appear in the same scene",
-        "R@1 against the number of people that a scene is shown with: with one, the caption is enough.",
+        "R@1 against the number of people that a scene is shown with; with one, words alone tell it apart.",
     ),
     Plot("gallery_size", "images searched", "R@1 against the number of images that are searched.", True),
     Plot("face_pixels", "height of the face, pixels", "R@1 against the size of the face in the image."),

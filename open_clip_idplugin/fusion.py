@@ -2,10 +2,14 @@
 
 Role: pure arithmetic, shared by the search service and by the evaluation of what one builds without an identity token,
 so that what is measured is what is served. `context` is the cosine of query and image; `face` the cosine of the person
-and the best matching face of the image, `NO_FACE` where no face was found. Both are arrays whose last axis is the
-images, of numpy or torch unless stated.
+and the best matching face of the image. Both are arrays whose last axis is the images, of numpy or torch unless stated.
+
+Where no face was found, `face` says nothing: `Fusion.unseen` takes its place, the cosine at which a face speaks neither
+for nor against the person. A low one, such as what unrelated faces have, would count a face that was missed as somebody
+else's.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +21,37 @@ FACE_WEIGHT = 0.5  # of the weighted sum, unless it was tuned
 FACE_THRESHOLD = 0.35  # cosine from which two faces count as the same person, unless it was tuned
 RANK_OFFSET = 60  # of reciprocal ranks: how little the very first places count more than the next
 _BELOW_ALL = 4.0  # scores lie in [-2, 2]
+_NOBODY = -2.0  # below every threshold
 
 Scores = Any  # np.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A rule with its numbers.
+
+    weight: of the face; threshold: of the filter; unseen: the face cosine of an image in which no face was found. The
+    filter puts such images after all others, with those of other people.
+    """
+
+    rule: str = WEIGHTED
+    weight: float = FACE_WEIGHT
+    threshold: float = FACE_THRESHOLD
+    unseen: float = NO_FACE
+
+    def fuse(self, context: Scores, face: Scores, seen: Scores) -> Scores:
+        """One score an image; seen: [images] bool of the same kind, whether a face was found.
+
+        Reciprocal ranks are for numpy alone.
+        """
+        if self.rule == NONE:
+            return context
+        filled = face * seen + (_NOBODY if self.rule == FILTER else self.unseen) * ~seen
+        if self.rule == FILTER:
+            return filter_then_rank(context, filled, self.threshold)
+        if self.rule == RECIPROCAL_RANK:
+            return reciprocal_rank(context, filled, self.weight)
+        return weighted_sum(context, filled, self.weight)
 
 
 def weighted_sum(context: Scores, face: Scores, weight: float = FACE_WEIGHT) -> Scores:

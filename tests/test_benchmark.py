@@ -9,9 +9,11 @@ from training_fixtures import small_world, write_shards
 
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE, FILTER_FACES, HYBRID
 from webdataset_tools.benchmark import running, summary
 from webdataset_tools.benchmark.cells import Bench, Cell, CellResult, cells_of, read_result
 from webdataset_tools.benchmark.command import benchmark
+from webdataset_tools.benchmark.evaluating import BEST_TEMPLATE
 from webdataset_tools.benchmark.findings import gather
 from webdataset_tools.benchmark.recipes import ADAPTOR, PAPER, PLAIN, RECIPES, Recipe, choose, words
 from webdataset_tools.benchmark.report import write_report
@@ -175,7 +177,8 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(bench, monkeypatch):
     (failure,) = running.run_cells(bench, [Cell(broken, 0), Cell(PLAIN, 0)], workers=1)
     assert failure == running.Failure("broken-seed0", "training ended with exit code 2")
     plain = read_result(Cell(PLAIN, 0).result_file(bench))
-    assert set(plain.splits["val"]["metrics"]) == {"captions", "names"} and plain.command == ()
+    asked = {"captions", "names", FILTER_FACES, CAPTION_AND_FACE}  # this world keeps no photos to search with
+    assert set(plain.splits["val"]["metrics"]) == asked and plain.command == ()
 
 
 def test_a_cell_trains_by_the_real_command_and_is_not_run_again(bench, monkeypatch, capsys):
@@ -189,6 +192,10 @@ def test_a_cell_trains_by_the_real_command_and_is_not_run_again(bench, monkeypat
             name for name in metrics["conf1"] if name.startswith(("entity", "mAP"))
         }
         assert strata["conf1"]["look_alike=yes"]["images"] == 3
+        assert {HYBRID, BEST_TEMPLATE} <= metrics.keys() and strata[HYBRID]["face=missed"]["images"] == 9
+        assert result.splits[split]["best_template"]["chosen_on"] == "val"
+        assert result.splits[split]["tuned"] == result.splits["val"]["tuned"]
+    assert result.seconds["training"] > 0 and result.about["processor"]["training"] > 0
     assert list(bench.features.glob("*.tar")) and not list((bench.output / "runs").iterdir())
 
     monkeypatch.setattr(running, "train_cell", None)  # would fail if it were called
@@ -196,7 +203,7 @@ def test_a_cell_trains_by_the_real_command_and_is_not_run_again(bench, monkeypat
     cell.result_file(bench).unlink()  # killed between training and evaluation
     assert running.run_cells(bench, [cell], workers=1) == []
     again = read_result(cell.result_file(bench))
-    assert again.splits == result.splits
+    assert again.splits == result.splits and again.seconds["training"] == result.seconds["training"]
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ class KnownFaces:
         for picture in pictures:
             assert picture.dtype == np.uint8 and picture.shape == (40, 48, 3)
             rows = unit(np.random.default_rng(self.seen).standard_normal((2, FACE_DIM)))
-            faces = [SimpleNamespace(embedding=row) for row in rows] + [SimpleNamespace(embedding=None)]
+            box = np.array([10, 20, 30, 50 + self.seen], np.float32)
+            faces = [SimpleNamespace(embedding=row, box=box) for row in (*rows, None)]
             result.append([] if self.seen % 3 == 0 else faces)
             self.seen += 1
         return result
@@ -149,6 +150,7 @@ def test_faces_of_the_gallery(shards):
     faces = detect_faces(shards, found, KnownFaces(), progress=False)
     assert faces.detected.tolist() == [False, True, True, False, True]
     assert faces.image_of_face.tolist() == [1, 1, 2, 2, 4, 4]
+    assert faces.heights.tolist() == [31, 31, 32, 32, 34, 34]
 
 
 def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
@@ -193,16 +195,19 @@ def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, p
     flags += " --configurations captions,names,conf1 --templates 0,6 --rival insightface:test --rival_data"
     assert cli.run(cli.VERBS, ["evaluate", *flags.split(), shards], "idclip") == 0
     printed = capsys.readouterr().out
-    assert "General retrieval (percent)" in printed and "caption + face match" in printed
+    assert "General retrieval (percent)" in printed and "late fusion" in printed
     assert "4 samples were left out" in printed and "998_n000001: the image cannot be decoded" in printed
     document = json.loads((output / "results.json").read_text())
-    assert list(document["metrics"]) == ["captions", "names", "conf1", "caption + face match"]
+    rows = ["captions", "names", "conf1", "filter by face, then CLIP text", "late fusion", "hybrid"]
+    assert list(document["metrics"]) == rows and set(document["failures"]) == set(rows)
+    assert document["tuned"]["late fusion"]["rule"] in ("weighted", "none") and "gallery_size" in document["curves"]
     assert document["about"]["images"] == 12 and document["about"]["identities"] == 4
     assert len(document["about"]["skipped"]) == 4
     strata = document["strata"]["conf1"]
     assert {"stratum=dark", "look_alike=yes", "face=missed", "face=detected"} <= set(strata)
     assert strata["gender=female"]["images"] == strata["gender=male"]["images"] == 6 and "ethnicity=a" in strata
     assert strata["face=missed"]["images"] + strata["face=detected"]["images"] == 12
+    assert strata["face_pixels=20-39"]["images"] == 6
     assert 0 <= document["metrics"]["conf1"]["mAP@10"] <= document["metrics"]["conf1"]["mAP@10_standard"] <= 1
 
 

@@ -56,3 +56,22 @@ def test_two_people_who_like_the_same_face_and_missing_faces():
     assert fusion.match_faces(np.array([[0.9, 0.1], [0.8, 0.2]])).tolist() == [0, 1]
     assert sorted(fusion.match_faces(np.array([[0.9], [0.95]])).tolist()) == [-1, 0]
     assert fusion.match_faces(np.zeros((2, 0))).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("rule", [fusion.WEIGHTED, fusion.RECIPROCAL_RANK])
+def test_a_missing_face_counts_as_its_own_cosine(scores, rule):
+    context, face = scores
+    seen = np.arange(20) % 3 > 0
+    chosen = fusion.Fusion(rule, weight=0.7, unseen=0.4)
+    fused = chosen.fuse(context, np.where(seen, face, 9.0), seen)
+    filled = np.where(seen, face, 0.4)
+    whole = fusion.weighted_sum if rule == fusion.WEIGHTED else fusion.reciprocal_rank
+    np.testing.assert_allclose(fused, whole(context, filled, 0.7))
+
+
+def test_a_missing_face_never_passes_the_filter(scores):
+    context, face = scores
+    seen = np.arange(20) % 3 > 0
+    fused = fusion.Fusion(fusion.FILTER, threshold=-1.0, unseen=1.0).fuse(context, face, seen)
+    assert fused[:, ~seen].max() < fused[:, seen].min()
+    np.testing.assert_array_equal(fusion.Fusion(fusion.NONE).fuse(context, face, seen), context)

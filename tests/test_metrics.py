@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.evaluation import metrics
+from open_clip_idplugin.evaluation import image_ranks, metrics
 from open_clip_idplugin.evaluation.metrics import (
     KS,
     CosineScores,
@@ -108,6 +108,32 @@ def test_queries_that_share_a_row(block_elements):
     ranks = general_ranks(MatrixScores(matrix), image_of_query, row_of_query)
     expected = brute_force_general(matrix[row_of_query], image_of_query)
     assert general_metrics(ranks) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "passes", [{}, {"MOST_NEAR": -1}, {"TOLERANCE": -1.0}], ids=["one", "two: many ties", "two: far off"]
+)
+def test_images_are_ranked_in_one_pass_or_in_two(block_elements, monkeypatch, passes):
+    """Whole numbers, so that sums are exact however they are made, and many similarities are equal."""
+    for name, value in passes.items():
+        monkeypatch.setattr(image_ranks, name, value)
+    second = []
+    monkeypatch.setattr(
+        metrics, "_image_to_text", lambda *given, made=metrics._image_to_text: second.append(1) or made(*given)
+    )
+    rng = np.random.default_rng(3)
+    texts, images = rng.integers(-2, 3, (50, 6)), rng.integers(-2, 3, (23, 6))
+    row_of_query, image_of_query = rng.integers(0, 50, 120), rng.integers(0, 20, 120)
+    ranks = general_ranks(CosineScores(texts, images), image_of_query, row_of_query)
+    expected = brute_force_general((texts @ images.T)[row_of_query].astype(np.float32), image_of_query)
+    assert general_metrics(ranks) == pytest.approx(expected, abs=1e-6)
+    assert len(second) == bool(passes)
+
+
+def test_groups_count_their_own_images():
+    matrix = [[0.9, 0.5, 0.7, 0.8], [0.1, 0.3, 0.3, 0.3]]
+    ranks = general_ranks(MatrixScores(matrix), np.array([1, 3]), groups=np.array([5, 5, 2, 2]))
+    assert ranks.t2i.tolist() == [3, 2] and ranks.rivals.tolist() == [1, 1]
 
 
 def test_general_table_made_by_hand():

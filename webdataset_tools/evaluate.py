@@ -11,13 +11,26 @@ from typing import Any
 from open_clip_idplugin import prompts
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.evaluation.protocols import PROTOCOLS, Results, Settings, run
-from open_clip_idplugin.evaluation.rivals import FACE_WEIGHT, CaptionAndFace
+from open_clip_idplugin.evaluation.face_scores import DetectedFaces
+from open_clip_idplugin.evaluation.protocols import PROTOCOLS, Asked, Results, Settings, ask, run
+from open_clip_idplugin.evaluation.rivals import (
+    CAPTION_AND_FACE,
+    FILTER_FACES,
+    HYBRID,
+    RULES,
+    UNTUNED,
+    FacedQueries,
+    photo_results,
+    split_by_faces,
+)
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
+from open_clip_idplugin.fusion import WEIGHTED, Fusion
 from open_clip_idplugin.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import EncodedImages, Shards, detect_faces, encode_images, load_evaluation_set
+from webdataset_tools.photo_features import crop_features
 
 SHOWN_SKIPPED = 10
+CAPTIONS, BY_FACE = "captions", "conf1"
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,11 @@ class Loading:
 
 @dataclass(frozen=True)
 class Rival:
-    """Which "caption + face match" to set beside the model.
+    """With which faces to rank beside the model, see `evaluation.rivals`.
 
     engine: a spec such as insightface:miniature, or a loaded `faces.FaceEngine`
-    weight: of the face match against the caption's cosine; None: tuned on `validation`, else `FACE_WEIGHT`
-    validation: shards on which to tune
+    weight: of late fusion; None: tuned on `validation`, else `fusion.FACE_WEIGHT`
+    validation: shards on which to tune all rules
     det_size: of a spec's detector, None for its own default
     """
 
@@ -53,12 +66,11 @@ class Rival:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_shards` measured and on what: `ranking` is the rival's, None without one."""
+    """What `evaluate_shards` measured and on what."""
 
     results: Results
     images: EncodedImages
     encoder: QueryEncoder
-    ranking: CaptionAndFace | None = None
 
 
 def evaluate(
@@ -90,9 +102,9 @@ def evaluate(
         configurations: of captions, names, conf1 to conf6, separated by commas.
         protocols: of general, entity.
         templates: all 11 texts of a caption, or the numbers of some (0 is "An image with [ENTITY]. [CAPTION]").
-        rival: a face engine (insightface:buffalo_l, insightface:miniature): adds the row "caption + face match".
-        rival_weight: of the face match against the caption's cosine; 0.5 where it is neither given nor tuned.
-        rival_data: validation shards on which to tune that weight.
+        rival: a face engine (insightface:buffalo_l, insightface:miniature): adds rankings by detected faces and face photos.
+        rival_weight: of the face match in late fusion; 0.5 where it is neither given nor tuned.
+        rival_data: validation shards on which to tune weights and thresholds.
         det_size: side of the square in which the rival's detector sees an image; None leaves it to the face engine.
         limit: use the first samples only.
         batch_size: images, and texts, encoded at once.
@@ -131,9 +143,10 @@ def evaluate_shards(
     loading: Loading | None = None,
     rival: Rival | None = None,
 ) -> Evaluation:
-    """Encode the images of the shards and run the protocols, and the rival where one is given.
+    """Encode the images of the shards and run the protocols, and the rankings by faces where a rival is given.
 
-    With a rival the results are split by "face=detected" and "face=missed" as well.
+    With a rival the results are split by "face=detected" and "face=missed" as well, and where conf1 is asked there is the
+    hybrid of its score and the face match.
     """
     settings, loading = settings or Settings(), loading or Loading()
     encoder = QueryEncoder(loaded, batch_size=loading.batch_size)
@@ -141,13 +154,19 @@ def evaluate_shards(
     if rival is None:
         return Evaluation(run(images.evaluation_set, images.features, encoder, settings), images, encoder)
     rival = replace(rival, engine=_engine(rival))
-    ranking = _rank_by_rival(rival, shards, images, encoder, settings)
-    images = replace(images, evaluation_set=ranking.evaluation_set)
-    results = run(images.evaluation_set, images.features, encoder, settings)
-    theirs = ranking.results(_weight(rival, encoder, loaded, settings, loading))
-    results.metrics.update(theirs.metrics)
-    results.strata.update(theirs.strata)
-    return Evaluation(results, images, encoder, ranking)
+    faces = detect_faces(shards, images.evaluation_set, rival.engine, settings.progress)
+    images = replace(images, evaluation_set=split_by_faces(images.evaluation_set, faces))
+    kept = {name: Asked(None, None, None) for name in (CAPTIONS, BY_FACE) if name in settings.configurations}
+    results = run(images.evaluation_set, images.features, encoder, settings, kept)
+    side = _faced(images, faces, encoder, settings, kept)
+    rules = _rules(rival, encoder, loaded, settings, loading)
+    for name, queries in side.items():
+        results.update(queries.results(name, rules[name]))
+    photos = crop_features(shards, images.evaluation_set, encoder, loaded.preprocess)
+    if photos is not None:
+        captions = side[CAPTION_AND_FACE].asked
+        results.update(photo_results(images.evaluation_set, captions, images.features, photos, settings))
+    return Evaluation(results, images, encoder)
 
 
 def _encode(
@@ -171,22 +190,41 @@ def _engine(rival: Rival) -> Any:
     return load_face_engine(rival.engine, rival.det_size)
 
 
-def _rank_by_rival(
-    rival: Rival, shards: Shards, images: EncodedImages, encoder: QueryEncoder, settings: Settings
-) -> CaptionAndFace:
-    detected = detect_faces(shards, images.evaluation_set, rival.engine, settings.progress)
-    column = tuple("detected" if found else "missed" for found in detected.detected)
-    split = replace(images.evaluation_set, groups={**images.evaluation_set.groups, "face": column})
-    return CaptionAndFace.prepare(split, images.features, encoder, detected, settings)
+def _faced(
+    images: EncodedImages,
+    faces: DetectedFaces,
+    encoder: QueryEncoder,
+    settings: Settings,
+    kept: Mapping[str, Asked] | None = None,
+) -> dict[str, FacedQueries]:
+    """The rankings by faces: of captions, and of conf1 where the settings ask for it."""
+    sources = {FILTER_FACES: CAPTIONS, CAPTION_AND_FACE: CAPTIONS}
+    if BY_FACE in settings.configurations:
+        sources[HYBRID] = BY_FACE
+    asked = dict(kept or {})
+    for name in sources.values():
+        if name not in asked:
+            asked[name] = ask(images.evaluation_set, name, encoder, settings)
+    return {
+        name: FacedQueries.of(images.evaluation_set, asked[source], images.features, faces, settings)
+        for name, source in sources.items()
+    }
 
 
-def _weight(rival: Rival, encoder: QueryEncoder, loaded: LoadedModel, settings: Settings, loading: Loading) -> float:
+def _rules(
+    rival: Rival, encoder: QueryEncoder, loaded: LoadedModel, settings: Settings, loading: Loading
+) -> Mapping[str, Fusion]:
+    """The rule of every ranking by faces: tuned on the validation shards where there are some."""
+    rules = dict(UNTUNED)
+    if rival.validation is not None and "general" in settings.protocols:
+        images = _encode(rival.validation, encoder, loaded, settings, loading)
+        faces = detect_faces(rival.validation, images.evaluation_set, rival.engine, settings.progress)
+        alone = replace(settings, protocols=("general",))
+        tuned = _faced(images, faces, encoder, alone)
+        rules |= {name: queries.tune(RULES[name]) for name, queries in tuned.items()}
     if rival.weight is not None:
-        return rival.weight
-    if rival.validation is None:
-        return FACE_WEIGHT
-    images = _encode(rival.validation, encoder, loaded, settings, loading)
-    return _rank_by_rival(rival, rival.validation, images, encoder, settings).tune()
+        rules[CAPTION_AND_FACE] = replace(rules[CAPTION_AND_FACE], rule=WEIGHTED, weight=rival.weight)
+    return rules
 
 
 def _print(evaluation: Evaluation) -> None:

@@ -17,8 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.evaluation import strata
+from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
-from open_clip_idplugin.evaluation.rivals import DetectedFaces
 from open_clip_idplugin.training_facts import require_face_model
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
 
@@ -74,6 +75,8 @@ def load_evaluation_set(
     if not samples:
         raise IdClipError(f"no usable sample in {shards}; pack shards with `idclip shards`")
     chosen = list(samples.values())
+    attributes = [sample.record.attributes for sample in chosen]
+    heights = np.array([_number(values.get("face_height")) for values in attributes], np.float32)
     return EvaluationSet(
         keys=tuple(samples),
         image_ids=tuple(sample.record.image_id for sample in chosen),
@@ -81,7 +84,8 @@ def load_evaluation_set(
         names=tuple(sample.record.identity_name for sample in chosen),
         captions=tuple(tuple(sample.record.captions) for sample in chosen),
         faces=np.stack([sample.face for sample in chosen]),
-        groups=_groups([sample.record.attributes for sample in chosen]),
+        groups=_groups(attributes, heights),
+        face_heights=heights if np.isfinite(heights).any() else None,
     )
 
 
@@ -171,12 +175,15 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
     Raises IdClipError when the sample's own embeddings come from another face model, where both are known.
     """
     found: list[list[np.ndarray]] = [[] for _ in evaluation_set.keys]
+    heights: list[list[float]] = [[] for _ in evaluation_set.keys]
     row_of = {key: row for row, key in enumerate(evaluation_set.keys)}
     pending: list[tuple[int, np.ndarray]] = []
 
     def flush() -> None:
         for (row, _), faces in zip(pending, engine.detect_many([picture for _, picture in pending])):
-            found[row] = [face.embedding for face in faces if face.embedding is not None]
+            usable = [face for face in faces if face.embedding is not None]
+            found[row] = [face.embedding for face in usable]
+            heights[row] = [float(face.box[3] - face.box[1]) for face in usable]
         pending.clear()
 
     for row, sample in tqdm(
@@ -188,7 +195,7 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
             flush()
     if pending:
         flush()
-    return DetectedFaces.from_lists(found, engine.embedding_size)
+    return DetectedFaces.from_lists(found, engine.embedding_size, heights)
 
 
 def _check_face_model(sample: Sample, model_id: str) -> None:
@@ -239,13 +246,21 @@ def _note(skipped: dict[str, str] | None, key: str, reason: str) -> None:
     skipped[f"{key} (again)" if reason == "the key occurs twice" else key] = reason
 
 
-def _groups(attributes: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+def _groups(attributes: Sequence[Mapping[str, Any]], heights: np.ndarray) -> dict[str, tuple[str, ...]]:
+    turns = [_number(values.get("yaw")) for values in attributes]
     groups = {
         "stratum": tuple(str(values.get("stratum") or "") for values in attributes),
         "look_alike": tuple(_yes_or_no(values.get("look_alike")) for values in attributes),
         **{name: tuple(str(values.get(name) or "") for values in attributes) for name in PERSON_GROUPS},
+        strata.FACE_PIXELS: strata.pixel_labels(heights),
+        strata.FACING: strata.facing_labels(turns),
     }
     return {name: column for name, column in groups.items() if any(column)}
+
+
+def _number(value: Any) -> float:
+    """A number of the attributes, NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
 
 
 def _yes_or_no(value: Any) -> str:

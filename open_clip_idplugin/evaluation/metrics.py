@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.evaluation.image_ranks import ImageCounts, OwnQueries, estimated_counts
 
 Array: TypeAlias = np.ndarray | Tensor
 
@@ -55,6 +56,16 @@ class CosineScores:
         """Similarities [len(indices), n_images] of these rows."""
         return self._texts[indices] @ self._images.T
 
+    def pairs(self, rows: np.ndarray, images: np.ndarray) -> Tensor:
+        """See `image_ranks.PairScores`."""
+        texts = self._texts[torch.from_numpy(rows).to(self._texts.device)]
+        return (texts * self._images[torch.from_numpy(images).to(self._texts.device)]).sum(dim=1)
+
+    @property
+    def scale(self) -> float:
+        """The largest similarity that there can be: 1 for unit rows."""
+        return float(self._texts.norm(dim=1).max() * self._images.norm(dim=1).max())
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -64,11 +75,14 @@ class Ranks:
     top  [Q] int64: the image that is ranked first
     i2t  [N] int64: best rank of any of the image's own queries among all queries, -1 for an image without any;
          None where it was not asked for
+    rivals  [Q] int64: how many of the images that are ranked above belong to the group of the query's own image; None
+         where no groups were given
     """
 
     t2i: np.ndarray
     top: np.ndarray
     i2t: np.ndarray | None
+    rivals: np.ndarray | None = None
 
 
 def as_features(values: Array, what: str, device: str | torch.device = "cpu") -> Tensor:
@@ -81,30 +95,51 @@ def as_features(values: Array, what: str, device: str | torch.device = "cpu") ->
     return tensor
 
 
-def general_ranks(scores: Scores, image_of_query: Array, row_of_query: Array | None = None, i2t: bool = True) -> Ranks:
+def general_ranks(
+    scores: Scores,
+    image_of_query: Array,
+    row_of_query: Array | None = None,
+    i2t: bool = True,
+    groups: Array | None = None,
+) -> Ranks:
     """Rank the own image of every query, and the own queries of every image.
 
     image_of_query  [Q] int: the one relevant image (a column of `scores`)
     row_of_query    [Q] int: the row of `scores` that holds the query; rows are shared by queries with the same text.
                     None: query q is row q.
+    groups          [N] int: groups of images, such as those of one scene, within which `Ranks.rivals` counts
     """
     images = _as_indices(image_of_query, scores.n_images, "image_of_query")
     rows = np.arange(len(images)) if row_of_query is None else _as_indices(row_of_query, scores.n_rows, "row_of_query")
     if len(rows) != len(images):
         raise IdClipError(f"{len(rows)} rows and {len(images)} images were given; give one of each for every query")
     order = np.argsort(rows, kind="stable")  # queries of one row, side by side and in ascending order
+    ordered = rows[order]
     t2i, top = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
     own = np.empty(len(rows), np.float32)
-    for start, stop in _blocks(scores):
-        queries = order[slice(*np.searchsorted(rows[order], (start, stop)))]
+    mates = None if groups is None else _mates(np.asarray(groups))
+    rivals = None if mates is None else np.empty(len(rows), np.int64)
+    queries_of = OwnQueries(rows, images, scores.n_rows, scores.n_images) if i2t else None
+    counts = None
+    if queries_of is not None and isinstance(scores, CosineScores):
+        counts = estimated_counts(scores, queries_of, scores.scale)
+    for start, stop in row_blocks(scores):
+        queries = order[slice(*np.searchsorted(ordered, (start, stop)))]
         if not len(queries):
             continue
         block = scores.block(start, stop)
         for part in _parts(queries, scores.n_images):
             similarities = _take_rows(block, rows[part] - start)
             t2i[part], own[part] = _ranks_of_targets(similarities, images[part])
-            top[part] = similarities.argmax(dim=1).cpu().numpy()  # the first of several maxima, as documented by torch
-    return Ranks(t2i, top, _image_to_text(scores, images, rows, order, own) if i2t else None)
+            top[part] = _first_images(similarities, t2i[part], images[part])
+            if mates is not None and rivals is not None:
+                rivals[part] = _above_among(similarities, images[part], mates[images[part]])
+        if counts is not None:
+            counts.add(start, block)
+    ranked = None if counts is None else counts.ranks(own)
+    if queries_of is not None and ranked is None:
+        ranked = _image_to_text(scores, queries_of, own)
+    return Ranks(t2i, top, ranked, rivals)
 
 
 def general_metrics(ranks: Ranks, ks: Sequence[int] = KS) -> dict[str, float]:
@@ -123,8 +158,14 @@ def general_metrics(ranks: Ranks, ks: Sequence[int] = KS) -> dict[str, float]:
 def top_k(scores: Scores, k: int) -> np.ndarray:
     """[n_rows, min(k, n_images)] int64: the best images of every row, best first, ties by index."""
     k = min(k, scores.n_images)
-    best = [_top_of_block(scores.block(start, stop), k) for start, stop in _blocks(scores)]
+    best = [_top_of_block(scores.block(start, stop), k) for start, stop in row_blocks(scores)]
     return torch.cat(best).cpu().numpy()
+
+
+def top_of_rows(scores: Scores, rows: Sequence[int], k: int) -> np.ndarray:
+    """As `top_k`, of a few rows."""
+    k = min(k, scores.n_images)
+    return torch.cat([_top_of_block(scores.block(row, row + 1), k) for row in rows]).cpu().numpy()
 
 
 def entity_metrics(
@@ -166,7 +207,8 @@ def _as_indices(values: Array, limit: int, what: str) -> np.ndarray:
     return indices.astype(np.int64)
 
 
-def _blocks(scores: Scores) -> Iterator[tuple[int, int]]:
+def row_blocks(scores: Scores) -> Iterator[tuple[int, int]]:
+    """Rows of the blocks in which scores are asked for, (start, stop)."""
     size = max(1, BLOCK_ELEMENTS // scores.n_images)
     for start in range(0, scores.n_rows, size):
         yield start, min(start + size, scores.n_rows)
@@ -188,47 +230,59 @@ def _ranks_of_targets(similarities: Tensor, targets: np.ndarray) -> tuple[np.nda
     """Rank and similarity of one column per row of `similarities` [c, N]."""
     columns = torch.from_numpy(targets).to(similarities.device)[:, None]
     own = similarities.gather(1, columns)
-    above = (similarities > own).sum(dim=1)
-    tied = ((similarities >= own).sum(dim=1) - above > 1).nonzero()[:, 0]
+    above = (similarities > own).sum(dim=1, dtype=torch.int32)
+    tied = ((similarities == own).sum(dim=1, dtype=torch.int32) > 1).nonzero()[:, 0]
     if len(tied):  # rare, so the position of the ties is looked at in these rows alone
         before = torch.arange(similarities.shape[1], device=similarities.device) < columns[tied]
-        above[tied] += ((similarities[tied] == own[tied]) & before).sum(dim=1)
-    return above.cpu().numpy(), own[:, 0].cpu().numpy()
+        above[tied] += ((similarities[tied] == own[tied]) & before).sum(dim=1, dtype=torch.int32)
+    return above.long().cpu().numpy(), own[:, 0].cpu().numpy()
 
 
-def _image_to_text(
-    scores: Scores, images: np.ndarray, rows: np.ndarray, order: np.ndarray, own: np.ndarray
-) -> np.ndarray:
-    """Best rank of an image's queries [N]: queries above the best one, plus equal ones with a lower index."""
-    best_of_image, best_query = _best_own_query(images, own, scores.n_images)
-    has_query = best_query < len(images)
-    ranks = np.zeros(scores.n_images, np.int64)
-    queries_of_row = np.bincount(rows, minlength=scores.n_rows)
-    keys = rows[order] * len(rows) + order  # ascending: where the queries of a row lie, and which come before another
-    for start, stop in _blocks(scores):
-        if not queries_of_row[start:stop].any():
-            continue
-        block = scores.block(start, stop)
-        best = torch.from_numpy(best_of_image).to(block.device)
-        counts = torch.from_numpy(queries_of_row[start:stop]).to(block.device, torch.float32)
-        # Exact in float32: a block holds far fewer than 2**24 queries.
-        ranks += (counts @ (block > best).float()).round().long().cpu().numpy()
-        tied_rows, tied_images = (index.cpu().numpy() for index in (block == best).nonzero(as_tuple=True))
-        base = (tied_rows + start) * len(rows)
-        before = np.searchsorted(keys, base + best_query[tied_images]) - np.searchsorted(keys, base)
-        np.add.at(ranks, tied_images, before)
-    return np.where(has_query, ranks, -1)
+def _mates(groups: np.ndarray) -> np.ndarray:
+    """The images of each image's group [N, size of the largest], the image itself where there are fewer."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], groups, side="left")
+    sizes = np.searchsorted(groups[order], groups, side="right") - starts
+    offsets = np.arange(sizes.max())[None, :]
+    own = np.arange(len(groups))[:, None]
+    return np.where(offsets < sizes[:, None], order[np.minimum(starts[:, None] + offsets, len(order) - 1)], own)
 
 
-def _best_own_query(images: np.ndarray, own: np.ndarray, n_images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity [N] of the best own query of every image (inf without any) and the lowest such query [N] (Q)."""
-    best = np.full(n_images, -np.inf, np.float32)
-    np.maximum.at(best, images, own)
-    query = np.full(n_images, len(images), np.int64)
-    is_best = own == best[images]
-    np.minimum.at(query, images[is_best], np.flatnonzero(is_best))
-    best[query == len(images)] = np.inf
-    return best, query
+def _above_among(similarities: Tensor, targets: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many of the columns `others` [c, M] of `similarities` [c, N] are ranked above each row's target."""
+    columns, targets_ = (
+        torch.from_numpy(others).to(similarities.device),
+        torch.from_numpy(targets).to(similarities.device),
+    )
+    own = similarities.gather(1, targets_[:, None])
+    values = similarities.gather(1, columns)
+    above = (values > own) | ((values == own) & (columns < targets_[:, None]))
+    return above.sum(dim=1).cpu().numpy()
+
+
+def _first_images(similarities: Tensor, ranks: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The image that is ranked first in every row: the target itself where its rank is 0."""
+    first = targets.copy()
+    others = np.flatnonzero(ranks)
+    if len(others):
+        # The first of several maxima, as documented by torch.
+        first[others] = _take_rows(similarities, others).argmax(dim=1).cpu().numpy()
+    return first
+
+
+def _image_to_text(scores: Scores, queries: OwnQueries, own: np.ndarray) -> np.ndarray:
+    """Best rank of an image's queries [N], by a second pass: queries above the best one, plus equal ones before it."""
+    best, first = queries.best(own)
+    bound = torch.from_numpy(best)
+    counts = None
+    for start, stop in row_blocks(scores):
+        if queries.of_row[start:stop].any():
+            block = scores.block(start, stop)
+            counts = counts or ImageCounts(queries, bound.to(block.device), bound.to(block.device), first)
+            counts.add(start, block)
+    ranks = None if counts is None else counts.ranks(own)
+    assert ranks is not None  # there are queries, and the bounds are the numbers themselves
+    return ranks
 
 
 def _top_of_block(block: Tensor, k: int) -> Tensor:

@@ -6,8 +6,8 @@ the definitions are in `docs/evaluation.md`. Knows neither shards nor models.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,13 +15,17 @@ from tqdm import tqdm
 
 from open_clip_idplugin import prompts
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.evaluation import metrics
+from open_clip_idplugin.evaluation import curves, failures, metrics
+from open_clip_idplugin.evaluation.curves import Points
+from open_clip_idplugin.evaluation.evaluation_set import EvaluationSet, unit_rows
 from open_clip_idplugin.evaluation.metrics import KS, Array, CosineScores, Ranks, Scores
+from open_clip_idplugin.evaluation.results import General, Results
+from open_clip_idplugin.evaluation.strata import recalls_by_stratum
 
 PROTOCOLS = ("general", "entity")
 CAPTIONS_PER_IMAGE = 5
 TEXTS_AT_ONCE = 4096
-_COLUMNS = ("keys", "image_ids", "identity_ids", "names", "captions")
+LARGEST_SCENE = 64  # images; beyond, a scene says nothing of who is confused with whom
 
 
 class TextEncoder(Protocol):
@@ -34,39 +38,6 @@ class TextEncoder(Protocol):
     def encode_ensemble(self, groups: list[list[str]], faces: Any = None) -> np.ndarray:
         """One row for every group of texts; faces [len(groups), D]."""
         ...
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Who is in which image; entry i of every field belongs to image i, as do the rows of the image features.
-
-    faces: [N, D] float32, the query face embedding of every image's person, made unit rows here
-    groups: columns that split the results, such as {"stratum": ("small", "turned", ...)}; "" where not known
-    """
-
-    keys: tuple[str, ...]
-    image_ids: tuple[int, ...]  # the scene: images with the same COCO id share a context
-    identity_ids: tuple[str, ...]
-    names: tuple[str, ...]
-    captions: tuple[tuple[str, ...], ...]  # the first five are used
-    faces: np.ndarray
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in (*_COLUMNS, "faces")}
-        lengths |= {name: len(column) for name, column in self.groups.items()}
-        if len(set(lengths.values())) != 1 or not self.keys:
-            raise IdClipError(f"an evaluation set needs one entry per image in every field, not {lengths}")
-        object.__setattr__(self, "faces", unit_rows(self.faces, "face embeddings"))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def take(self, indices: Sequence[int]) -> "EvaluationSet":
-        """The set of these images, in this order."""
-        columns = {name: tuple(column[i] for i in indices) for name, column in self.groups.items()}
-        chosen: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in indices) for name in _COLUMNS}
-        return replace(self, **chosen, faces=self.faces[np.asarray(indices, dtype=np.int64)], groups=columns)
 
 
 @dataclass(frozen=True)
@@ -103,39 +74,55 @@ class Settings:
         return indices
 
 
-@dataclass
-class Results:
-    """Fractions in [0, 1] (sums: up to 4 and 8) by configuration, such as `metrics["conf1"]["t2i_R@1"]`.
-
-    strata: the general protocol by the groups of the set, `strata["conf1"]["stratum=small"]["t2i_R@1"]`, with the
-    numbers of `images` and `queries` beside the recalls.
-    """
-
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    strata: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Queries:
     """The queries of a configuration, with every distinct (text, face) once.
 
     texts: T distinct ones; face_of_text [T] int: the image whose person's face goes with it, -1 for none
-    row_of_query, image_of_query [Q] int: the text of a query, and its one right image
+    text_of_query, image_of_query [Q] int: the text of a query, and its one right image
+    row_of_query [Q] int: the row of the scores that belongs to it, by default that of its text
     """
 
     texts: tuple[str, ...]
     face_of_text: np.ndarray
-    row_of_query: np.ndarray
+    text_of_query: np.ndarray
     image_of_query: np.ndarray
+    alone: bool = False
+
+    @property
+    def row_of_query(self) -> np.ndarray:
+        """See above."""
+        return np.arange(len(self.image_of_query)) if self.alone else self.text_of_query
+
+    def each_alone(self) -> "Queries":
+        """The same queries for scores that have a row for every query."""
+        return replace(self, alone=True)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The queries of a configuration with their features, to be ranked in more than one way.
+
+    features: [T, E] of the distinct texts of `queries`, None unless general retrieval was asked; people: [P, E] as
+    `encode_people` gives them, None unless entity retrieval was
+    """
+
+    queries: Queries | None
+    features: np.ndarray | None
+    people: np.ndarray | None
 
 
 def run(
-    evaluation_set: EvaluationSet, image_features: Array, encoder: TextEncoder, settings: Settings | None = None
+    evaluation_set: EvaluationSet,
+    image_features: Array,
+    encoder: TextEncoder,
+    settings: Settings | None = None,
+    kept: dict[str, Asked] | None = None,
 ) -> Results:
     """Run the protocols for every configuration.
 
-    image_features: [N, E] float32 unit rows, row i the image i of the set. The entity protocol leaves out "captions",
-    which say nothing of the person.
+    image_features: [N, E] float32 unit rows, row i the image i of the set; kept: receives what the configurations that it
+    names (with any value) have asked. The entity protocol leaves out "captions", which say nothing of the person.
     """
     settings = settings or Settings()
     if len(image_features) != len(evaluation_set):
@@ -143,18 +130,36 @@ def run(
         raise IdClipError(f"there are {counts}; give one row for each")
     results = Results()
     for configuration in settings.configurations:
-        values: dict[str, float] = {}
-        if "general" in settings.protocols:
-            queries = general_queries(evaluation_set, configuration, settings)
-            features = encode_queries(queries, evaluation_set, encoder, configuration if settings.progress else None)
-            scores = CosineScores(features, image_features, settings.device)
-            general, results.strata[configuration] = general_results(scores, queries, evaluation_set, settings)
-            values |= general
-        if "entity" in settings.protocols and configuration != "captions":
-            features = encode_people(evaluation_set, configuration, encoder)
-            scores = CosineScores(features, image_features, settings.device)
-            values |= entity_results(scores, evaluation_set, settings)
-        results.metrics[configuration] = values
+        asked = ask(evaluation_set, configuration, encoder, settings)
+        results.update(answer(asked, configuration, evaluation_set, image_features, settings))
+        if kept is not None and configuration in kept:
+            kept[configuration] = asked
+    return results
+
+
+def ask(evaluation_set: EvaluationSet, configuration: str, encoder: TextEncoder, settings: Settings) -> Asked:
+    """Encode the queries of a configuration for the protocols of the settings, every distinct text once."""
+    queries = features = named = None
+    if "general" in settings.protocols:
+        queries = general_queries(evaluation_set, configuration, settings)
+        features = encode_queries(queries, evaluation_set, encoder, configuration if settings.progress else None)
+    if "entity" in settings.protocols and configuration != "captions":
+        named = encode_people(evaluation_set, configuration, encoder)
+    return Asked(queries, features, named)
+
+
+def answer(
+    asked: Asked, configuration: str, evaluation_set: EvaluationSet, image_features: Array, settings: Settings
+) -> Results:
+    """The protocols for queries that are encoded, ranked by cosine; `configuration` names them in the results."""
+    results = Results()
+    results.add(configuration)
+    if asked.queries is not None and asked.features is not None:
+        scores = CosineScores(asked.features, image_features, settings.device)
+        results.add(configuration, general_results(scores, asked.queries, evaluation_set, settings))
+    if asked.people is not None:
+        scores = CosineScores(asked.people, image_features, settings.device)
+        results.add(configuration, more=entity_results(scores, evaluation_set, settings))
     return results
 
 
@@ -211,21 +216,24 @@ def people(evaluation_set: EvaluationSet) -> tuple[list[str], list[int], np.ndar
     return identities, [images_of[identity][0] for identity in identities], unit_rows(means, "mean face embeddings")
 
 
-def general_results(
-    scores: Scores, queries: Queries, evaluation_set: EvaluationSet, settings: Settings
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Metrics of general retrieval, and the same by stratum. `scores`: row t is text t of the queries.
+def general_results(scores: Scores, queries: Queries, evaluation_set: EvaluationSet, settings: Settings) -> General:
+    """General retrieval, whole and by stratum, with its curves and failures. `scores`: row t is text t of the queries.
 
     Beside the recalls: `right_scene`, the share of queries whose first image shows the right context, and
     `right_person`, the share of these where it shows the right person too.
     """
-    ranks = metrics.general_ranks(scores, queries.image_of_query, queries.row_of_query, settings.image_to_text)
+    scenes = np.unique(np.asarray(evaluation_set.image_ids), return_inverse=True)[1]
+    sizes = np.bincount(scenes)[scenes]
+    groups = scenes if sizes.max() <= LARGEST_SCENE else None
+    images = queries.image_of_query
+    ranks = metrics.general_ranks(scores, images, queries.row_of_query, settings.image_to_text, groups)
     values = metrics.general_metrics(ranks, settings.ks)
-    scenes = np.asarray(evaluation_set.image_ids)
-    right_scene = scenes[ranks.top] == scenes[queries.image_of_query]
+    right_scene = scenes[ranks.top] == scenes[images]
     values["right_scene"] = float(right_scene.mean())
     values["right_person"] = float((ranks.t2i[right_scene] == 0).mean()) if right_scene.any() else 0.0
-    return values, _by_stratum(ranks, queries, evaluation_set.groups, settings.ks)
+    strata = recalls_by_stratum(ranks.t2i, images, evaluation_set.groups, settings.ks)
+    lines = _curves(ranks, images, sizes, evaluation_set)
+    return General(values, strata, lines, _failures(scores, ranks, queries, evaluation_set))
 
 
 def entity_results(scores: Scores, evaluation_set: EvaluationSet, settings: Settings) -> dict[str, float]:
@@ -233,15 +241,6 @@ def entity_results(scores: Scores, evaluation_set: EvaluationSet, settings: Sett
     identities, owners = np.unique(np.asarray(evaluation_set.identity_ids), return_inverse=True)
     top = metrics.top_k(scores, max(*settings.ks, metrics.MAP_DEPTH))
     return metrics.entity_metrics(top, np.arange(len(identities)), owners, settings.ks)
-
-
-def unit_rows(values: np.ndarray, what: str) -> np.ndarray:
-    """The rows [N, D] divided by their length; raises IdClipError for a row without direction."""
-    values = np.asarray(values, dtype=np.float32)
-    norms = np.linalg.norm(values, axis=-1, keepdims=True)
-    if values.ndim != 2 or not np.isfinite(norms).all() or not norms.all():
-        raise IdClipError(f"the {what} hold a zero or non-finite row; leave out people without a usable face")
-    return values / norms
 
 
 def _texts_of_image(evaluation_set: EvaluationSet, image: int, configuration: str, settings: Settings) -> Iterable[str]:
@@ -260,19 +259,24 @@ def _texts_of_image(evaluation_set: EvaluationSet, image: int, configuration: st
             yield prompts.expand(text, configuration, evaluation_set.names[image])
 
 
-def _by_stratum(
-    ranks: Ranks, queries: Queries, groups: Mapping[str, Sequence[str]], ks: Sequence[int]
-) -> dict[str, dict[str, float]]:
-    strata = {}
-    for column, labels in groups.items():
-        label_of_image = np.asarray(labels)
-        for label in sorted(set(labels) - {""}):
-            chosen = label_of_image[queries.image_of_query] == label
-            if chosen.any():
-                counts = {"images": int((label_of_image == label).sum()), "queries": int(chosen.sum())}
-                recalls = {f"t2i_R@{k}": float((ranks.t2i[chosen] < k).mean()) for k in ks}
-                strata[f"{column}={label}"] = counts | recalls
-    return strata
+def _curves(
+    ranks: Ranks, images: np.ndarray, scene_sizes: np.ndarray, evaluation_set: EvaluationSet
+) -> dict[str, Points]:
+    lines = {"gallery_size": curves.gallery_size(ranks.t2i, len(evaluation_set))}
+    if ranks.rivals is not None:
+        lines["people_per_scene"] = curves.people_per_scene(ranks.t2i, ranks.rivals, scene_sizes[images] - 1)
+    if evaluation_set.face_heights is not None:
+        lines["face_pixels"] = curves.face_pixels(ranks.t2i, evaluation_set.face_heights, images)
+    return {name: points for name, points in lines.items() if points}
+
+
+def _failures(scores: Scores, ranks: Ranks, queries: Queries, evaluation_set: EvaluationSet) -> list[dict[str, Any]]:
+    worst = failures.worst_queries(ranks.t2i, queries.image_of_query)
+    texts = [queries.texts[row] for row in queries.text_of_query[worst]]
+    return failures.describe(
+        scores, queries.row_of_query[worst], texts, queries.image_of_query[worst], ranks.t2i[worst],
+        evaluation_set.keys, evaluation_set.identity_ids,
+    )  # fmt: skip
 
 
 def _check_choices(chosen: Sequence[str], allowed: Sequence[str], what: str) -> None:

@@ -1,10 +1,8 @@
-"""The rival without an identity token: the plain caption's score plus a face match, fused late.
+"""Rankings by faces, with and without an identity token: what a practitioner would build, and the product's hybrid.
 
-Role: what a practitioner builds from CLIP and a face detector. Input: features of plain captions and the faces that
-were detected in the searched images; output: the metrics that the protocols give, so that the rows share a table.
-score(query, image) = cosine(caption, image) + weight * cosine(query face, best face in the image). An image in which
-no face was detected gets `NO_FACE` for the second cosine: what unrelated faces have on average, so that it ranks beside
-the images that show somebody else.
+Role: encoded queries and detected faces -> the results that the protocols give, so that the rows share a table. The
+rivals know captions, faces and face photos; the hybrid ranks by the text with the identity token and the face, by the
+arithmetic of the search service (`open_clip_idplugin.fusion`). Rules and numbers are tuned on other people.
 """
 
 from collections.abc import Sequence
@@ -12,175 +10,167 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.evaluation.metrics import (
-    Array,
-    CosineScores,
-    Scores,
-    as_features,
-    general_metrics,
-    general_ranks,
-)
+from open_clip_idplugin import fusion
+from open_clip_idplugin.evaluation import strata
+from open_clip_idplugin.evaluation.face_scores import DetectedFaces, FaceScores, FusedScores
+from open_clip_idplugin.evaluation.metrics import CosineScores, Scores, row_blocks
 from open_clip_idplugin.evaluation.protocols import (
+    Asked,
     EvaluationSet,
     Queries,
     Results,
     Settings,
-    TextEncoder,
-    encode_queries,
     entity_results,
-    general_queries,
     general_results,
     people,
+    unit_rows,
 )
-from open_clip_idplugin.fusion import FACE_WEIGHT, NO_FACE, weighted_sum
+from open_clip_idplugin.fusion import Fusion
 
-CAPTION_AND_FACE = "caption + face match"
-FACE_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
+FILTER_FACES = "filter by face, then CLIP text"
+CAPTION_AND_FACE = "late fusion"
+PHOTO_SEARCH = "image search with the face photo"
+MEAN_OF_BOTH = "mean of both"
+RIVALS = (FILTER_FACES, CAPTION_AND_FACE, PHOTO_SEARCH, MEAN_OF_BOTH)
+HYBRID = "hybrid"
+
+_WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
+_UNSEEN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+FILTERS = tuple(Fusion(fusion.FILTER, threshold=value / 20) for value in range(2, 15))
+WEIGHTED_SUMS = (
+    Fusion(fusion.NONE),
+    *(Fusion(fusion.WEIGHTED, weight=weight, unseen=unseen) for weight in _WEIGHTS for unseen in _UNSEEN),
+)
+EVERY_RULE = (
+    *WEIGHTED_SUMS,
+    *FILTERS,
+    *(Fusion(fusion.RECIPROCAL_RANK, weight=weight, unseen=unseen) for weight in (0.5, 1.0, 2.0) for unseen in (0.3,)),
+)
+RULES = {FILTER_FACES: FILTERS, CAPTION_AND_FACE: WEIGHTED_SUMS, HYBRID: EVERY_RULE}
+UNTUNED = {FILTER_FACES: Fusion(fusion.FILTER), CAPTION_AND_FACE: Fusion(), HYBRID: Fusion()}
 
 
 @dataclass(frozen=True)
-class DetectedFaces:
-    """The faces found in the searched images.
+class FacedQueries:
+    """Queries of a context and a face on one set: everything but the rule that fuses them.
 
-    embeddings: [M, D] float32 unit rows; image_of_face: [M] int; n_images: also those without a face
+    asked: the texts, whose features give the context; image_features: [N, E]; faces: those found in the N images;
+    query_faces: [N, D], of the person of each query's own image
     """
 
-    embeddings: np.ndarray
-    image_of_face: np.ndarray
-    n_images: int
-
-    @classmethod
-    def from_lists(cls, faces: Sequence[Sequence[np.ndarray]], size: int) -> "DetectedFaces":
-        """From one list of embeddings [size] per image, empty where nothing was found."""
-        owners = [image for image, found in enumerate(faces) for _ in found]
-        rows = [embedding for found in faces for embedding in found]
-        embeddings = np.stack(rows).astype(np.float32) if rows else np.zeros((0, size), np.float32)
-        return cls(embeddings, np.array(owners, dtype=np.int64), len(faces))
-
-    @property
-    def detected(self) -> np.ndarray:
-        """[n_images] bool: whether a face was found in the image."""
-        return np.bincount(self.image_of_face, minlength=self.n_images) > 0
-
-
-class FaceScores:
-    """Cosine of a query face and the best face of every image; rows are query_faces [R, D]. See `metrics.Scores`."""
-
-    def __init__(self, query_faces: Array, faces: DetectedFaces, device: str | torch.device = "cpu") -> None:
-        self._queries = as_features(query_faces, "query faces", device)
-        self.n_rows, self.n_images = len(self._queries), faces.n_images
-        if faces.embeddings.shape[1] != self._queries.shape[1]:
-            lengths = f"{self._queries.shape[1]} and {faces.embeddings.shape[1]}"
-            raise IdClipError(f"query and detected faces have {lengths} numbers; embed both with the same face model")
-        # The first faces of all images make one dense matrix. Further ones come in rounds of one face an image at most:
-        # the second faces of all images that have one, the third ones, ...
-        position = _position_within(faces.image_of_face)
-        first = np.zeros((faces.n_images, faces.embeddings.shape[1]), np.float32)
-        first[faces.image_of_face[position == 0]] = faces.embeddings[position == 0]
-        self._first = as_features(first, "detected faces", device)
-        self._missed = torch.from_numpy(~faces.detected).to(device)
-        self._rounds: list[tuple[Tensor, Tensor]] = []
-        for number in range(1, int(position.max(initial=0)) + 1):
-            chosen = position == number
-            images = torch.from_numpy(faces.image_of_face[chosen]).to(device)
-            self._rounds.append((as_features(faces.embeddings[chosen], "detected faces", device), images))
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """See `metrics.Scores`."""
-        return self.rows(torch.arange(start, stop, device=self._queries.device))
-
-    def rows(self, indices: Tensor) -> Tensor:
-        """Similarities [len(indices), n_images] of these query faces."""
-        queries = self._queries[indices]
-        best = queries @ self._first.T
-        for embeddings, images in self._rounds:
-            best.index_copy_(1, images, torch.maximum(best.index_select(1, images), queries @ embeddings.T))
-        return best.masked_fill_(self._missed, NO_FACE)
-
-
-class FusedScores:
-    """Caption score + weight * face score; row r is caption `row_of_text[r]` with face `row_of_face[r]`."""
-
-    def __init__(
-        self, captions: CosineScores, faces: FaceScores, row_of_text: np.ndarray, row_of_face: np.ndarray, weight: float
-    ) -> None:
-        if captions.n_images != faces.n_images:
-            counts = f"{captions.n_images} images and detected faces of {faces.n_images}"
-            raise IdClipError(f"there are features of {counts}; give both for the same images")
-        self._captions, self._faces, self._weight = captions, faces, weight
-        self._text_rows, self._face_rows = torch.from_numpy(row_of_text), torch.from_numpy(row_of_face)
-        self.n_rows, self.n_images = len(row_of_text), captions.n_images
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """See `metrics.Scores`."""
-        captions = self._captions.rows(self._text_rows[start:stop])
-        return weighted_sum(captions, self._faces.rows(self._face_rows[start:stop]), self._weight)
-
-
-@dataclass(frozen=True)
-class CaptionAndFace:
-    """The rival on one set: everything but the weight, which may be tuned on another set."""
-
     evaluation_set: EvaluationSet
-    queries: Queries
-    captions: CosineScores
-    detected: DetectedFaces
+    asked: Asked
+    image_features: np.ndarray
+    faces: DetectedFaces
+    query_faces: np.ndarray
     settings: Settings
 
     @classmethod
-    def prepare(
-        cls,
-        evaluation_set: EvaluationSet,
-        image_features: Array,
-        encoder: TextEncoder,
-        faces: DetectedFaces,
-        settings: Settings | None = None,
-    ) -> "CaptionAndFace":
-        """Encode the plain captions; image_features [N, E] as for `protocols.run`."""
-        settings = settings or Settings()
-        queries = general_queries(evaluation_set, "captions", settings)
-        texts = encode_queries(queries, evaluation_set, encoder, CAPTION_AND_FACE if settings.progress else None)
-        captions = CosineScores(texts, image_features, settings.device)
-        return cls(evaluation_set, queries, captions, faces, settings)
+    def of(
+        cls, evaluation_set: EvaluationSet, asked: Asked, image_features: np.ndarray, faces: DetectedFaces, settings: Settings
+    ) -> "FacedQueries":  # fmt: skip
+        """The queries of a set, with the faces that its images carry for their people."""
+        return cls(evaluation_set, asked, image_features, faces, evaluation_set.faces, settings)
 
-    def scores(self, weight: float) -> Scores:
-        """One row for every query: its caption and the face of its image's person."""
-        faces = self._face_scores(self.evaluation_set.faces)
-        return FusedScores(self.captions, faces, self.queries.row_of_query, self.queries.image_of_query, weight)
+    @property
+    def queries(self) -> Queries:
+        """The queries, with a row of scores each."""
+        assert self.asked.queries is not None  # nobody fuses what was not asked
+        return self.asked.queries.each_alone()
 
-    def tune(self, weights: Sequence[float] = FACE_WEIGHTS) -> float:
-        """The weight with the best t2i R@1 on this set, the smallest of several."""
-        recalls = {}
-        for weight in sorted(weights):
-            ranks = general_ranks(self.scores(weight), self.queries.image_of_query, i2t=False)
-            recalls[weight] = general_metrics(ranks, (1,))["t2i_R@1"]
-        return max(recalls, key=lambda weight: (recalls[weight], -weight))
+    def scores(self, rule: Fusion) -> FusedScores:
+        """One row for every query: its text and the face of its image's person."""
+        assert self.asked.features is not None
+        device, queries = self.settings.device, self.queries
+        contexts = CosineScores(self.asked.features, self.image_features, device)
+        faces = FaceScores(self.query_faces, self.faces, device)
+        return FusedScores(contexts, faces, queries.text_of_query, queries.image_of_query, rule)
 
-    def results(self, weight: float = FACE_WEIGHT) -> Results:
-        """The protocols for this ranking; in entity retrieval, where the query holds no context, by the face alone."""
-        values: dict[str, float] = {"face_weight": weight}
-        strata: dict[str, dict[str, float]] = {}
-        if "general" in self.settings.protocols:
-            one_row_each = replace(self.queries, row_of_query=np.arange(len(self.queries.image_of_query)))
-            general, strata = general_results(self.scores(weight), one_row_each, self.evaluation_set, self.settings)
-            values |= general
+    def tune(self, rules: Sequence[Fusion]) -> Fusion:
+        """The rule with the best t2i R@1 on this set, the first of several equal ones; asked in one pass."""
+        return rules[int(self._hits(rules).argmax())]
+
+    def first_share(self, rule: Fusion) -> float:
+        """t2i R@1 by one rule."""
+        return float(self._hits((rule,))[0] / len(self.queries.image_of_query))
+
+    def _hits(self, rules: Sequence[Fusion]) -> np.ndarray:
+        """How many queries find their image first, by every rule [len(rules)]."""
+        scores, own = self.scores(rules[0]), torch.from_numpy(self.queries.image_of_query)
+        hits = np.zeros(len(rules), np.int64)
+        for start, stop in row_blocks(scores):
+            context, face = scores.parts(start, stop)
+            targets = own[start:stop].to(context.device)
+            for number, rule in enumerate(rules):
+                hits[number] += int((scores.fuse(context, face, rule).argmax(dim=1) == targets).sum())
+        return hits
+
+    def results(self, name: str, rule: Fusion) -> Results:
+        """The protocols for one rule; `name` is that of the row.
+
+        Entity retrieval fuses as well where the texts name the person, by the token; where they hold the caption alone, the
+        query holds no context then, and the face ranks alone.
+        """
+        results = Results()
+        if self.asked.queries is not None:
+            results.add(name, general_results(self.scores(rule), self.queries, self.evaluation_set, self.settings))
         if "entity" in self.settings.protocols:
-            _, _, means = people(self.evaluation_set)
-            values |= entity_results(self._face_scores(means), self.evaluation_set, self.settings)
-        return Results({CAPTION_AND_FACE: values}, {CAPTION_AND_FACE: strata})
+            results.add(name, more=entity_results(self._people_scores(rule), self.evaluation_set, self.settings))
+        results.add(name, more=_numbers_of(rule))
+        results.tuned[name] = _told(rule)
+        return results
 
-    def _face_scores(self, query_faces: np.ndarray) -> FaceScores:
-        return FaceScores(query_faces, self.detected, self.settings.device)
+    def _people_scores(self, rule: Fusion) -> Scores:
+        _, _, means = people(self.evaluation_set)
+        faces = FaceScores(means, self.faces, self.settings.device, rule.unseen)
+        if self.asked.people is None:
+            return faces
+        contexts = CosineScores(self.asked.people, self.image_features, self.settings.device)
+        every = np.arange(len(means))
+        return FusedScores(contexts, faces, every, every, rule)
 
 
-def _position_within(groups: np.ndarray) -> np.ndarray:
-    """0 for the first entry of every group, 1 for its second, ..."""
-    order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    starts = np.searchsorted(ordered, ordered)
-    position = np.empty(len(groups), np.int64)
-    position[order] = np.arange(len(groups)) - starts
-    return position
+def split_by_faces(evaluation_set: EvaluationSet, faces: DetectedFaces) -> EvaluationSet:
+    """The set with the strata "face" (detected or missed) and "face_pixels"; heights that are not known are the detected."""
+    known = evaluation_set.face_heights
+    heights = faces.largest if known is None else np.where(np.isfinite(known), known, faces.largest)
+    columns = {strata.FACE: strata.detection_labels(faces.detected), strata.FACE_PIXELS: strata.pixel_labels(heights)}
+    if not np.isfinite(heights).any():
+        del columns[strata.FACE_PIXELS]
+    return replace(evaluation_set, groups={**evaluation_set.groups, **columns}, face_heights=heights)
+
+
+def photo_results(
+    evaluation_set: EvaluationSet, captions: Asked, image_features: np.ndarray, photos: np.ndarray, settings: Settings
+) -> Results:
+    """Image search with the face photo, and with the mean of its feature and the caption's.
+
+    photos: [N, E] float32 unit rows, of a photo of each image's person. Entity retrieval asks with the mean of the photos of
+    a person's images; the mean of both has no caption there and is left out.
+    """
+    results = Results()
+    if captions.queries is not None and captions.features is not None:
+        queries, features = captions.queries.each_alone(), captions.features
+        own = photos[queries.image_of_query]
+        both = unit_rows(features[queries.text_of_query] + own, "means of captions and photos")
+        for name, rows in ((PHOTO_SEARCH, own), (MEAN_OF_BOTH, both)):
+            scores = CosineScores(rows, image_features, settings.device)
+            results.add(name, general_results(scores, queries, evaluation_set, settings))
+    if "entity" in settings.protocols:
+        owners = np.unique(np.asarray(evaluation_set.identity_ids), return_inverse=True)[1]
+        sums = np.zeros((owners.max() + 1, photos.shape[1]), np.float32)
+        np.add.at(sums, owners, photos)
+        scores = CosineScores(unit_rows(sums, "photos of people"), image_features, settings.device)
+        results.add(PHOTO_SEARCH, more=entity_results(scores, evaluation_set, settings))
+    return results
+
+
+def _numbers_of(rule: Fusion) -> dict[str, float]:
+    if rule.rule == fusion.FILTER:
+        return {"face_threshold": rule.threshold}
+    return {"face_weight": 0.0 if rule.rule == fusion.NONE else rule.weight, "unseen_face": rule.unseen}
+
+
+def _told(rule: Fusion) -> dict[str, str | float]:
+    return {"rule": rule.rule, **_numbers_of(rule)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
-from open_clip_idplugin.evaluation.protocols import Results
+from open_clip_idplugin.evaluation.results import Results
 
 GENERAL = ("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_R@50", "i2t_R@1", "i2t_R@5", "i2t_R@10", "i2t_R@50", "t2i_sum", "sum")
 SCENES = ("right_scene", "right_person")
@@ -62,8 +62,8 @@ def to_csv(results: Results) -> str:
 
 
 def to_json(results: Results, about: Mapping[str, Any]) -> str:
-    """`{"about": ..., "metrics": {configuration: {metric: fraction}}, "strata": ...}`."""
-    document = {"about": dict(about), "metrics": results.metrics, "strata": results.strata}
+    """`{"about": ..., "metrics": {configuration: {metric: fraction}}, ...}` with all fields of `Results`."""
+    document = {"about": dict(about), **vars(results)}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

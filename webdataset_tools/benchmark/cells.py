@@ -22,6 +22,7 @@ from webdataset_tools.benchmark.recipes import Flags, Recipe, words
 from webdataset_tools.benchmark.world import World
 
 FORMAT = 1  # of what a cell is; another number makes all cells anew
+EVALUATION = 2  # of what is measured; another number evaluates the kept weights anew
 HOSTS = ("open_clip_torch", "torch")
 VALIDATION, TEST = "val", "test"
 EVALUATED = (VALIDATION, TEST)
@@ -88,6 +89,10 @@ class Cell:
         """Where the trained weights are kept, as a delta file."""
         return bench.output / "weights" / f"{self.label}-{self.training_key(bench)[:12]}.safetensors"
 
+    def cost_file(self, bench: Bench) -> Path:
+        """Where it is noted what training cost."""
+        return self.weights_file(bench).with_suffix(".cost.json")
+
     def configurations(self, bench: Bench) -> dict[str, tuple[str, ...]]:
         """Protocol -> what is asked; an untrained adaptor answers no face."""
         asked = {
@@ -99,15 +104,19 @@ class Cell:
         return {protocol: tuple(name for name in CONFIGURATIONS if name in names) for protocol, names in asked.items()}
 
     def result_file(self, bench: Bench) -> Path:
-        """Where the result is kept."""
-        data = [(split, bench.world.digest(split)) for split in bench.splits]
-        key = _digest([self.training_key(bench), self.configurations(bench), bench.templates, data])
+        """Where the result is kept. Rules and templates are chosen on validation, whatever splits are asked for."""
+        data = [(split, bench.world.digest(split)) for split in (*bench.splits, VALIDATION)]
+        key = _digest([EVALUATION, self.training_key(bench), self.configurations(bench), bench.templates, data])
         return bench.output / "cells" / f"{self.label}-{key[:12]}.json"
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell found: `splits["val"]` holds `metrics` and `strata` as in `protocols.Results`."""
+    """What a cell found: `splits["val"]` holds `metrics`, `strata`, `curves`, `failures` and `tuned` as in `protocols.Results`.
+
+    Where a face is asked for it holds `best_template` too: the `index`, `text` and split of what was chosen. `seconds` are
+    those of the wall's clock, for "training" and "evaluation"; `about["processor"]` holds the same of processors.
+    """
 
     recipe: str
     reason: str

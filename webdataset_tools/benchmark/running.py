@@ -1,25 +1,20 @@
 """Running cells: a list of cells -> their results, several at a time, each finished one on disk at once.
 
-Role: train, evaluate, write. Every worker process reads the evaluation shards once, and encodes their images once for all
-recipes that leave the image tower as it is; the same holds for queries without a face where both towers stay.
+Role: train, evaluate, write, and note what it cost. Every worker process has one `Evaluator`, which keeps what cells share.
 """
 
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from tqdm import tqdm
 
-from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.evaluation.protocols import EvaluationSet, Results, Settings, run
-from open_clip_idplugin.query_encoder import QueryEncoder
-from webdataset_tools.benchmark.cells import WITHOUT_FACE, Bench, Cell, CellResult, read_result
+from webdataset_tools.benchmark.cells import Bench, Cell, CellResult, read_result
+from webdataset_tools.benchmark.cost import Clock, Cost, training_cost
+from webdataset_tools.benchmark.evaluating import Evaluator
 from webdataset_tools.benchmark.training import train_cell, training_command
-from webdataset_tools.evaluation_data import encode_images, load_evaluation_set
 from webdataset_tools.worker_pool import run_tasks
 
 
@@ -60,9 +55,7 @@ class Worker:
 
         torch.set_num_threads(bench.threads)
         self.bench = bench
-        self._sets: dict[str, EvaluationSet] = {}
-        self._plain: dict[tuple[str, str, str], Results] = {}  # of queries without a face to frozen towers
-        self._features: dict[str, tuple[EvaluationSet, np.ndarray]] = {}
+        self._evaluator = Evaluator(bench)
 
     def __call__(self, cell: Cell, tick: Callable[[], object]) -> tuple[str, dict[str, float] | str]:
         """Run a cell and write its result; returns its label, and seconds or the sentence that says why it failed."""
@@ -75,67 +68,25 @@ class Worker:
         return cell.label, seconds
 
     def _run(self, cell: Cell) -> dict[str, float]:
-        bench, start, computed = self.bench, time.monotonic(), _processor_seconds()
-        checkpoint = bench.pretrained
+        bench, clock = self.bench, Clock()
+        checkpoint, cost = bench.pretrained, Cost()
         if cell.recipe.trained:
             if not cell.weights_file(bench).exists():
                 train_cell(cell, bench)
-            checkpoint = f"{bench.pretrained}+{cell.weights_file(bench)}"
-        trained = time.monotonic()
-        loaded = load_model(bench.model, checkpoint)
-        splits = {}
-        for split in bench.splits:
-            results = self._evaluate(loaded, cell, split)
-            splits[split] = {"metrics": results.metrics, "strata": results.strata}
-        seconds = {"training": trained - start, "evaluation": time.monotonic() - trained}
-        command = training_command(cell, bench) if cell.recipe.trained else []
+                clock.lap().write(cell.cost_file(bench))
+            checkpoint, cost = f"{bench.pretrained}+{cell.weights_file(bench)}", training_cost(cell, bench)
+        clock.lap()
+        splits = self._evaluator.evaluate(cell, load_model(bench.model, checkpoint))
+        evaluation = clock.lap()
         about = {
             "weights": dict(bench.weights),
             "templates": bench.templates,
             "threads": bench.threads,
-            "processor_seconds": _processor_seconds() - computed,  # unlike seconds the same on a busy machine
+            "processor_seconds": cost.processor + evaluation.processor,  # unlike seconds the same on a busy machine
+            "processor": {"training": cost.processor, "evaluation": evaluation.processor},
         }
+        seconds = {"training": cost.wall, "evaluation": evaluation.wall}
+        command = training_command(cell, bench) if cell.recipe.trained else []
         result = CellResult(cell.recipe.name, cell.recipe.reason, cell.seed, tuple(command), splits, seconds, about)
         result.write(cell.result_file(bench))
         return seconds
-
-    def _evaluate(self, loaded: LoadedModel, cell: Cell, split: str) -> Results:
-        encoder = QueryEncoder(loaded)
-        images, features = self._encoded(loaded, encoder, cell, split)
-        whole = Results()
-        for protocol, configurations in cell.configurations(self.bench).items():
-            for configuration in configurations:
-                key = (split, protocol, configuration)
-                shared = configuration in WITHOUT_FACE and cell.recipe.keeps_plain_answers
-                results = self._plain.get(key) if shared else None
-                if results is None:
-                    settings = Settings((configuration,), (protocol,), self.bench.templates, image_to_text=False)
-                    results = run(images, features, encoder, settings)
-                if shared:
-                    self._plain[key] = results
-                for name, values in results.metrics.items():
-                    whole.metrics.setdefault(name, {}).update(values)
-                whole.strata.update(results.strata)
-        return whole
-
-    def _encoded(
-        self, loaded: LoadedModel, encoder: QueryEncoder, cell: Cell, split: str
-    ) -> tuple[EvaluationSet, np.ndarray]:
-        """The images of a split and their features; those of the frozen image tower are the same for all cells."""
-        if cell.recipe.keeps_image_features and split in self._features:
-            return self._features[split]
-        shards = self.bench.world.shards(split)
-        if split not in self._sets:
-            self._sets[split] = load_evaluation_set(shards)
-        images = self._sets[split]
-        encoded = encode_images(shards, images, encoder, loaded.preprocess, workers=0, progress=False)
-        pair = encoded.evaluation_set, encoded.features
-        if cell.recipe.keeps_image_features:
-            self._features[split] = pair
-        return pair
-
-
-def _processor_seconds() -> float:
-    """Of this process and of the finished ones that it started."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system

@@ -1,0 +1,59 @@
+"""Who is in which image: what every evaluation searches and asks for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from open_clip_idplugin.errors import IdClipError
+
+_COLUMNS = ("keys", "image_ids", "identity_ids", "names", "captions")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Who is in which image; entry i of every field belongs to image i, as do the rows of the image features.
+
+    faces: [N, D] float32, the query face embedding of every image's person, made unit rows here
+    groups: columns that split the results, such as {"stratum": ("small", "turned", ...)}; "" where not known
+    face_heights: [N] float32, of the faces in the images, in pixels, NaN where not known; None: nowhere known
+    """
+
+    keys: tuple[str, ...]
+    image_ids: tuple[int, ...]  # the scene: images with the same COCO id share a context
+    identity_ids: tuple[str, ...]
+    names: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]  # the first five are used
+    faces: np.ndarray
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    face_heights: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in (*_COLUMNS, "faces")}
+        if self.face_heights is not None:
+            lengths["face_heights"] = len(self.face_heights)
+        lengths |= {name: len(column) for name, column in self.groups.items()}
+        if len(set(lengths.values())) != 1 or not self.keys:
+            raise IdClipError(f"an evaluation set needs one entry per image in every field, not {lengths}")
+        object.__setattr__(self, "faces", unit_rows(self.faces, "face embeddings"))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, indices: Sequence[int]) -> "EvaluationSet":
+        """The set of these images, in this order."""
+        columns = {name: tuple(column[i] for i in indices) for name, column in self.groups.items()}
+        chosen: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in indices) for name in _COLUMNS}
+        rows = np.asarray(indices, dtype=np.int64)
+        heights = None if self.face_heights is None else self.face_heights[rows]
+        return replace(self, **chosen, faces=self.faces[rows], groups=columns, face_heights=heights)
+
+
+def unit_rows(values: np.ndarray, what: str) -> np.ndarray:
+    """The rows [N, D] divided by their length; raises IdClipError for a row without direction."""
+    values = np.asarray(values, dtype=np.float32)
+    norms = np.linalg.norm(values, axis=-1, keepdims=True)
+    if values.ndim != 2 or not np.isfinite(norms).all() or not norms.all():
+        raise IdClipError(f"the {what} hold a zero or non-finite row; leave out people without a usable face")
+    return values / norms

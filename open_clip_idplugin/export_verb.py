@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from open_clip_idplugin.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.checkpoints import (
     base_and_delta,
     checkpoint_path,
@@ -18,13 +19,14 @@ from open_clip_idplugin.checkpoints import (
 )
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
 from open_clip_idplugin.weight_keys import has_adaptor
 
 
-def export(model: str, checkpoint: str, output: str, base: str | None = None) -> None:
+def export(model: str, checkpoint: str, output: str, base: str | None = None, licence: str | None = None) -> None:
     """Write a trained IdCLIP as a folder that open_clip loads (local-dir:), or as a small file of what training changed.
 
     Args:
@@ -32,50 +34,61 @@ def export(model: str, checkpoint: str, output: str, base: str | None = None) ->
         checkpoint: the trained weights: epoch_N.pt, best.pt or a delta file.
         output: a name that ends in .safetensors for the small file; any other is a new folder.
         base: tag (openai) or file of the plain weights that training began from; None takes what training noted.
+        licence: of the exported model, for its card, as mit or cc-by-nc-4.0; None leaves it to be filled in.
     """
     if output.endswith(".safetensors"):
-        _export_small_file(model, checkpoint, Path(output), base)
+        _export_small_file(model, checkpoint, Path(output), base, licence)
         return
-    facts = export_folder(model, checkpoint, Path(output), base)
-    _tell_unknown(facts.face_model)
-    print(f"{output}: {model}, whole; say in {Path(output) / CARD} what was trained on and under which licence")
+    facts = export_folder(model, checkpoint, Path(output), base, licence)
+    _tell_unknown(facts.face_model, licence)
+    print(f"{output}: {model}, whole; say in {Path(output) / CARD} what was trained on")
     print(f"Next: idclip evaluate --data SHARDS --model {PREFIX}{output}")
 
 
-def export_folder(model: str, checkpoint: str | Path, output: Path, base: str | None = None) -> TrainingFacts:
+def export_folder(
+    model: str, checkpoint: str | Path, output: Path, base: str | None = None, licence: str | None = None
+) -> TrainingFacts:
     """Write a self-contained folder (see `model_folders`) and return what is known of the training.
 
     base: the plain weights, whose digest then stands in the model card; without it the name that training noted. Raises
     IdClipError as `load_model` does, for weights without an adaptor and for an output that is there already.
     """
     require_free(output)
+    origin = Origin(facts_beside(checkpoint), None, licence)
     loaded = load_model(model, str(checkpoint))
     path, delta = base_and_delta(model, str(checkpoint))
     trained = delta is not None or has_adaptor(weight_shapes(checkpoint_path(model, path)))
     if not isinstance(loaded.tokenizer, IdentityTokenizer) or not trained:
         raise IdClipError(f"{checkpoint} holds no adaptor for {model}; give the checkpoint of a trained IdCLIP model.")
-    facts = replace(facts_beside(checkpoint), model=model, face_model=loaded.face_model)
+    facts = replace(origin.facts, model=model, face_model=loaded.face_model)
     digest = None
     if base is not None:
         facts, digest = replace(facts, base=base), weights_digest(read_weights(checkpoint_path(model, base)))
     elif delta is not None:
         facts, digest = replace(facts, base=delta.base), delta.base_digest
-    write_folder(output, loaded.model, loaded.tokenizer, model, facts, digest)
+    write_folder(output, loaded.model, loaded.tokenizer, model, replace(origin, facts=facts, base_digest=digest))
     return facts
 
 
-def _export_small_file(model: str, checkpoint: str, output: Path, base: str | None) -> None:
-    base = base or facts_beside(checkpoint).base
+def _export_small_file(model: str, checkpoint: str, output: Path, base: str | None, licence: str | None) -> None:
+    origin = Origin(facts_beside(checkpoint), None, licence)
+    base = base or origin.facts.base
     if base is None:
         raise IdClipError(
             f"nothing beside {checkpoint} says which weights its training began from; name their tag or file with --base."
         )
     delta = export_delta(model, checkpoint, base, output)
-    _tell_unknown(delta.face_model)
+    card, facts = output.with_suffix(".md"), replace(origin.facts, base=delta.base, face_model=delta.face_model)
+    origin = replace(origin, facts=facts, base_digest=delta.base_digest)
+    atomic_write(card, model_card(output.stem, model, delta.identity_cfg, origin, output.name), PUBLIC)
+    _tell_unknown(delta.face_model, licence)
     print(f"{output}: {len(delta.tensors)} tensors, {output.stat().st_size / 1e6:.1f} MB, to be put on {delta.base}")
+    print(f"{card}: its model card; say there what was trained on")
     print(f"Next: idclip evaluate --data SHARDS --model {model} --checkpoint {output}")
 
 
-def _tell_unknown(face_model: str | None) -> None:
+def _tell_unknown(face_model: str | None, licence: str | None) -> None:
     if face_model is None:
         print("The face model of the training is not recorded (its shards do not name one, or they stand elsewhere).")
+    if licence is None:
+        print("The model card names no licence: give one with --licence, or fill it in before you pass the model on.")

@@ -24,7 +24,7 @@ from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.lora import merge_lora, remove_lora, set_lora
 from open_clip_idplugin.text_prompts import set_text_prompts
-from open_clip_idplugin.text_tower import promote_text_tower
+from open_clip_idplugin.text_tower import promote_text_tower, refuse_hugging_face_tower
 from open_clip_idplugin.visual_prompts import set_visual_prompts
 from open_clip_idplugin.weight_keys import (
     ADAPTOR,
@@ -56,6 +56,7 @@ class IdCLIP(CustomTextCLIP):
     ) -> None:
         """Build the host's towers, then add to them. Raises IdClipError on a bad `identity_cfg` or an unsuitable tower."""
         config = IdentityConfig.from_dict(identity_cfg or {})
+        refuse_hugging_face_tower(text_cfg)
         super().__init__(embed_dim, vision_cfg, text_cfg, **host_settings)
         promote_text_tower(self.text, config)
         self._match_token_norm(self.text.token_embedding.weight)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.training_facts import TrainingFacts
 
 _CARD = """---
 library_name: open_clip
 pipeline_tag: zero-shot-image-classification
-license: other
+license: {licence_id}
 tags:
 - clip
 - idclip
@@ -43,15 +46,9 @@ Training flags:
 
 ## Use
 
-    import open_clip, open_clip_idplugin
-    model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")
-    tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
-    query = tokenizer(["[TOK] hitting a ball on the court"], faces=face_embedding)
-    similarity = model.encode_image(images, normalize=True) @ model.encode_text(query, normalize=True).T
+{use}
 
-`local-dir:` wants open_clip 3; `open_clip_idplugin.load_model("local-dir:FOLDER")` and the flag `--model local-dir:FOLDER` of
-`idclip` work with open_clip 2 as well, and check the weights against their digest. Face embeddings must come from the face
-model named above; vectors of another one mean nothing to this model.
+Face embeddings must come from the face model named above; vectors of another one mean nothing to this model.
 
 ## Intended use and limits
 
@@ -64,28 +61,74 @@ model named above; vectors of another one mean nothing to this model.
 
 ## Licence
 
-The weights combine the work of others. The base weights keep their own licence; so does the face model, and many face models
-are for non-commercial research only; the training pictures may add terms of their own. Fill in what applies before you
-pass this model on.
+{licence}
 """
+
+_FOLDER_USE = """\
+    import open_clip, open_clip_idplugin
+    model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")
+    tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
+    query = tokenizer(["[TOK] hitting a ball on the court"], faces=face_embedding)
+    similarity = model.encode_image(images, normalize=True) @ model.encode_text(query, normalize=True).T
+
+`local-dir:` wants open_clip 3; `open_clip_idplugin.load_model("local-dir:FOLDER")` and the flag `--model local-dir:FOLDER` of
+`idclip` work with open_clip 2 as well, and check the weights against their digest."""
+
+_DELTA_USE = """\
+`{file}` holds what training changed; it is put on the base weights named above, and refuses others:
+
+    import open_clip_idplugin
+    loaded = open_clip_idplugin.load_model("{model}", "{base}+{file}")
+    query = loaded.tokenizer(["[TOK] hitting a ball on the court"], faces=face_embedding)
+    similarity = loaded.model.encode_image(images, normalize=True) @ loaded.model.encode_text(query, normalize=True).T
+
+The flags of `idclip` are `--model {model} --checkpoint {base}+{file}`."""
+
+_OTHERS = """\
+The weights combine the work of others. The base weights keep their own licence; so does the face model, and many face models
+are for non-commercial research only; the training pictures may add terms of their own."""
+_STATED = "Passed on under `{licence}`, by the word of whoever exported it."
+_NOT_STATED = "Fill in what applies before you pass this model on (`idclip export --licence`)."
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from and how it may be passed on.
+
+    base_digest: of the plain weights, None where they were not at hand. licence: identifier as model hubs write it
+    ("mit", "cc-by-nc-4.0"), None where nobody stated one. Raises IdClipError for another form of it.
+    """
+
+    facts: TrainingFacts
+    base_digest: str | None = None
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.licence is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", self.licence):
+            raise IdClipError(f"the licence must be an identifier such as mit or cc-by-nc-4.0, not {self.licence!r}.")
 
 
 _OWN_INDEX = "its own: the image tower has parts that plain CLIP lacks"
 _SHARED_INDEX = "where training locked the image tower, one made with the base weights serves"
 
 
-def model_card(title: str, model: str, config: IdentityConfig, facts: TrainingFacts, base_digest: str | None) -> str:
-    """`title`: heading; model: open_clip's name; base_digest: of the plain weights, None where they were not at hand."""
+def model_card(title: str, model: str, config: IdentityConfig, origin: Origin, delta_file: str | None = None) -> str:
+    """`title`: heading; model: open_clip's name; delta_file: name of the file that the card is of, None for a folder."""
+    facts, licence = origin.facts, origin.licence
+    use = _FOLDER_USE if delta_file is None else _DELTA_USE.format(file=delta_file, model=model, base=facts.base)
     return _CARD.format(
         title=title,
         model=model,
         base=f"`{facts.base}`" if facts.base else "not recorded",
-        digest=f"`{base_digest}`" if base_digest else "not computed",
+        digest=f"`{origin.base_digest}`" if origin.base_digest else "not computed",
         face_model=f"`{facts.face_model}`" if facts.face_model else "not recorded",
         face_dim=config.face_dim,
         index=_OWN_INDEX if config.changes_image_features else _SHARED_INDEX,
         parts=_table(("option", "value"), config.to_dict()),
         recipe=_table(("flag", "value"), facts.recipe) if facts.recipe else "Not recorded.",
+        use=use,
+        licence_id=(licence or "other").lower(),
+        licence=f"{_STATED.format(licence=licence) if licence else _NOT_STATED} {_OTHERS}",
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from open_clip_idplugin.atomic import PUBLIC
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.model_card import model_card
+from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.tokenizer import vocabulary_file
 from open_clip_idplugin.training_facts import TrainingFacts
 
@@ -62,9 +62,7 @@ class ModelFolder:
         return self.path / WEIGHTS
 
 
-def write_folder(
-    output: Path, model: Any, tokenizer: Any, name: str, facts: TrainingFacts, base_digest: str | None
-) -> None:
+def write_folder(output: Path, model: Any, tokenizer: Any, name: str, origin: Origin) -> None:
     """Write an IdCLIP with its IdentityTokenizer; the folder is there whole or not at all.
 
     Raises IdClipError where something is in the way.
@@ -75,8 +73,8 @@ def write_folder(
     require_free(output)
     config = open_clip.get_model_config(name) | {"identity_cfg": model.identity_cfg.to_dict()}
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    shown = replace(facts, base=_name_alone(facts.base))
-    note = FolderNote(name, shown, base_digest, weights_digest(state))
+    shown = replace(origin, facts=replace(origin.facts, base=_name_alone(origin.facts.base)))
+    note = FolderNote(name, shown.facts, shown.base_digest, weights_digest(state))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         folder = Path(temporary) / "model"
@@ -87,9 +85,7 @@ def write_folder(
         host.save_config_for_hf(model, folder / CONFIG, model_config=config)
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         (folder / CONFIG).write_text(json.dumps({**content, _NOTE: asdict(note)}, indent=2) + "\n", encoding="utf-8")
-        (folder / CARD).write_text(
-            model_card(output.name, name, model.identity_cfg, shown, base_digest), encoding="utf-8"
-        )
+        (folder / CARD).write_text(model_card(output.name, name, model.identity_cfg, shown), encoding="utf-8")
         for path in folder.iterdir():
             path.chmod(PUBLIC)
         if output.exists():

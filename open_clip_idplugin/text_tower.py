@@ -7,6 +7,7 @@ has none).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +163,16 @@ def _is_captured(tokens: torch.Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
     return tokens.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_hugging_face_tower(text_cfg: Any) -> None:
+    """Raise IdClipError for a text config with a Hugging Face model, before the host builds or fetches it."""
+    name = text_cfg.get("hf_model_name") if isinstance(text_cfg, Mapping) else getattr(text_cfg, "hf_model_name", None)
+    if name:
+        raise IdClipError(
+            f"IdCLIP needs open_clip's own text tower, not the Hugging Face model {name!r}; use a config without "
+            "hf_model_name (a Hugging Face tokenizer, hf_tokenizer_name, is fine)."
+        )
 
 
 def promote_text_tower(tower: nn.Module, config: IdentityConfig) -> IdentityTextTransformer:

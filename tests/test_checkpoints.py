@@ -1,6 +1,8 @@
 """Plain and IdCLIP weights, in every layout that is around, through open_clip's own loader and through `load_model`."""
 
+import ast
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,6 +225,23 @@ def test_load_model_takes_shapes_from_the_checkpoint(fresh, tmp_path, faces):
     text = loaded.tokenizer(["[TOK] runs"], faces=faces[0, :128])
     with torch.no_grad():
         assert torch.equal(loaded.model.encode_text(text), trained.eval().encode_text(text))
+
+
+def test_nothing_in_this_project_unpickles_more_than_tensors():
+    calls = []
+    for package in ("open_clip_idplugin", "training_patches", "webdataset_tools", "benchmarks"):
+        for path in (Path(__file__).parent.parent / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            nodes = ast.walk(ast.parse(text)) if "torch.load" in text else ()
+            calls += [
+                (path.name, node)
+                for node in nodes
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+            ]
+    assert len(calls) >= 4
+    for name, call in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert given.get("weights_only") == "True", name
 
 
 def test_load_model_without_weights_warns(tiny_identity_models, caplog):

@@ -231,9 +231,28 @@ def test_the_small_file_takes_base_and_face_model_from_the_training(trained, tmp
     assert delta.face_model == FACE_MODEL and delta.base == Path(base).name
     loaded = load_model(TINY, f"{base}+{output}")
     assert loaded.face_model == FACE_MODEL and loaded.model.identity_cfg == model.identity_cfg
+    card = (tmp_path / "small.md").read_text()
+    for words in ("license: other", "(`idclip export --licence`)", f"{Path(base).name}+small.safetensors", delta.base_digest,
+                  FACE_MODEL, "| `visual_prompts` | 2 |", "| `--id-caption` | a\\|b |"):  # fmt: skip
+        assert words in card
+    assert str(Path(base).parent) not in card and "local-dir" not in card
     facts = export_folder(TINY, f"{base}+{output}", tmp_path / "from-delta")
     assert (facts.base, facts.face_model) == (delta.base, FACE_MODEL)
     assert delta.base_digest in (tmp_path / "from-delta" / CARD).read_text()
+
+
+def test_a_licence_goes_into_the_card(trained, tmp_path, capsys):
+    _, checkpoint, base = trained(TINY)
+    flags = ["export", "--model", TINY, "--checkpoint", str(checkpoint), "--base", base]
+    for output, card in (("a.safetensors", "a.md"), ("folder", f"folder/{CARD}")):
+        whole = [*flags, "--output", str(tmp_path / output), "--licence", "CC-BY-NC-4.0"]
+        assert cli.run(cli.VERBS, whole, "idclip") == 0
+        text = (tmp_path / card).read_text()
+        assert "license: cc-by-nc-4.0\n" in text and "Passed on under `CC-BY-NC-4.0`" in text and "Fill in" not in text
+        assert "no licence" not in capsys.readouterr().out
+        whole = [*flags, "--output", str(tmp_path / f"other-{output}"), "--licence", "ask me"]
+        assert cli.run(cli.VERBS, whole, "idclip") == 2 and not (tmp_path / f"other-{output}").exists()
+        assert "the licence must be an identifier such as mit or cc-by-nc-4.0, not 'ask me'" in capsys.readouterr().err
 
 
 def changed_file(folder, name, change):

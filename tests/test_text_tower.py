@@ -216,7 +216,20 @@ def test_adaptor_has_the_papers_layers(tiny_identity_models):
     assert deep.output.bias.shape == (1024,)
 
 
-def test_hugging_face_towers_are_refused():
+def test_hugging_face_towers_are_refused_before_they_are_built(tiny_identity_models):
+    import open_clip
+
+    text_cfg = {
+        "hf_model_name": "xlm-roberta-base",
+        "hf_tokenizer_name": "xlm-roberta-base",
+        "hf_pooler_type": "mean_pooler",
+    }
+    for given in (text_cfg, open_clip.CLIPTextCfg(**text_cfg)):  # fetching it would be another error here
+        with pytest.raises(IdClipError, match="own text tower, not the Hugging Face model 'xlm-roberta-base'"):
+            open_clip.create_model("IdCLIP-ViT-tiny", text_cfg=given)
+
+
+def test_towers_of_another_make_are_refused():
     from open_clip_idplugin.text_tower import promote_text_tower
 
     with pytest.raises(IdClipError, match="open_clip's own text tower, not Linear"):

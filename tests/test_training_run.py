@@ -12,9 +12,10 @@ import pytest
 import torch
 from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small_world, write_shards
 
-from open_clip_idplugin import host_patches
+from open_clip_idplugin import add_identity_model, host_patches
 from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.training_facts import facts_beside
+from open_clip_idplugin.weight_keys import OWN_PARTS, part_of
 from training_patches.__main__ import main
 from training_patches.host_rows import TrainingRun, rows
 
@@ -328,6 +329,8 @@ def _synthetic_command(world):
     [
         (("--model", PLAIN_MODEL, "--id-caption", "fixed"), "--id-caption is for models that take faces"),
         (("--workers", "3"), "2 training shards cannot feed 3 workers"),
+        (("--accum-freq", "4"), "an epoch of 3 batches has no step of --accum-freq 4 batches"),
+        (("--accum-freq", "2"), "--warmup is 1, which is the number of steps of the run"),
         (("--train-data", "missing/00000.tar"), "there is no shard missing/00000.tar"),
         (("--id-val-data", "missing.tar"), "there is no shard missing.tar"),
         (("--id-val-data", "{world}/val", "--id-val-templates", "11"), "11"),
@@ -376,6 +379,87 @@ def test_a_mix_of_setups_trains_and_its_terms_are_logged(world, flags):
     assert all(f"{setup}_loss: " in text for setup in ("With_entities", "Only_entities", "Coco_original"))
     assert all(torch.isfinite(value).all() for value in weights(world, name, epoch=2).values())
     assert "text.adaptor.output.weight" in changed(weights(world, name, epoch=1), weights(world, name, epoch=2))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--id-setup", "only_entities", "--id-batch-groups", "identity", "--precision", "amp"),
+        ("--id-setup", "only_entities", "--id-entity-loss", "bce", "--siglip", "--precision", "amp_bfloat16"),
+        ("--id-setup", "with_entities", "--id-false-negatives", "mask", "--id-caption", "fixed", "--local-loss"),
+        ("--id-setup", "coco_original", "--id-false-negatives", "positive", "--gather-with-grad"),
+        ("--id-setup", "coco_original", "--siglip", "--id-token-norm", "learned"),
+    ],
+)
+def test_every_setup_trains_alone(world, tmp_path, flags):
+    assert train(world, "alone", *PAPER, *flags, epochs=2, logs=tmp_path) == 0
+    first, second = (
+        torch.load(tmp_path / "alone" / "checkpoints" / f"epoch_{epoch}.pt", weights_only=True)["state_dict"]
+        for epoch in (1, 2)
+    )
+    assert all(value.isfinite().all() for value in second.values())
+    moved = changed(first, second)
+    assert moved <= {name for name in first if "adaptor" in name or name.startswith(("visual.prompts", "logit"))}
+    assert "visual.prompts.tokens" in moved
+    assert "coco_original" in flags or "text.adaptor.output.weight" in moved
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"),
+    [
+        ("IdCLIP-ViT-timm-tiny", ("--id-visual-prompts", "2", "--id-visual-prompts-deep", "--id-lora-image-blocks", "all")),
+        ("IdCLIP-ViT-timm-tiny-sigmoid", ("--siglip", "--id-text-prompts", "2", "--id-lora-text-blocks", "last:1")),
+        ("IdCLIP-RN-tiny", ("--id-text-prompts", "2", "--id-lora-text-blocks", "0", "--lock-image-freeze-bn-stats")),
+        ("IdCLIP-ViT-CLIPA-training-test", ("--id-visual-prompts", "1", "--id-text-prompts", "2")),
+    ],
+)  # fmt: skip
+def test_towers_of_every_kind_train(world, tiny_identity_models, clipa_model, tmp_path, model, flags):
+    more = ("--id-face-dim", "16", "--id-tokens-per-identity", "2", "--id-val-data", str(world / "val"))
+    assert train(world, "kind", *PAPER, *flags, *more, model=model, epochs=2, logs=tmp_path) == 0
+    first, second = (
+        torch.load(tmp_path / "kind" / "checkpoints" / f"epoch_{epoch}.pt", weights_only=True)["state_dict"]
+        for epoch in (1, 2)
+    )
+    moved = changed(first, second)
+    assert {part_of(name) for name in moved} <= {*OWN_PARTS, "temperature"}
+    assert {"adaptor", *(part for flag, part in PARTS.items() if flag in flags)} <= {part_of(name) for name in moved}
+
+
+PARTS = {"--id-visual-prompts": "visual_prompts", "--id-text-prompts": "text_prompts",
+         "--id-lora-image-blocks": "image_lora", "--id-lora-text-blocks": "text_lora"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clipa_model(world):
+    """CLIPA's towers at a tiny size, with a BERT tokenizer of few words; registered."""
+    from transformers import BertTokenizer
+
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] an image with person . , a man in scene words 0 1 2 3 4"
+    (world / "vocab.txt").write_text("\n".join(words.split()))
+    BertTokenizer(str(world / "vocab.txt")).save_pretrained(world / "bert")
+    config = open_clip.get_model_config("IdCLIP-ViT-L-14-CLIPA-336") | {"embed_dim": 16}
+    config["vision_cfg"] |= {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    config["text_cfg"] |= {
+        "vocab_size": 30,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+        "hf_tokenizer_name": str(world / "bert"),
+    }
+    (world / "IdCLIP-ViT-CLIPA-training-test.json").write_text(json.dumps(config))
+    add_identity_model(world / "IdCLIP-ViT-CLIPA-training-test.json")
+
+
+@pytest.mark.parametrize(("locked", "rate", "trained"), [("text", "image", "visual."), ("image", "text", "text.")])
+def test_one_tower_alone_is_fine_tuned(world, tmp_path, locked, rate, trained):
+    flags = (f"--lock-{locked}", f"--id-lr-{rate}", "1e-4", "--id-visual-prompts", "0")
+    assert train(world, "one", *flags, epochs=2, logs=tmp_path) == 0
+    first, second = (
+        torch.load(tmp_path / "one" / "checkpoints" / f"epoch_{epoch}.pt", weights_only=True)["state_dict"]
+        for epoch in (1, 2)
+    )
+    moved = {name for name in changed(first, second) if part_of(name) not in (*OWN_PARTS, "temperature")}
+    assert moved and all(name.startswith(trained) for name in moved)
 
 
 def test_the_towers_have_learning_rates_of_their_own(world):

@@ -265,6 +265,8 @@ class TrainingRun:
             read_image, read_sample = read_features, cached_sample
             logging.info("Pictures are not decoded: random crops and other augmentations are off.")
         data: dict[str, Any] = host(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+        if "train" in data and isinstance(self.model, IdCLIP):
+            params.require_steps(args, data["train"].dataloader.num_batches)
         if with_identities:
             options = self.options
             make_pair = PairMaker(

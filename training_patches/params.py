@@ -193,6 +193,26 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     return args, options
 
 
+def require_steps(args: argparse.Namespace, batches: int) -> None:
+    """Refuse, before the first of `batches` in an epoch, what open_clip's loop takes without a step or divides by zero at.
+
+    Batches beyond the last whole step of an epoch (`--accum-freq`) ask the schedule for the step behind the run's last.
+    """
+    an_epoch = batches // args.accum_freq
+    steps = an_epoch * args.epochs
+    if steps == 0 and args.epochs > 0:
+        raise IdClipError(
+            f"an epoch of {batches} batches has no step of --accum-freq {args.accum_freq} batches, so that nothing would be "
+            "trained; lower --accum-freq or --batch-size, or raise --train-num-samples."
+        )
+    scheduled = args.lr_scheduler == "cosine" and not args.skip_scheduler
+    if scheduled and args.warmup == steps and batches % args.accum_freq:
+        raise IdClipError(
+            f"--warmup is {args.warmup}, which is the number of steps of the run, and open_clip's cosine schedule divides by "
+            "their difference; choose a shorter warm-up."
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     # Without abbreviations: '--id-val' must not be taken for one of ours, nor '--i...' of the host's.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)

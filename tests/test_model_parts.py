@@ -9,6 +9,7 @@ import torch
 
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.weight_keys import OWN_PARTS
 
 pytestmark = pytest.mark.host
@@ -63,9 +64,9 @@ def stir(model, parts=OWN_PARTS):
 
 ADAPTORS = [
     {"adaptor_layers": layers, "adaptor_bias": bias, "adaptor_norm": norm, "adaptor_residual": residual,
-     "tokens_per_identity": count}
-    for (layers, bias, norm, residual), count in zip(
-        itertools.product((1, 2), (False, True), (False, True), (False, True)), itertools.cycle((1, 2, 3, 4)))
+     "tokens_per_identity": count, "adaptor_hidden": 512 - 64 * count}
+    for layers, bias, norm, residual, count in itertools.product(
+        (1, 2), (False, True), (False, True), (False, True), (1, 2, 3, 4))
 ]  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def test_every_adaptor_starts_with_tokens_of_ordinary_length(tiny_identity_model
 
     for settings in ADAPTORS:
         torch.manual_seed(0)
-        adaptor = IdentityAdaptor(IdentityConfig(**settings, adaptor_hidden=256, token_norm=token_norm), 128)
+        adaptor = IdentityAdaptor(IdentityConfig(**settings, token_norm=token_norm), 128)
         adaptor.start_at(torch.tensor(0.7))
         tokens = adaptor(faces)
         assert tokens.shape == (3, settings["tokens_per_identity"], 128)
@@ -163,7 +164,7 @@ def _bare(block, hidden):
 @pytest.mark.parametrize("count", [1, 5, 50])
 @torch.no_grad()
 def test_any_number_of_prompts(create, count):
-    for name in (TINY, "IdCLIP-ViT-timm-tiny"):
+    for name in (TINY, "IdCLIP-ViT-tiny-avg", "IdCLIP-ViT-timm-tiny", "IdCLIP-ViT-timm-tiny-sigmoid"):
         shallow = create(name, visual_prompts=count).eval()
         deep = create(name, visual_prompts=count, visual_prompts_deep=True).eval()
         images = images_for(name, 1)
@@ -360,6 +361,36 @@ def test_everything_together_is_saved_and_loads_by_name(create, faces, tmp_path,
         create(name, **EVERYTHING).load_state_dict(state)
 
 
+@pytest.mark.parametrize("of", ["IdCLIP-ViT-L-14-CLIPA-336", "IdCLIP-ViT-H-14-CLIPA-336", "IdCLIP-ViT-B-16-sigmoid"])
+def test_published_towers_of_other_kinds_take_everything(tiny_identity_models, faces, of):
+    """The settings of CLIPA's and SigLIP's configs at a tiny size: no causal mask, another pooling, averaged patches."""
+    import open_clip
+
+    config = open_clip.get_model_config(of)
+    vision, text = config["vision_cfg"], config["text_cfg"] | {"vocab_size": 99, "width": 32, "heads": 2, "layers": 2}
+    if "timm_model_name" in vision:
+        vision |= {"timm_model_name": "test_vit3", "image_size": 160}
+        config["embed_dim"] = 96
+    else:
+        vision |= {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+    model = open_clip.create_model(
+        TINY, embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text, identity_cfg=EVERYTHING
+    )
+    stir(model).lock_image_tower()
+    model.lock_text_tower()
+    tokens = torch.randint(5, 90, (2, text["context_length"]), generator=torch.Generator().manual_seed(0))
+    slots = torch.zeros_like(tokens)
+    slots[0, 3] = 1
+    given = IdentityText(tokens, faces[:2, None], slots, torch.arange(2))
+    image_features, text_features, scale = model(torch.randn(2, 3, vision["image_size"], vision["image_size"]), given)
+    (scale * (image_features @ text_features.T)).logsumexp(1).sum().backward()
+    grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {model.part_of(name) for name in grads} == {*OWN_PARTS, "temperature"} and not model.text.cut_is_exact
+    assert all(grad is not None and grad.isfinite().all() for name, grad in grads.items() if name != "logit_bias")
+    for part in OWN_PARTS:
+        assert any(grad.any() for name, grad in grads.items() if model.part_of(name) == part), part
+
+
 @pytest.mark.parametrize("name", [TINY, "IdCLIP-RN-tiny", "IdCLIP-ViT-timm-tiny", "IdCLIP-ViT-timm-tiny-sigmoid"])
 def test_plain_weights_load_into_everything(create, plain_weights, name):
     plain, path = plain_weights(name)
@@ -430,12 +461,15 @@ def test_low_precision(create, tokenizer, faces, precision):
     assert all(grad.isfinite().all() and grad.any() for grad in own.values())
 
 
-def test_compiles_without_graph_breaks(create, tokenizer, faces):
-    model = stir(create(**EVERYTHING)).train()
+@pytest.mark.parametrize("name", [TINY, "IdCLIP-ViT-timm-tiny-sigmoid"])
+def test_compiles_without_graph_breaks(create, faces, name):
+    import open_clip
+
+    model = stir(create(name, **EVERYTHING)).train()
     model.text.cut_at_eot = False  # the compiled model does not cut, the plain one need not here
-    images, text = images_for(TINY), tokenizer(["[TOK] runs", "a [TOK]"], faces=faces[:2])
+    images, text = images_for(name), open_clip.get_tokenizer(name)(["[TOK] runs", "a [TOK]"], faces=faces[:2])
     expected = model(images, text)
-    image_features, text_features, scale = torch.compile(model, backend="eager", fullgraph=True)(images, text)
+    image_features, text_features, scale = torch.compile(model, backend="eager", fullgraph=True)(images, text)[:3]
     torch.testing.assert_close((image_features, text_features), expected[:2], rtol=1e-4, atol=1e-5)
     (scale * (image_features @ text_features.T)).logsumexp(1).sum().backward()
     assert all(p.grad.any() for n, p in model.named_parameters() if model.part_of(n) in OWN_PARTS)

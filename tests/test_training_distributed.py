@@ -14,6 +14,7 @@ from training_fixtures import FACE_DIM, MODEL, add_models, small_world, write_sh
 
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
+from open_clip_idplugin.weight_keys import OWN_PARTS, part_of
 from training_patches.__main__ import main
 from training_patches.host_rows import DeviceAwareDataParallel
 from training_patches.image_cache import cached_shards
@@ -25,7 +26,15 @@ pytestmark = pytest.mark.host
 WORLD = 2
 HALF = 3
 GATHERS = {"gather": (False, True), "local": (True, True)}  # name -> (--local-loss, --gather-with-grad)
-PROMPTS = (0, 2)  # visual prompts
+# Name -> what is added to the towers.
+PARTS = {
+    "adaptor": {},
+    "prompts": {"visual_prompts": 2},
+    "everything": {
+        "visual_prompts": 2, "visual_prompts_deep": True, "text_prompts": 3, "lora_image_blocks": "all",
+        "lora_text_blocks": "all", "adaptor_layers": 2, "adaptor_bias": True, "adaptor_residual": True,
+    },
+}  # fmt: skip
 MIX = "with_entities=1,only_entities=0.1,coco_original=0.5"
 # Name -> our flags; those whose name starts with "siglip" train with --siglip.
 LOSSES = {
@@ -40,6 +49,10 @@ LOSSES = {
     "siglip, mix, masked": {"setup": MIX, "entity_loss": "bce", "false_negatives": "mask"},
     "siglip, mix, positive": {"setup": MIX, "false_negatives": "positive"},
 }
+CASES = [
+    case for case in itertools.product(LOSSES, GATHERS, (True, False), PARTS)
+    if case[3] != "everything" or case[0] in ("pairs", "siglip, mix, masked")
+]  # fmt: skip
 
 
 def batch(with_faces, options):
@@ -66,9 +79,9 @@ def batch(with_faces, options):
     return images, texts, len(setups)
 
 
-def model_for_test(name="pairs", prompts=0):
+def model_for_test(name="pairs", parts="adaptor"):
     torch.manual_seed(3)
-    settings = {"identity_cfg": {"face_dim": FACE_DIM, "adaptor_hidden": 24, "visual_prompts": prompts}}
+    settings = {"identity_cfg": {"face_dim": FACE_DIM, "adaptor_hidden": 24, **PARTS[parts]}}
     bias = {"init_logit_bias": -10.0} if name.startswith("siglip") else {}
     model = open_clip.create_model(MODEL, output_dict=True, **settings, **bias)
     model.lock_image_tower()
@@ -117,12 +130,12 @@ def one_of_two(rank, port, folder):
     )
     cached = cached_shards(model_for_test().float(), to_tensor, plain, str(folder / "cache"), "float16")
     results = {"code": code, "cached": len(cached)}
-    for case in itertools.product(LOSSES, GATHERS, (True, False), PROMPTS):
-        name, gather, with_faces, prompts = case
+    for case in CASES:
+        name, gather, with_faces, parts = case
         images, texts, count = batch(with_faces, IdentityOptions(**LOSSES[name]))
         own = slice(rank * HALF, (rank + 1) * HALF)
         own_texts = slice(rank * HALF * count, (rank + 1) * HALF * count)
-        model = DeviceAwareDataParallel(model_for_test(name, prompts), device_ids=[torch.device("cpu")])
+        model = DeviceAwareDataParallel(model_for_test(name, parts), device_ids=[torch.device("cpu")])
         for _ in range(2):  # the second step fails when a parameter took no part in the first
             model.zero_grad()
             results[case] = step(model, images[own], texts[own_texts], name, WORLD, rank, *GATHERS[gather])
@@ -176,23 +189,23 @@ def test_two_processes_share_the_work_of_caching_image_features(two_processes):
     assert len(list((folder / "cache").glob("*.tar"))) == len(list((folder / "cache").glob("train-*.json"))) == 4
 
 
-@pytest.mark.parametrize("prompts", PROMPTS)
-@pytest.mark.parametrize("with_faces", [True, False])
-@pytest.mark.parametrize("gather", list(GATHERS))
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_two_processes_learn_what_one_does(two_processes, name, gather, with_faces, prompts):
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_two_processes_learn_what_one_does(two_processes, case):
+    name, _, with_faces, parts = case
     _, results = two_processes
     images, texts, _ = batch(with_faces, IdentityOptions(**LOSSES[name]))
-    loss, gradients = step(model_for_test(name, prompts), images, texts, name)
-    losses = [result[name, gather, with_faces, prompts][0] for result in results]
-    torch.testing.assert_close(torch.stack(losses).mean(), loss)
+    loss, gradients = step(model_for_test(name, parts), images, texts, name)
+    torch.testing.assert_close(torch.stack([result[case][0] for result in results]).mean(), loss)
     for result in results:
-        theirs = result[name, gather, with_faces, prompts][1]
+        theirs = result[case][1]
         assert theirs.keys() == gradients.keys()
         for key, gradient in gradients.items():
             torch.testing.assert_close(theirs[key], gradient, rtol=1e-7, atol=1e-9, msg=lambda m, k=key: f"{k}: {m}")
     assert gradients["text.adaptor.output.weight"].abs().sum() > 0 or name == "coco_original"
-    assert ("visual.prompts.tokens" in gradients) == (prompts > 0)
+    own = {part_of(key) for key in gradients} & set(OWN_PARTS)
+    assert (
+        own == {"adaptor": {"adaptor"}, "prompts": {"adaptor", "visual_prompts"}, "everything": set(OWN_PARTS)}[parts]
+    )
 
 
 def train_or_die(rank, port, folder, name, kill_at):

@@ -54,13 +54,32 @@ def test_a_training_command_is_understood_and_its_model_and_weights_are_known(co
 def test_every_name_is_used_once_and_every_published_variant_is_there():
     lines = training_commands()
     names = [shlex.split(line)[shlex.split(line).index("--name") + 1] for line in lines]
-    assert len(set(names)) == len(names) >= 19
-    text = "\n".join(lines)
+    assert len(set(names)) == len(names) >= 21
+    text = "".join(f"{line} " for line in lines)
     for flags in (
         "--id-visual-prompts 5", "--id-visual-prompts 50", "--id-text-prompts 5", "only_entities=0.02", "--id-lr-image 1e-6",
-        "--id-caption in_place", "coco_original", "--id-entity-loss bce",
+        "--id-caption in_place", "coco_original", "--id-entity-loss bce", "only_entities=0.1", "only_entities=1",
+        "--id-lr-text 1e-6", "--id-adaptor-layers 2", "--id-adaptor-bias", "--id-visual-prompts 1 ", "--id-caption multi",
+        "--id-visual-prompts 0",
     ):  # fmt: skip
         assert flags in text
+
+
+def test_all_five_backbones_are_trained_and_evaluated():
+    backbones = {
+        ("IdCLIP-ViT-L-14-336-quickgelu", "openai"), ("IdCLIP-ViT-L-14", "laion2b_s32b_b82k"),
+        ("IdCLIP-ViT-L-14", "datacomp_xl_s13b_b90k"), ("IdCLIP-ViT-L-14-CLIPA-336", "datacomp1b"),
+        ("IdCLIP-ViT-H-14-CLIPA-336", "laion2b"),
+    }  # fmt: skip
+    found = [re.search(r"--name (\S+) --model (\S+) --pretrained (\S+)", line).groups() for line in training_commands()]
+    assert {(model, weights) for _, model, weights in found} == backbones
+    evaluated = [line for line in commands("reproduce.md") if line.startswith("idclip evaluate")]
+    for model, weights in backbones:
+        names = [name for name, *of in found if of == [model, weights]]
+        rows = [
+            line for line in evaluated if any(f"logs/{name}/" in line and f"--model {model} " in line for name in names)
+        ]
+        assert rows, (model, weights)
 
 
 def test_the_other_commands_are_understood():

@@ -10,6 +10,7 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import IDENTITY, tiny_models  # noqa: F401
 
 from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.retrieval import heap
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 
 
@@ -79,3 +80,13 @@ def test_a_delta_takes_its_base_from_the_base_file(tiny_models, tmp_path):  # no
 def test_random_weights_and_others_stay_as_they_are(tiny_models):  # noqa: F811
     assert leave_weights_in_file(load_model(IDENTITY)) == 0
     assert leave_weights_in_file(load_model(IDENTITY, str(tiny_models.identity), precision="pure_bf16")) == 0
+
+
+def test_heaps_are_limited_unless_the_environment_says_otherwise(monkeypatch):
+    asked = []
+    monkeypatch.setattr(heap, "_library", type("Library", (), {"mallopt": lambda *values: asked.append(values[1:])})())
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    heap.limit_heaps()
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "16")
+    heap.limit_heaps()
+    assert asked == [(-8, max(2, heap.count_cores()))]

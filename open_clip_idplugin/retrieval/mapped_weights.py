@@ -15,6 +15,7 @@ import torch
 from open_clip_idplugin import model_folders
 from open_clip_idplugin.checkpoints import LoadedModel, base_and_delta, checkpoint_path, is_torchscript
 from open_clip_idplugin.delta_files import canonical
+from open_clip_idplugin.retrieval.heap import return_freed_memory
 
 _PAGE_OUT = 21  # Linux's MADV_PAGEOUT, which Python does not name
 _library = ctypes.CDLL(None)
@@ -39,12 +40,6 @@ def leave_weights_in_file(loaded: LoadedModel) -> int:
             count += tensor.numel() * tensor.element_size()
     return_freed_memory()
     return count
-
-
-def return_freed_memory() -> None:
-    """Give what Python has freed back to the system, where the C library keeps it otherwise."""
-    if hasattr(_library, "malloc_trim"):
-        _library.malloc_trim(ctypes.c_size_t(0))
 
 
 def _weights_file(loaded: LoadedModel) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.heap import limit_heaps
 from open_clip_idplugin.retrieval.local_model import LocalModel
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def serve(
         threads: requests that are answered at once.
         device: cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
-        mmap: leave the vectors on the disk and read what a search needs.
+        mmap: leave vectors and weights on the disk and read what a search needs.
         token_file: file (0600) with the token that requests must send; or the environment variable IDCLIP_TOKEN.
         host_names: names by which the service is called, separated by commas, e.g. behind a proxy.
         allow_urls: fetch pictures from the public http(s) addresses that requests name in `image_url`.
@@ -73,6 +74,7 @@ def serve(
     folders = split_indices(index)
     if threads < 1:
         raise IdClipError("--threads must be at least 1")
+    limit_heaps()
     from open_clip_idplugin.retrieval.limits import Limits
     from open_clip_idplugin.retrieval.web_server import WebServer
 

@@ -3,6 +3,7 @@
 Role: row numbers -> the embeddings that the index was built from, for exact scores of candidates and for "more like this".
 """
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ class StoredVectors:
         self._parts = parts if sum(map(len, parts)) == index.ntotal else []
         self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
         self._index: Any = faiss.downcast_index(index)
-        if not self._parts and isinstance(self._index, faiss.IndexIVF):
-            self._index.make_direct_map()
+        self._lock = threading.Lock()
 
     def get(self, rows: np.ndarray) -> np.ndarray:
         """[R] int64 -> [R, D] float32."""
         if not self._parts:
+            self._require_map()
             return np.asarray(self._index.reconstruct_batch(rows), np.float32)
         if len(self._parts) == 1:
             return np.asarray(self._parts[0][rows], np.float32)
@@ -35,3 +36,9 @@ class StoredVectors:
             start = int(self._ends[number - 1]) if number else 0
             found[mine] = self._parts[number][rows[mine] - start]
         return found
+
+    def _require_map(self) -> None:
+        """Let an inverted file find rows; not earlier, because it reads something of every list of a mapped index."""
+        with self._lock:
+            if isinstance(self._index, faiss.IndexIVF) and self._index.direct_map.no():
+                self._index.make_direct_map()

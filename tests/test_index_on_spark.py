@@ -18,10 +18,11 @@ from open_clip_idplugin import host_patches, spark_session
 from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.retrieval import embed_on_spark, index
+from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.host_contract import SPARK
-from open_clip_idplugin.retrieval.partitions import PYSPARK, EmbedOptions
+from open_clip_idplugin.retrieval.partitions import PYSPARK, EmbedOptions, open_partitions
 from open_clip_idplugin.retrieval.sources import find_images
-from open_clip_idplugin.retrieval.thumbnails import Thumbnails
+from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, Thumbnails
 
 MODEL = "IdCLIP-ViT-miniature"  # Spark's workers know the models of the package alone
 OPTIONS = EmbedOptions(batch_size=3, workers=2)
@@ -106,19 +107,54 @@ def test_a_killed_run_goes_on_with_the_partitions_it_began_with(spark, shards, l
 
 
 @pytest.mark.slow
-def test_what_a_machine_lacks_is_one_sentence(spark, shards, loaded, tmp_path, monkeypatch):
+def test_what_a_worker_refuses_arrives_as_its_sentence(spark, shards, loaded, tmp_path, monkeypatch):
     source = find_images(str(shards))
-    with pytest.raises(IdClipError, match="needs --checkpoint"):
-        index.build_index(source, replace(loaded, checkpoint=None), tmp_path / "index", ON_SPARK)
     hidden = replace(source, shards=tuple(replace(shard, path=Path(f"{shard.path}.gone")) for shard in source.shards))
     monkeypatch.setattr(type(source), "describe", lambda self: {})
     with pytest.raises(IdClipError, match=r"^one of Spark's machines has no '.*gone'") as caught:
         index.build_index(hidden, loaded, tmp_path / "index", ON_SPARK)
     assert "\n" not in str(caught.value)
-    with pytest.raises(IdClipError, match="holds other weights"), monkeypatch.context() as patch:
-        patch.setattr(embed_on_spark, "checkpoint_digest", lambda loaded: "another")
-        index.build_index(source, loaded, tmp_path / "index", ON_SPARK)
     assert not (tmp_path / "index").exists()
+
+
+def test_what_a_machine_lacks_is_one_sentence(shards, loaded, tmp_path):
+    source = find_images(str(shards))
+    with pytest.raises(IdClipError, match="needs --checkpoint"):
+        index.build_index(source, replace(loaded, checkpoint=None), tmp_path / "index", ON_SPARK)
+    job = embed_on_spark._job(source, loaded, OPTIONS, open_partitions(source, tmp_path, OPTIONS.workers))
+    for lacking in (replace(job, image_tower="another"), replace(job, weights="another")):
+        with pytest.raises(IdClipError, match="holds other weights on one of Spark's machines"):
+            embed_on_spark.embed_partitions([0], lacking)
+    with pytest.raises(IdClipError, match="pictures and output must lie on storage that all machines share"):
+        embed_on_spark.embed_partitions([0], replace(job, folder=tmp_path / "elsewhere"))
+
+
+def test_a_worker_embeds_what_is_left_as_this_process_does(shards, loaded, tmp_path):
+    source = find_images(str(shards))
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        (folder / "img_emb").mkdir(parents=True)
+        (folder / "metadata").mkdir()
+    options = replace(OPTIONS, workers=0)
+    reports = embed_images(source, loaded, here, options)
+    partitions = open_partitions(source, there, options.workers)
+    job = embed_on_spark._job(source, loaded, options, partitions)
+    embed_on_spark.embed_partitions([0, 3], job)
+    assert sorted(partitions.done()) == [0, 3]
+    (there / "img_emb" / "img_emb_000003.npy").unlink()
+    embed_on_spark.embed_partitions([1, 2, 3, 4], job)
+    assert not (there / "img_emb" / "img_emb_000003.npy").exists()  # what is done is not done again
+    (there / "done" / "000003.json").unlink()
+    embed_on_spark.embed_partitions([3], job)
+    assert embed_images(source, loaded, there, options) == reports
+    for path in sorted(here.rglob("*")):
+        other = there / path.relative_to(here)
+        if path.name == FILE_NAME:
+            ours, theirs = (Thumbnails(folder, [8, 8, 8, 8, 1]).get(range(33)) for folder in (here, there))
+            assert theirs == ours and None not in ours
+        elif path.is_file():
+            assert other.read_bytes() == path.read_bytes()
+    assert not list((there / "done").glob("*.sqlite"))
 
 
 def test_a_host_that_has_moved_on_is_refused_and_left_alone(monkeypatch):

@@ -71,7 +71,10 @@ def test_without_our_flags_nothing_changes():
         (["--id-cache-dtype", "float32"], "--id-cache-dtype has a meaning only together with --id-cache-images"),
         (["--id-cache-images", "c", "--id-cache-dtype", "int8"], "--id-cache-dtype is 'int8'"),
         (["--id-save-best"], "--id-val-data"),
-        (["--id-preset", "papers"], "--id-preset is 'papers'; it must be one of paper"),
+        (
+            ["--id-preset", "papers"],
+            "--id-preset is 'papers'; it must be one of paper, scenes, image-tower-scenes, none",
+        ),
         (["--id-save-best", "--id-val-data", "v.tar", "--logs", "none"], "--logs"),
     ],
 )
@@ -119,6 +122,15 @@ def test_a_preset_sets_flags_of_both_sides_and_given_flags_win():
 def test_a_tower_with_a_learning_rate_is_not_locked_by_a_preset():
     args, options = parse(*IDCLIP, "--id-preset=paper", "--id-lr-text=1e-6")
     assert args.lock_image and not args.lock_text and options.lr_text == 1e-6
+
+
+def test_a_part_of_a_preset_goes_with_the_flag_it_belongs_to():
+    args, options = parse(*IDCLIP, "--id-preset", "image-tower-scenes")
+    assert (args.lr, options.lr_image, options.batch_groups, options.group_size) == (5e-5, 5e-6, "scene", 5)
+    assert args.lock_text and not args.lock_image
+    args, options = parse(*IDCLIP, "--id-preset", "image-tower-scenes", "--lock-image", "--id-batch-groups", "none")
+    assert args.lock_image and options.lr_image is None and options.batch_groups == "none" and options.group_size == 4
+    assert parse(*IDCLIP, "--id-preset", "scenes")[0].lock_image
 
 
 def test_a_default_preset_is_for_idclip_models_that_name_none(monkeypatch):

@@ -5,18 +5,30 @@ Role: a command line in, the same command line with the preset's flags in front 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from open_clip_idplugin.errors import IdClipError
 
 FLAG = "--id-preset"
 NONE = "none"
+_FLAG = re.compile(r"--\S+(?: [^-]\S*)?")  # a flag with its value, or a switch
+
+# Five is what a release has: so many people a scene.
+_SCENES = (
+    "--lock-text --id-setup with_entities --id-caption fixed --id-temperature 0.07 --id-batch-groups scene "
+    "--id-group-size 5 --batch-size 128 --wd 0.01"
+)
 
 # Name -> flags of the training command.
 PRESETS: dict[str, str] = {
     # Messina et al., Towards Identity-Aware Cross-Modal Retrieval, ECIR 2025, arXiv 2412.21009, without visual prompts.
     "paper": "--lock-image --lock-text --id-adaptor-layers 1 --id-setup with_entities --id-caption fixed --id-temperature 0.07 "
     "--batch-size 32 --lr 5e-5 --wd 0.01 --beta2 0.999 --eps 1e-8 --lr-scheduler const --warmup 0",
+    # docs/recipe.md: the paper's adaptor with scene groups. The image tower stays, and with it every plain-CLIP index.
+    "scenes": f"--lock-image {_SCENES}",
+    # docs/recipe.md: the image tower as well, at a tenth of the rate. Images must be indexed anew.
+    "image-tower-scenes": f"--lr 5e-5 --id-lr-image 5e-6 {_SCENES}",
 }
 
 # The preset of IdCLIP models where the command line names none; NONE for open_clip's defaults and ours.
@@ -24,6 +36,14 @@ DEFAULT = NONE
 
 # A learning rate for a tower says that it is trained: the preset's lock of it goes.
 _UNLOCKS = {"--id-lr-image": "--lock-image", "--id-lr-text": "--lock-text"}
+
+# A flag -> flags of a preset that mean nothing beside another value of it.
+_GOES_WITH = {
+    "--id-batch-groups": "--id-group-size",
+    "--lock-image": "--id-lr-image",
+    "--id-cache-images": "--id-lr-image",
+    "--lock-text": "--id-lr-text",
+}
 
 
 def with_preset(arguments: Sequence[str], name: str | None, model: str) -> list[str]:
@@ -38,4 +58,6 @@ def with_preset(arguments: Sequence[str], name: str | None, model: str) -> list[
         raise IdClipError(f"{FLAG} is {chosen!r}; it must be one of {', '.join((*PRESETS, NONE))}.")
     given = {argument.partition("=")[0] for argument in arguments}
     dropped = {lock for rate, lock in _UNLOCKS.items() if rate in given}
-    return [*(word for word in PRESETS[chosen].split() if word not in dropped), *arguments]
+    dropped |= {other for flag, other in _GOES_WITH.items() if flag in given}
+    flags = (flag.split() for flag in _FLAG.findall(PRESETS[chosen]))
+    return [*(word for flag in flags if flag[0] not in dropped for word in flag), *arguments]

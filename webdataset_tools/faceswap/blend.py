@@ -23,7 +23,7 @@ _CLONED = 0.25
 # Lab units by which a face may differ from the scene: more is light, not skin.
 _LARGEST_OWN = np.array([30.0, 20.0, 20.0])
 _EDGE = 40  # the face fades in over this part of the mask's side; a softer edge takes more of the person away
-_SEAM = 9  # the edge is cloned alone; over a ninth of the mask's side inwards the share falls
+_SEAM = 20  # the edge is cloned alone; over this part of the mask's side inwards the share falls
 
 
 class BlendSwapper:

@@ -16,6 +16,8 @@ from open_clip_idplugin.retrieval import login_limit
 from open_clip_idplugin.retrieval.access import Access
 
 TOKEN = "a-token-of-some-length"
+PATIENCE = 30_000  # milliseconds; a busy machine starts a browser's parts slowly
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -106,7 +108,7 @@ def browser():
     if path is None:
         pytest.skip("no Chromium was found: install one, or name it in IDCLIP_TEST_BROWSER")
     with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
@@ -123,7 +125,7 @@ def open_page(browser, page_world):  # noqa: F811
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         context = browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         complaints = []
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -145,6 +147,7 @@ def file(name: str, *hues: float) -> dict:
 def test_enroll_search_page_on_name_and_forget(open_page, page_world):  # noqa: F811
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=PATIENCE)
     gallery = page_world.gallery("walk", Grace_Hopper=GRACE)
     app = page_world.app(gallery)
     page = open_page(app)

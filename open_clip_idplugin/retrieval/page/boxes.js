@@ -6,9 +6,7 @@ import { make } from "./dom.js";
 export function boxedPicture(source, alternative, faces, { labels = false, lazy = false } = {}) {
   const picture = make("img", { src: source, alt: alternative, loading: lazy ? "lazy" : null });
   const frame = make("span", { class: "boxed" }, picture);
-  picture.addEventListener("load", () => {
-    frame.classList.add(picture.naturalHeight > picture.naturalWidth ? "tall" : "flat");
-  });
+  picture.addEventListener("load", () => frame.style.setProperty("--ratio", String(picture.naturalWidth / picture.naturalHeight)));
   for (const face of faces) frame.append(boxOf(face, labels));
   return frame;
 }

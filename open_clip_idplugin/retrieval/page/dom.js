@@ -68,8 +68,10 @@ function outside(dialog, event) {
   return event.clientX < sides.left || event.clientX > sides.right || event.clientY < sides.top || event.clientY > sides.bottom;
 }
 
-// Call `work` once, when the events have paused.
+// Call `work` once, when the events have paused; `cancel` forgets a call that is still to come.
 export function later(work, milliseconds = 200) {
   let timer;
-  return (...values) => { clearTimeout(timer); timer = setTimeout(() => work(...values), milliseconds); };
+  const wait = (...values) => { clearTimeout(timer); timer = setTimeout(() => work(...values), milliseconds); };
+  wait.cancel = () => clearTimeout(timer);
+  return wait;
 }

@@ -40,6 +40,7 @@ function wireSearch() {
   whenOpened(openPicture);
   byId("search").addEventListener("submit", (event) => {
     event.preventDefault();
+    again.cancel(); // a field that was left for the button has asked already
     search({ asked: true });
   });
   byId("forget-options").addEventListener("click", () => {

@@ -72,7 +72,7 @@ function markPressed() {
   for (const button of byId("faces").querySelectorAll("button")) button.setAttribute("aria-pressed", String(isChosen(button.dataset.key)));
 }
 
-const CLAUSES = { all: "is shown", any: "or another “or”", none: "is not shown" };
+const CLAUSES = { all: "is shown", any: "is one of several", none: "is not shown" };
 
 function showChosen() {
   const focused = document.activeElement?.dataset?.of; // the list is made anew: give the focus back

@@ -18,7 +18,8 @@ _FORM = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in</title><link rel="stylesheet" href="page/page.css"><link rel="icon" href="page/icon.svg"></head>
 <body class="login"><main><h1>Log in</h1><p role="alert" class="error">{message}</p>
-<form method="post" action="login"><input name="username" value="idclip" autocomplete="username" hidden><p><label>Token <input name="token" type="password" required autofocus
+<form method="post" action="login"><input name="username" value="idclip" autocomplete="username" hidden>
+<p><label>Token <input name="token" type="password" required autofocus
 autocomplete="current-password"></label></p><p><button class="primary">Log in</button></p></form></main></body></html>
 """
 

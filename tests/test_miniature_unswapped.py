@@ -16,6 +16,7 @@ from open_clip_idplugin.faces import load_picture
 from webdataset_tools.faceswap.coco import load_subset
 from webdataset_tools.faceswap.identities import load_identities, read_attribute_table
 from webdataset_tools.faceswap.marking import read_digital_source_type
+from webdataset_tools.miniature import command
 from webdataset_tools.miniature.coco_annotations import scene_annotations
 from webdataset_tools.miniature.people import sample_person, skin_group
 from webdataset_tools.miniature.picture_folder import CONTACT_SHEET
@@ -213,3 +214,12 @@ def test_skin_groups_are_matched_where_there_are_people_enough():
         assert {world.casts()[person.identity_id] for person in planned.faces} == {world.cast_of(planned)}
     words = swap_command(Path("W"), world, "insightface:miniature", 0)
     assert "--keep-skin 1 " in words and "--shares 300,0,0" in words and "--test-images" not in words
+
+
+def test_more_photos_are_drawn_where_photos_are_swapped_in(monkeypatch, tmp_path):
+    sizes = []
+    monkeypatch.setattr(command, "_write_unswapped", lambda folder, size, *_: sizes.append(size))
+    monkeypatch.setattr(command, "_write_release", lambda folder, size, *_: sizes.append(size))
+    for options in ({"unswapped": True}, {}, {"unswapped": True, "photos_per_person": 2}):
+        command.miniature(str(tmp_path), "demo", **options)
+    assert [size.photos_per_person for size in sizes] == [8, 3, 2]

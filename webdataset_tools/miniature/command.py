@@ -7,7 +7,7 @@ from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.miniature.picture_folder import CONTACT_SHEET
 from webdataset_tools.miniature.release_plan import SIZES, ReleaseSize, SplitSize
 from webdataset_tools.miniature.release_writer import write_release
-from webdataset_tools.miniature.unswapped_plan import swap_command
+from webdataset_tools.miniature.unswapped_plan import PHOTOS_PER_PERSON, swap_command
 from webdataset_tools.miniature.unswapped_writer import write_unswapped
 
 
@@ -43,7 +43,7 @@ def miniature(
         val_people: of the validation split.
         test_people: of the test split.
         faces_per_scene: people swapped into each scene (5).
-        photos_per_person: identity photos, which are no scene pictures (3 or 4).
+        photos_per_person: identity photos, which are no scene pictures (3 or 4; 8 unswapped, where photos are swapped in).
         face_model: face engine of the embeddings.
         seed: another seed draws another world.
         workers: processes.
@@ -51,13 +51,14 @@ def miniature(
     if size not in SIZES:
         raise IdClipError(f"Unknown size {size!r} of a miniature: use one of {', '.join(SIZES)}.")
     preset = SIZES[size]
+    photos = PHOTOS_PER_PERSON if unswapped else preset.photos_per_person
     chosen = replace(
         preset,
         train=_override(preset.train, train_images, train_people),
         val=_override(preset.val, val_images, val_people),
         test=_override(preset.test, test_images, test_people),
         faces_per_scene=preset.faces_per_scene if faces_per_scene is None else faces_per_scene,
-        photos_per_person=preset.photos_per_person if photos_per_person is None else photos_per_person,
+        photos_per_person=photos if photos_per_person is None else photos_per_person,
     )
     if workers < 1:
         raise IdClipError(f"workers is {workers}: give at least 1.")

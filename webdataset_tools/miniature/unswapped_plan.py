@@ -20,6 +20,8 @@ from webdataset_tools.release import SPLITS
 # the first with room for small splits.
 USABLE, KEPT = 0.76, 0.95
 SMALLEST_FACE = 14  # pixels; the pictures are 192 pixels wide
+# `blend` moves one photo; with three the adaptor learns pictures rather than people.
+PHOTOS_PER_PERSON = 8
 KEEP_SKIN = 1  # as in the drawn swaps: a face in its own skin
 IDENTITY_ATTRIBUTES = "identity_attributes.csv"
 IMAGE_ATTRIBUTES = "image_attributes.csv"

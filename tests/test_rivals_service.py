@@ -12,6 +12,8 @@ from open_clip_idplugin.evaluation.metrics import top_k
 from open_clip_idplugin.evaluation.protocols import Settings, ask
 from open_clip_idplugin.evaluation.rivals import FacedQueries
 from open_clip_idplugin.fusion import Fusion
+
+pytest.importorskip("faiss", reason="clip-retrieval is not installed")
 from open_clip_idplugin.retrieval.face_index import FaceIndex, FaceIndexInfo
 from open_clip_idplugin.retrieval.query_parts import Alternative, Persons, QueryParts
 from open_clip_idplugin.retrieval.ranking import Searched, rank

@@ -5,23 +5,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from evaluation_fixtures import BagOfWords, small_set
+from evaluation_fixtures import BagOfWords, MatrixScores, small_set
 
 from open_clip_idplugin.evaluation import curves, strata
 from open_clip_idplugin.evaluation.failures import worst_queries
 from open_clip_idplugin.evaluation.metrics import general_ranks
 from open_clip_idplugin.evaluation.protocols import Settings, run
-
-
-class MatrixScores:
-    def __init__(self, matrix):
-        import torch
-
-        self._matrix = torch.as_tensor(np.asarray(matrix), dtype=torch.float32)
-        self.n_rows, self.n_images = self._matrix.shape
-
-    def block(self, start, stop):
-        return self._matrix[start:stop]
+from webdataset_tools import evaluation_data
 
 
 @pytest.fixture
@@ -113,3 +103,8 @@ def test_a_run_tells_its_curves_and_failures():
     assert worst["identity"] == evaluation_set.identity_ids[place] and worst["key"] != worst["retrieved"][0]
     ranks = [failure["rank"] for failure in results.failures["conf1"]]
     assert ranks == sorted(ranks, reverse=True)
+
+
+def test_turns_that_a_swap_kept_as_words_of_a_table_count_too():
+    rows = [{"yaw": "70.5"}, {"yaw": -50}, {"yaw": ""}, {"yaw": True}]
+    assert evaluation_data._groups(rows, np.full(4, np.nan, np.float32))["facing"] == ("away", "sideways", "", "")

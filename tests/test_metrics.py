@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from evaluation_fixtures import MatrixScores
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import image_ranks, metrics
@@ -16,17 +17,6 @@ from open_clip_idplugin.evaluation.metrics import (
     general_ranks,
     top_k,
 )
-
-
-class MatrixScores:
-    """Similarities given outright."""
-
-    def __init__(self, matrix):
-        self._matrix = torch.as_tensor(np.asarray(matrix), dtype=torch.float32)
-        self.n_rows, self.n_images = self._matrix.shape
-
-    def block(self, start, stop):
-        return self._matrix[start:stop]
 
 
 @pytest.fixture(params=[1, 40, 1_000_000])

@@ -259,8 +259,11 @@ def _groups(attributes: Sequence[Mapping[str, Any]], heights: np.ndarray) -> dic
 
 
 def _number(value: Any) -> float:
-    """A number of the attributes, NaN for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+    """A number of the attributes, or its words in a table (a swap keeps them as they stand), NaN for anything else."""
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _yes_or_no(value: Any) -> str:

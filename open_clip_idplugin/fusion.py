@@ -16,7 +16,8 @@ import numpy as np
 
 WEIGHTED, RECIPROCAL_RANK, FILTER, NONE = "weighted", "reciprocal_rank", "filter", "none"
 RULES = (WEIGHTED, RECIPROCAL_RANK, FILTER, NONE)
-NO_FACE = 0.0  # what unrelated faces have on average: such an image ranks beside those that show somebody else
+NO_FACE = 0.0  # what unrelated faces have on average: a person for whom an image has no face left is not in it
+UNSEEN_FACE = 0.2  # where no face was found, unless it was tuned: between another person and the same one
 FACE_WEIGHT = 0.5  # of the weighted sum, unless it was tuned
 FACE_THRESHOLD = 0.35  # cosine from which two faces count as the same person, unless it was tuned
 RANK_OFFSET = 60  # of reciprocal ranks: how little the very first places count more than the next
@@ -37,7 +38,7 @@ class Fusion:
     rule: str = WEIGHTED
     weight: float = FACE_WEIGHT
     threshold: float = FACE_THRESHOLD
-    unseen: float = NO_FACE
+    unseen: float = UNSEEN_FACE
 
     def fuse(self, context: Scores, face: Scores, seen: Scores) -> Scores:
         """One score an image; seen: [images] bool of the same kind, whether a face was found.

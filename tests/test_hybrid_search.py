@@ -85,14 +85,29 @@ def best_first(scores):
     return sorted(range(len(scores)), key=lambda row: (-round(float(scores[row]), 6), row))
 
 
+def ada_similarities(world):
+    """[ROWS] as they are fused."""
+    match = world.faces.match(ADA[None], np.arange(ROWS))
+    return np.where(match.counts > 0, match.similarities[0], fusion.UNSEEN_FACE)
+
+
 def test_weighted_sum_is_the_evaluations(world):
     results = world.ask(text=TEXT, identities=["Ada Lovelace"], face_weight=0.7)
-    face = world.faces.match(ADA[None], np.arange(ROWS)).similarities[0]
+    face = ada_similarities(world)
     context = world.vectors @ world.query(TEXT, ADA)
     assert [result["id"] for result in results] == best_first(fusion.weighted_sum(context, face, 0.7))
     for result in results:
         assert result["score"] == pytest.approx(context[result["id"]] + 0.7 * face[result["id"]], abs=1e-5)
         assert result["similarity"] == pytest.approx(context[result["id"]], abs=1e-5)
+
+
+def test_a_face_that_was_not_found_counts_as_it_is_told(world):
+    unseen = np.flatnonzero(world.faces.match(ADA[None], np.arange(ROWS)).counts == 0).tolist()
+    ask = {"text": TEXT, "identities": ["Ada Lovelace"], "face_weight": 50}  # the face alone decides
+    assert 0 < len(unseen) < ROWS
+    assert sorted(world.rows(**ask, unseen_face=1)[: len(unseen)]) == unseen
+    assert sorted(world.rows(**ask, unseen_face=-1)[-len(unseen) :]) == unseen
+    assert "unseen_face" in world.refused(**ask, unseen_face=2)
 
 
 def test_reasons(world):
@@ -147,7 +162,7 @@ def test_negative_text(world):
 
 
 def test_reciprocal_ranks(world):
-    face = world.faces.match(ADA[None], np.arange(ROWS)).similarities[0]
+    face = ada_similarities(world)
     expected = fusion.reciprocal_rank(world.vectors @ world.query(TEXT, ADA), face, 1.0)
     assert world.rows(text=TEXT, identities=["Ada Lovelace"], fusion="reciprocal_rank") == best_first(expected)
 

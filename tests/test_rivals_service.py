@@ -29,7 +29,7 @@ def test_the_hybrid_ranks_as_the_service(rule):
     settings = Settings(("conf1",), ("general",), 0)
     asked = ask(evaluation_set, "conf1", BagOfWords(), settings)
     hybrid = FacedQueries.of(evaluation_set, asked, images, faces, settings)
-    order = top_k(hybrid.scores(Fusion(rule, weight=0.4, threshold=0.5, unseen=fusion.NO_FACE)), 9)
+    order = top_k(hybrid.scores(Fusion(rule, weight=0.4, threshold=0.5, unseen=0.3)), 9)
 
     count = len(faces.embeddings)
     info = FaceIndexInfo("test", 16, count, 9, count, "", "")
@@ -37,7 +37,7 @@ def test_the_hybrid_ranks_as_the_service(rule):
     arrays |= {"boxes": np.zeros((count, 4)), "sizes": np.ones((count, 2))}
     stored = SimpleNamespace(get=lambda rows: images[rows])
     searched = Searched(SimpleNamespace(ntotal=9), stored, FaceIndex(info, arrays, None))
-    request = RankingRequest(fusion=rule, face_weight=0.4, face_threshold=0.5)
+    request = RankingRequest(fusion=rule, face_weight=0.4, face_threshold=0.5, unseen_face=0.3)
     for query, owner in enumerate(asked.queries.image_of_query):
         person = Persons(("somebody",), evaluation_set.faces[[owner]])
         vector = asked.features[asked.queries.text_of_query[query]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.metrics import Array, CosineScores, as_features
-from open_clip_idplugin.fusion import NO_FACE, RECIPROCAL_RANK, Fusion
+from open_clip_idplugin.fusion import RECIPROCAL_RANK, UNSEEN_FACE, Fusion
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FaceScores:
     """
 
     def __init__(
-        self, query_faces: Array, faces: DetectedFaces, device: str | torch.device = "cpu", unseen: float = NO_FACE
+        self, query_faces: Array, faces: DetectedFaces, device: str | torch.device = "cpu", unseen: float = UNSEEN_FACE
     ) -> None:
         self._queries = as_features(query_faces, "query faces", device)
         self.n_rows, self.n_images, self._unseen = len(self._queries), faces.n_images, unseen

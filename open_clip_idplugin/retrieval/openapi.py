@@ -90,6 +90,7 @@ def people_fields(limits: Limits) -> dict[str, dict[str, Any]]:
         "fusion": _field("how image and face scores are joined", type="string", enum=list(fusion.RULES)),
         "face_weight": _field("weight of the face score", type="number", minimum=0, maximum=100),
         "face_threshold": _field("cosine from which two faces are one person", **cosine),
+        "unseen_face": _field("face cosine of images in which no face was found", **cosine),
         "min_similarity": _field("leave out images below this cosine", **cosine),
         "min_face_similarity": _field("leave out images whose face is below this cosine", **cosine),
         "filters": _field("metadata columns and the values they must have", type="object"),

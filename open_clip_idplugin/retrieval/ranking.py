@@ -185,7 +185,7 @@ def _nearest(
 def _fuse(context: np.ndarray, match: PersonMatches | None, rules: RankingRequest) -> np.ndarray:
     if match is None or rules.fusion == fusion.FILTER:  # the filter itself is a threshold
         return context
-    face = match.similarities.mean(axis=0)
+    face = np.where(match.counts > 0, match.similarities.mean(axis=0), rules.unseen_face)
     if rules.fusion == fusion.RECIPROCAL_RANK:
         return fusion.reciprocal_rank(context, face, rules.weight)
     return fusion.weighted_sum(context, face, rules.weight)

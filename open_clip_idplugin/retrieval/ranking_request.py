@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.fusion import FACE_THRESHOLD, FACE_WEIGHT, RECIPROCAL_RANK, RULES
+from open_clip_idplugin.fusion import FACE_THRESHOLD, FACE_WEIGHT, RECIPROCAL_RANK, RULES, UNSEEN_FACE
 from open_clip_idplugin.gallery import fold_name
 from open_clip_idplugin.retrieval.request_fields import (
     MOST_RESULTS,
@@ -71,6 +71,7 @@ class RankingRequest:
     fusion: str | None = None  # one of RULES; None: the weighted sum where there are people and faces
     face_weight: float | None = None
     face_threshold: float = FACE_THRESHOLD
+    unseen_face: float = UNSEEN_FACE  # face similarity of an image in which no face was found
     min_similarity: float | None = None
     min_face_similarity: float | None = None
     filters: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +117,7 @@ def parse_ranking(values: Mapping[str, Any], longest_text: int) -> RankingReques
         fusion=rule,
         face_weight=_number(values, "face_weight", 0, 100),
         face_threshold=_or(threshold, defaults.face_threshold),
+        unseen_face=_or(_number(values, "unseen_face", -1, 1), defaults.unseen_face),
         min_similarity=_number(values, "min_similarity", -1, 1),
         min_face_similarity=_number(values, "min_face_similarity", -1, 1),
         filters=_filters(values),

@@ -73,6 +73,7 @@ def search(
     fusion: str | None = None,
     face_weight: float | None = None,
     face_threshold: float | None = None,
+    unseen_face: float | None = None,
     min_similarity: float | None = None,
     min_face_similarity: float | None = None,
     negative_text: str | None = None,
@@ -106,6 +107,7 @@ def search(
         fusion: how face and text make one score: weighted, reciprocal_rank, filter or none.
         face_weight: of the face in the score.
         face_threshold: cosine from which two faces are the same person, for --fusion filter and --none.
+        unseen_face: cosine that counts where no face was found in an image; low to trust the detector.
         min_similarity: cosine of text and image below which nothing is shown.
         min_face_similarity: cosine of the faces below which nothing is shown.
         negative_text: what the images should not show.
@@ -121,6 +123,7 @@ def search(
         fusion,
         face_weight,
         face_threshold,
+        unseen_face,
         min_similarity,
         min_face_similarity,
         negative_text,

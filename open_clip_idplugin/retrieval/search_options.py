@@ -21,6 +21,7 @@ class SearchOptions:
     fusion: str | None = None
     face_weight: float | None = None
     face_threshold: float | None = None
+    unseen_face: float | None = None
     min_similarity: float | None = None
     min_face_similarity: float | None = None
     negative_text: str | None = None
@@ -32,8 +33,10 @@ class SearchOptions:
         """Only what was given."""
         clauses = {name: list(getattr(self, name)) for name in ("all", "any", "none") if getattr(self, name)}
         people = {**clauses, **({"only": True} if self.only else {})}
-        plain = ("fusion", "face_weight", "face_threshold", "min_similarity", "min_face_similarity", "negative_text")
-        values = {name: getattr(self, name) for name in (*plain, "offset", "collapse")}
+        faces = ("fusion", "face_weight", "face_threshold", "unseen_face", "min_face_similarity")
+        values = {
+            name: getattr(self, name) for name in (*faces, "min_similarity", "negative_text", "offset", "collapse")
+        }
         filters = parse_where(self.where)
         fields = {**values, "people": people or None, "filters": filters or None}
         return {name: value for name, value in fields.items() if value is not None}

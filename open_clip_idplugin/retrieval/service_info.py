@@ -28,6 +28,7 @@ def describe_indices(indices: ServedIndices, people: People, limits: Limits, acc
         "defaults": {
             "face_weight": fusion.FACE_WEIGHT,
             "face_threshold": defaults.face_threshold,
+            "unseen_face": defaults.unseen_face,
             "negative_weight": defaults.negative_weight,
             "same_face": SAME_FACE,
         },

@@ -3,6 +3,7 @@ import collections
 import io
 import itertools
 import logging
+import math
 import pickle
 import random
 import re
@@ -26,6 +27,7 @@ from training_patches.data import (
     PairMaker,
     check_training_shards,
     collate_pairs,
+    noisy_face,
     use_identity_pairs,
 )
 from training_patches.grouping import GroupedOrder
@@ -140,6 +142,20 @@ def test_face_dropout_leaves_plain_captions_without_faces():
     assert 30 < int(faceless.sum()) < 70
     assert not texts.faces[faceless].any() and texts.faces[~faceless].any(-1).all()
     assert ["[TOK]" in text for text in maker.tokenizer.texts] == (~faceless).tolist()
+
+
+def test_face_noise_turns_a_face_by_its_length_and_repeats():
+    samples = [make_sample(image, 0) for image in range(100)]
+    face = torch.from_numpy(samples[0].face)
+    for length in (0.5, 1.0):
+        _, texts = collate_pairs([pair_maker(face_noise=length)(sample, 0, 0) for sample in samples])
+        _, again = collate_pairs([pair_maker(face_noise=length)(sample, 0, 0) for sample in samples])
+        assert torch.equal(texts.faces, again.faces) and len(torch.unique(texts.faces, dim=0)) == len(samples)
+        torch.testing.assert_close(texts.faces.norm(dim=-1), torch.ones(100, 1))
+        cosine = torch.cosine_similarity(texts.faces[:, 0], face, dim=-1).mean().item()
+        assert cosine == pytest.approx(1 / math.sqrt(1 + length**2), abs=0.1)
+    nobody = np.zeros(4, np.float32)
+    assert noisy_face(nobody, 1.0, random.Random(0)) is nobody
 
 
 def test_a_batch_is_what_the_host_s_loop_unpacks(shards):

@@ -43,6 +43,7 @@ def test_without_our_flags_nothing_changes():
     [
         (["--id-caption", "somewhere"], "--id-caption is 'somewhere'"),
         (["--id-face-dropout", "2"], "--id-face-dropout is 2.0"),
+        (["--id-face-noise", "-1"], "--id-face-noise is -1.0"),
         (["--id-temperature", "hot"], "--id-temperature is 'hot'"),
         (["--id-temperature", "0"], "--id-temperature is '0'"),
         (["--id-temperature", "nan"], "--id-temperature is 'nan'"),
@@ -59,6 +60,7 @@ def test_without_our_flags_nothing_changes():
             "--id-entity-loss has a meaning only together with --id-setup with only_entities",
         ),
         (["--id-setup", "only_entities", "--id-entity-loss", "mse"], "--id-entity-loss is 'mse'"),
+        (["--id-setup", "coco_original", "--id-face-noise", "1"], "together with an --id-setup that shows faces"),
         (["--id-setup", "coco_original", "--id-face-dropout", "0.1"], "together with --id-setup with with_entities"),
         (["--id-false-negatives", "drop"], "--id-false-negatives is 'drop'"),
         (["--id-batch-groups", "person"], "--id-batch-groups is 'person'"),

@@ -10,6 +10,7 @@ spawned workers run it.
 import argparse
 import itertools
 import logging
+import math
 import random
 import tarfile
 from collections import Counter
@@ -66,6 +67,7 @@ class PairMaker:
     captions       caption setting, see `prompts.training_caption`
     setups         training setups in the order of the texts
     face_dropout   share of the texts with entities that show the plain caption and no face
+    face_noise     length of the noise on face embeddings, see `noisy_face`
     labelled       whether the texts carry the labels of `open_clip_idplugin.losses`
     """
 
@@ -74,6 +76,7 @@ class PairMaker:
     captions: str
     setups: tuple[str, ...] = (WITH_ENTITIES,)
     face_dropout: float = 0.0
+    face_noise: float = 0.0
     labelled: bool = False
     seed: int = 0
 
@@ -89,7 +92,8 @@ class PairMaker:
         caption = captions[occurrence % len(captions)]
         rng = random.Random(f"{self.seed}/{epoch}/{sample.key}/{occurrence}")
         texts = [setup_text(setup, caption, self.captions, rng, self.face_dropout) for setup in self.setups]
-        faces = [sample.face if PLACEHOLDER in text else None for text in texts]
+        face = noisy_face(sample.face, self.face_noise, rng) if self.face_noise else sample.face
+        faces = [face if PLACEHOLDER in text else None for text in texts]
         row = self.tokenizer(texts, faces=faces, identity_ids=[record.identity_id] * len(texts))
         if self.labelled:
             row = replace(row, labels=self._labels(row, record.image_id))
@@ -101,6 +105,20 @@ class PairMaker:
         about[~(row.slots > 0).any(dim=1), 0] = ANYTHING
         about[torch.tensor([setup == ONLY_ENTITIES for setup in self.setups]), 1] = ANYTHING
         return {IMAGE_SHOWS: shows, TEXT_ABOUT: about}
+
+
+def noisy_face(face: np.ndarray, length: float, rng: random.Random) -> np.ndarray:
+    """A face embedding [D] of any length -> float32 [D] of unit length, turned at random.
+
+    Gaussian noise of about this length is added to the unit vector: at 1 the cosine of before and after is about 0.7. A
+    row of zeros stays.
+    """
+    size = float(np.linalg.norm(face))
+    if not size:
+        return face
+    noise = np.random.default_rng(rng.getrandbits(64)).standard_normal(len(face))
+    turned = face / size + noise * (length / math.sqrt(len(face)))
+    return (turned / np.linalg.norm(turned)).astype(np.float32)
 
 
 class EndlessPairs(torch.utils.data.IterableDataset[Pair]):

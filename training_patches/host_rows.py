@@ -275,6 +275,7 @@ class TrainingRun:
                 options.caption,
                 tuple(options.setups),
                 options.face_dropout,
+                options.face_noise,
                 options.labelled,
                 args.seed,
             )

@@ -71,6 +71,9 @@ class IdentityOptions:
     )
     cache_dtype: str = _flag("float16", "numbers of the cached features: " + ", ".join(CACHE_DTYPES))
     face_dropout: float = _flag(0.0, "share of the items whose caption stays plain and has no face, 0 to 1", type=float)
+    face_noise: float = _flag(
+        0.0, "length of the noise that is added to every unit face embedding, drawn anew each time", type=float
+    )
     temperature: str = _flag(
         LEARNED,
         f"'{LEARNED}' (open_clip's way), '{FROM_CHECKPOINT}' (frozen as loaded) or a frozen number (paper: 0.07)",
@@ -94,6 +97,7 @@ class IdentityOptions:
         _require(self.caption in TRAINING_SETTINGS, "caption", self.caption, f"one of {', '.join(TRAINING_SETTINGS)}")
         self._check_pairs()
         _require(0 <= self.face_dropout <= 1, "face_dropout", self.face_dropout, "a share between 0 and 1")
+        _require(0 <= self.face_noise < math.inf, "face_noise", self.face_noise, "a length of at least 0")
         _require(
             self.val_configuration in CONFIGURATIONS,
             "val_configuration", self.val_configuration, f"one of {', '.join(CONFIGURATIONS)}",
@@ -126,6 +130,9 @@ class IdentityOptions:
             _require(value is None or 0 < value < math.inf, name, value, "a learning rate above 0")
         self._needs("entity_loss", ONLY_ENTITIES in setups, f"--id-setup with {ONLY_ENTITIES}")
         self._needs("face_dropout", WITH_ENTITIES in setups, f"--id-setup with {WITH_ENTITIES}")
+        self._needs(
+            "face_noise", {WITH_ENTITIES, ONLY_ENTITIES} & set(setups) != set(), "an --id-setup that shows faces"
+        )
         for name in ("group_share", "group_size", "group_buffer"):
             self._needs(name, self.batch_groups != NO_GROUPS, "--id-batch-groups identity or scene")
         self._needs("cache_dtype", self.cache_images is not None, "--id-cache-images DIR")

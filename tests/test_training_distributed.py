@@ -122,7 +122,7 @@ def one_of_two(rank, port, folder):
         "--warmup", "1", "--logs", str(folder), "--name", "run", "--lock-image", "--lock-text", "--dist-backend", "gloo",
         "--local-loss", "--gather-with-grad", "--id-face-dropout", "0.9", "--id-val-data", str(folder / "val"),
         "--val-data", str(folder / "val" / "00000.tar"), "--val-num-samples", "4", "--id-save-best", "--id-setup", MIX,
-        "--id-false-negatives", "mask", "--id-batch-groups", "scene",
+        "--id-false-negatives", "mask", "--id-batch-groups", "scene", "--id-preset", "none",
     ]  # fmt: skip
     code = main(command)
     plain = argparse.Namespace(
@@ -224,6 +224,7 @@ def train_or_die(rank, port, folder, name, kill_at):
         "--device", "cpu", "--precision", "fp32", "--workers", "1", "--batch-size", "3", "--epochs", "3", "--lr", "0.01",
         "--warmup", "1", "--logs", str(folder), "--name", name, "--lock-text", "--dist-backend", "gloo", "--accum-freq", "2",
         "--id-caption", "multi", "--id-batch-groups", "identity", "--resume", "latest",
+        "--id-preset", "none",
     ]  # fmt: skip
     code = main(command)
     torch.distributed.destroy_process_group()

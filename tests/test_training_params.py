@@ -75,7 +75,7 @@ def test_without_our_flags_nothing_changes():
         (["--id-save-best"], "--id-val-data"),
         (
             ["--id-preset", "papers"],
-            "--id-preset is 'papers'; it must be one of paper, scenes, image-tower-scenes, none",
+            "--id-preset is 'papers'; it must be one of paper, scenes, unseen-people, none",
         ),
         (["--id-save-best", "--id-val-data", "v.tar", "--logs", "none"], "--logs"),
     ],
@@ -127,19 +127,25 @@ def test_a_tower_with_a_learning_rate_is_not_locked_by_a_preset():
 
 
 def test_a_part_of_a_preset_goes_with_the_flag_it_belongs_to():
-    args, options = parse(*IDCLIP, "--id-preset", "image-tower-scenes")
-    assert (args.lr, options.lr_image, options.batch_groups, options.group_size) == (5e-5, 5e-6, "scene", 5)
-    assert args.lock_text and not args.lock_image
-    args, options = parse(*IDCLIP, "--id-preset", "image-tower-scenes", "--lock-image", "--id-batch-groups", "none")
+    args, options = parse(*IDCLIP, "--id-preset", "unseen-people")
+    assert (args.lr, options.lr_image, options.batch_groups, options.group_size) == (5e-5, 1.5e-5, "scene", 5)
+    assert args.lock_text and not args.lock_image and options.face_noise == 1
+    args, options = parse(*IDCLIP, "--id-preset", "unseen-people", "--lock-image", "--id-batch-groups", "none")
     assert args.lock_image and options.lr_image is None and options.batch_groups == "none" and options.group_size == 4
+    _, options = parse(*IDCLIP, "--id-preset", "unseen-people", "--id-setup", "coco_original")
+    assert options.face_noise == 0 and list(options.setups) == ["coco_original"]
     assert parse(*IDCLIP, "--id-preset", "scenes")[0].lock_image
 
 
-def test_a_default_preset_is_for_idclip_models_that_name_none(monkeypatch):
-    monkeypatch.setattr(presets, "DEFAULT", "paper")
-    assert parse(*IDCLIP)[1].temperature == "0.07"
-    assert parse(*IDCLIP, "--id-preset", "none")[1].temperature == "learned"
-    assert parse("--model", "ViT-B-32")[1].changed_flags() == []
+def test_the_default_preset_is_for_idclip_models_that_train_on_shards_and_name_none():
+    shards = ("--train-data", "a/{00..09}.tar")
+    args, options = parse(*IDCLIP, *shards)
+    assert args.id_preset == presets.DEFAULT and options == parse(*IDCLIP, *shards, "--id-preset", presets.DEFAULT)[1]
+    assert parse(*IDCLIP, *shards, "--dataset-type", "webdataset")[1].preset == presets.DEFAULT
+    assert parse(*IDCLIP, *shards, "--id-preset", "none")[1].changed_flags() == ["--id-preset"]
+    for other in ((), ("--train-data", "a.csv"), (*shards, "--dataset-type", "csv")):
+        assert parse(*IDCLIP, *other)[1].changed_flags() == []
+    assert parse("--model", "ViT-B-32", *shards)[1].changed_flags() == []
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

@@ -15,9 +15,10 @@ from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small
 from open_clip_idplugin import add_identity_model, host_patches
 from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.training_facts import facts_beside
-from open_clip_idplugin.weight_keys import OWN_PARTS, part_of
+from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, part_of
 from training_patches.__main__ import main
 from training_patches.host_rows import TrainingRun, rows
+from training_patches.presets import DEFAULT
 
 pytestmark = pytest.mark.host
 
@@ -52,7 +53,7 @@ def train(world, name, *arguments, model=MODEL, epochs=1, logs=None):
         "--model", model, "--train-data", f"{world}/train/{{00000..00001}}.tar", "--dataset-type", "webdataset",
         "--device", "cpu", "--precision", "fp32", "--workers", "0", "--batch-size", "8", "--epochs", str(epochs),
         "--lr", "0.01", "--warmup", "1", "--logs", str(logs or world / "logs"), "--name", name,
-        "--log-every-n-steps", "1", *arguments,
+        "--log-every-n-steps", "1", "--id-preset", "none", *arguments,
     ]  # fmt: skip
     return main(command)
 
@@ -300,6 +301,15 @@ def test_evaluation_alone_needs_no_training_data(world, paper_run):
     assert main(command) == 0
     ours, theirs = results(world, "evaluated")[0], results(world, "paper")[1]
     assert ours["t2i_sum"] == pytest.approx(theirs["t2i_sum"])
+
+
+def test_the_default_recipe_trains_the_adaptor_and_the_image_tower(world):
+    for more, parts in (((), {"adaptor", IMAGE_TOWER}), (("--lock-image",), {"adaptor"})):
+        name = "-".join(("default", *more))
+        assert train(world, name, "--id-preset", DEFAULT, "--id-visual-prompts", "0", *more, epochs=2) == 0
+        first, second = weights(world, name, epoch=1), weights(world, name, epoch=2)
+        assert {part_of(key) for key in changed(first, second)} == parts
+    assert facts_beside(world / "logs" / name / "checkpoints" / "epoch_2.pt").recipe["--id-preset"] == DEFAULT
 
 
 def test_a_folder_of_shards_and_loader_processes(world):

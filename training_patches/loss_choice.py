@@ -21,7 +21,9 @@ def identity_loss(host: Callable[..., Any], args: argparse.Namespace, options: I
         return host(args)
     for flag, given in (("--distill-model", args.distill), ("--horovod", args.horovod)):
         if given:
-            raise IdClipError(f"{flag} works with one training setup of weight 1 and open_clip's own loss only.")
+            raise IdClipError(
+                f"{flag} works with one training setup of weight 1 and open_clip's own loss only (--id-setup with_entities)."
+            )
     return SetupsLoss([_term(name, weight, host, args, options) for name, weight in setups.items()])
 
 

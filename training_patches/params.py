@@ -16,7 +16,7 @@ from typing import Any
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
 from training_patches.model_options import add_model_flags, take_model_options
-from training_patches.presets import NONE, PRESETS, with_preset
+from training_patches.presets import DEFAULT, NONE, PRESETS, with_preset
 from training_patches.setups import ONLY_ENTITIES, SETUPS, WITH_ENTITIES, parse_setups
 
 HostParser = Callable[[Sequence[str]], argparse.Namespace]
@@ -42,7 +42,9 @@ class IdentityOptions:
     """What this project adds to open_clip_train's flags; field `val_data` is the flag `--id-val-data`."""
 
     preset: str | None = _flag(
-        None, f"recipe whose flags hold where the command line has none of its own: {', '.join((*PRESETS, NONE))}"
+        None,
+        f"recipe whose flags hold where the command line has none of its own: {', '.join((*PRESETS, NONE))} (default on shards, "
+        f"for IdCLIP models: {DEFAULT})",
     )
     caption: str = _flag("multi", "how a caption mentions the person: " + ", ".join(TRAINING_SETTINGS))
     setup: str = _flag(
@@ -184,7 +186,9 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     if {"-h", "--help"} & set(arguments):
         print(_help(parser, host_parse_args))
         parser.exit()
-    arguments = with_preset(arguments, parser.parse_known_args(list(arguments))[0].preset, _model_name(arguments))
+    host = _some_host_flags(arguments)
+    chosen = parser.parse_known_args(list(arguments))[0].preset
+    arguments = with_preset(arguments, chosen, host.model, _names_shards(host))
     ours, rest = parser.parse_known_args(arguments)
     model = take_model_options(ours)
     options = IdentityOptions(**vars(ours), model=model)
@@ -192,7 +196,10 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     if options.save_best and (args.logs or "none").lower() == "none":
         raise IdClipError("--id-save-best writes into the run's folder; name a folder with --logs instead of 'none'.")
     if (options.lr_image, options.lr_text) != (None, None) and (args.opt != "adamw" or args.horovod):
-        raise IdClipError("--id-lr-image and --id-lr-text work with --opt adamw and without --horovod only.")
+        raise IdClipError(
+            "--id-lr-image and --id-lr-text work with --opt adamw and without --horovod only; drop them, and choose a preset "
+            "without them (--id-preset none)."
+        )
     for name in _defaults():
         setattr(args, f"id_{name}", getattr(options, name))
     for name, value in model.items():
@@ -233,10 +240,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _model_name(arguments: Sequence[str]) -> str:
+def _some_host_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """What a default preset depends on, before the host parses its own."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", default="")
-    return str(parser.parse_known_args(list(arguments))[0].model)
+    parser.add_argument("--train-data", default=None)
+    parser.add_argument("--dataset-type", default="auto")
+    return parser.parse_known_args(list(arguments))[0]
+
+
+def _names_shards(host: argparse.Namespace) -> bool:
+    """Whether the host will train on webdataset shards, or on a folder of them."""
+    if host.dataset_type == "auto":
+        return bool(host.train_data) and not host.train_data.endswith((".csv", ".tsv"))
+    return bool(host.train_data) and host.dataset_type == "webdataset"
 
 
 def _flags() -> list[Any]:

@@ -95,6 +95,9 @@ _TEXT_LORA: Settings = {"--id-lora-text-blocks": "last:2"}
 _IMAGE_LORA: Settings = {"--id-lora-image-blocks": "last:1"}
 _PROMPTS: Settings = {"--id-visual-prompts": 5}
 _IMAGE_TOWER: Settings = {"--lock-image": False, "--id-lr-image": "1e-4"}
+_FASTER_TOWER: Settings = {"--lock-image": False, "--id-lr-image": "3e-4"}
+_NOISE: Settings = {"--id-face-noise": 1.0}
+_SOME_MIX: Settings = {"--id-setup": "with_entities=1,only_entities=0.3"}
 
 PLAIN = Recipe("clip", "plain CLIP, nothing trained: what names and captions find", {}, trained=False)
 PAPER = Recipe("paper", "adaptor and five shallow visual prompts, InfoNCE at 0.07, random batches", _PROMPTS)
@@ -136,6 +139,7 @@ _CHANGES = (
     Recipe("prompts-deep", "five fresh visual prompts in every block", _PROMPTS | {"--id-visual-prompts-deep": "true"}),
     Recipe("batch-512", "four times the batch: more people of a scene meet", {"--batch-size": 512}),
     Recipe("face-dropout", "a tenth of the captions stays plain", {"--id-face-dropout": 0.1}),
+    Recipe("face-noise", "noise on every face, so that none is learned by heart", _NOISE),
 )  # fmt: skip
 
 # More training, to tell a better recipe from a longer one.
@@ -156,6 +160,14 @@ _COMBINED = (
     Recipe("image-tower-scenes", "the image tower with scene groups", _IMAGE_TOWER | _SCENES),
     Recipe("image-tower-scenes-mix", "the same with the equal mix", _IMAGE_TOWER | _SCENES | _EQUAL_MIX),
     Recipe("image-tower-mix", "the image tower with the equal mix by identity", _IMAGE_TOWER | _EQUAL_MIX | _PEOPLE),
+    Recipe("faster-tower-scenes", "the image tower at three times the rate, with scene groups", _FASTER_TOWER | _SCENES),
+    Recipe("faster-tower-lora-scenes", "the same with LoRA in the text tower", _FASTER_TOWER | _SCENES | _TEXT_LORA),
+    Recipe("unseen-people", "the image tower at that rate, scene groups, the token alone weighted 0.3, and noise on faces",
+           _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES),
+    Recipe("unseen-people-lora", "the same with LoRA in the text tower",
+           _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES | _TEXT_LORA),
+    Recipe("unseen-people-locked", "the same without the image tower: an index of plain CLIP goes on serving",
+           _NOISE | _SOME_MIX | _SCENES),
     Recipe("sharp-scenes-mix-lora", "sharp-scenes-mix with LoRA in the text tower", _SHARP | _EQUAL_MIX | _SCENES | _TEXT_LORA),
     Recipe(
         "sharp-scenes-mix-both", "sharp-scenes-mix-lora with LoRA in the image tower too",

@@ -27,6 +27,7 @@ _TELLING = re.compile(r"python -m training_patches: |[\w.]*(Error|Exception|Inte
 def training_command(cell: Cell, bench: Bench, logs: str = "LOGS") -> list[str]:
     """The whole command line of a cell, from the repository's `python` on."""
     places: dict[str, str] = {"--train-data": str(bench.world.shards("train")), "--logs": logs, "--name": _RUN}
+    places["--id-preset"] = "none"  # a recipe here says everything itself
     if cell.recipe.keeps_image_features:
         places["--id-cache-images"] = str(bench.features)
     flags: Flags = {**cell.training_flags(bench), **places}

@@ -183,6 +183,7 @@ def training_arguments(run: Demo) -> list[str]:
         "--report-to": "tensorboard",
         "--log-every-n-steps": 10,
         "--save-most-recent": None,
+        "--id-preset": "none",
         "--lock-image": None,
         "--lock-text": None,
         "--id-caption": "fixed",

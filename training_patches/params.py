@@ -190,6 +190,8 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     chosen = parser.parse_known_args(list(arguments))[0].preset
     arguments = with_preset(arguments, chosen, host.model, _names_shards(host))
     ours, rest = parser.parse_known_args(arguments)
+    if ours.preset == NONE:
+        ours.preset = None  # says nothing that a model without faces could not take
     model = take_model_options(ours)
     options = IdentityOptions(**vars(ours), model=model)
     args = host_parse_args(rest)

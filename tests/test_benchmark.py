@@ -66,6 +66,22 @@ def test_the_paper_s_recipe_is_the_published_one_but_for_rate_and_batch():
     assert set(PAPER.flags) - set(ADAPTOR.flags) == {"--id-visual-prompts"}
 
 
+@pytest.mark.parametrize("name", ["scenes", "unseen-people"])
+def test_a_preset_is_the_recipe_of_its_name_but_for_rate_and_warm_up(name, bench):
+    from open_clip_train.params import parse_args as host
+
+    from training_patches.params import parse_args
+
+    (recipe,) = choose(name)
+    args, options = parse_args(["--model", bench.model, *words(recipe.training_flags(0))], host)
+    preset_args, preset = parse_args(["--model", bench.model, "--id-preset", name], host)
+    assert replace(preset, preset=None, lr_image=options.lr_image) == options
+    for flag in ("lock_image", "lock_text", "batch_size", "wd"):
+        assert getattr(preset_args, flag) == getattr(args, flag)
+    if options.lr_image is not None:
+        assert preset.lr_image / preset_args.lr == pytest.approx(options.lr_image / args.lr)
+
+
 def test_choosing_recipes():
     assert choose("all") == list(RECIPES.values())
     assert [recipe.name for recipe in choose("norm-fixed, paper")] == ["paper", "norm-fixed"]

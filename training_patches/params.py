@@ -252,7 +252,7 @@ def _some_host_flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _names_shards(host: argparse.Namespace) -> bool:
-    """Whether the host will train on webdataset shards, or on a folder of them."""
+    """Whether the host will train on webdataset shards (as its get_dataset_fn decides), or on a folder of them."""
     if host.dataset_type == "auto":
         return bool(host.train_data) and not host.train_data.endswith((".csv", ".tsv"))
     return bool(host.train_data) and host.dataset_type == "webdataset"

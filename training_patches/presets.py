@@ -47,7 +47,7 @@ _GOES_WITH = {
 }
 
 
-def with_preset(arguments: Sequence[str], name: str | None, model: str, on_shards: bool = True) -> list[str]:
+def with_preset(arguments: Sequence[str], name: str | None, model: str, on_shards: bool) -> list[str]:
     """The command line with the flags of preset `name` in front (argparse takes the last of equal flags).
 
     name: what `--id-preset` says, None without it. model: of the command line. on_shards: whether it trains on

@@ -18,7 +18,7 @@ from webdataset_tools.benchmark.command import benchmark
 from webdataset_tools.benchmark.findings import gather
 from webdataset_tools.benchmark.plots import draw_plots
 from webdataset_tools.benchmark.recipes import RECIPES
-from webdataset_tools.benchmark.report import write_report
+from webdataset_tools.benchmark.report import query_matrix, write_report
 from webdataset_tools.benchmark.world import World
 from webdataset_tools.faceswap.marking import ALGORITHMIC, read_digital_source_type
 
@@ -105,6 +105,18 @@ def test_strata_are_ordered_and_the_best_is_bold():
     (note,) = strata.tuned_notes(findings)
     assert "hybrid: rule weighted, face weight 0.3; best template: `[ENTITY]. [CAPTION]`" in note
     assert strata.overall_table("Overall", findings).rows[-1][1] == "**70.5 ± 0.7**"
+
+
+def test_every_recipe_is_shown_by_query_and_the_best_is_bold():
+    summaries = gather(full_results(), {}).shown
+    table = query_matrix("R@1 by query", summaries, "t2i_R@1")
+    assert table.columns == ("recipe", "captions", "names", "conf1", "conf4")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["clip"] == ("**13.0**", "**20.0**", "", "")
+    assert rows["paper"] == ("13.0 ± 0.0", "20.0 ± 0.0", "30.5 ± 0.7", "")
+    assert rows["sharp-scenes"][2:] == ("**50.5 ± 0.7**", "**45.5 ± 0.7**")
+    assert query_matrix("mAP by query", summaries, "mAP@10").columns[1:] == ("names", "conf1", "conf4")
+    assert not query_matrix("of one recipe", {"paper": summaries["paper"]}, "t2i_R@1").rows
 
 
 def test_a_recipe_is_set_beside_the_one_it_adds_to():

@@ -98,6 +98,7 @@ def benchmark(
             "world": f"{size}, seed {world_seed}",
             "model": f"{model}, {pretrained}",
             "weights (SHA-256)": bench.weights["weights"],
+            "templates of a caption": templates,
             "precision of training": bench.precision,
             "versions": versions(),
             "machine": machine(),

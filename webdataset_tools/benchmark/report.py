@@ -12,6 +12,7 @@ from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.evaluation.tables import Table
+from open_clip_idplugin.prompts import CONFIGURATIONS
 from webdataset_tools.benchmark.ablation import ablation_notes, ablation_table, steps
 from webdataset_tools.benchmark.cells import TEST, VALIDATION, CellResult
 from webdataset_tools.benchmark.failures import failure_sections
@@ -22,7 +23,7 @@ from webdataset_tools.benchmark.paper_tables import entity_table, general_table
 from webdataset_tools.benchmark.plots import draw_plots
 from webdataset_tools.benchmark.published import SOURCE
 from webdataset_tools.benchmark.recipes import PAPER, RECIPES
-from webdataset_tools.benchmark.strata import overall_table, shown, strata_table, tuned_notes
+from webdataset_tools.benchmark.strata import marked, overall_table, shown, strata_table, tuned_notes
 from webdataset_tools.benchmark.summary import BY_NAME, Compared, Summary, compare, ratio
 from webdataset_tools.benchmark.world import World
 
@@ -34,6 +35,22 @@ MARKDOWN, HTML, JSON, PICTURES = "report.md", "report.html", "report.json", "pic
 TITLE = "Benchmark"
 _NAMES = {VALIDATION: "Validation", TEST: "Test"}
 _PERCENT = "Percent, mean ± standard deviation over seeds where there are several."
+_BEST = f"{_PERCENT} The best of a column is bold."
+_WORDINGS = (
+    "Published rows ask with all eleven wordings of a caption, the one of the best template with one for all captions; ours "
+    "ask with the templates named at the top."
+)
+# metric -> what it is called, and the sentences below
+MATRICES = {
+    "t2i_R@1": (
+        "Text-to-image R@1",
+        f"{_BEST} `names` and `captions` hold no face; conf1 to conf6 differ in where the token stands.",
+    ),
+    "mAP@10": (
+        "Entity mAP@10",
+        f"{_BEST} Six prompts without a caption, ensembled; the right answers are all images of the person.",
+    ),
+}
 
 
 def write_report(folder: Path, findings: Findings, world: World | None = None) -> list[Path]:
@@ -80,11 +97,15 @@ def result_sections(findings: Findings, world: World | None) -> list[Section]:
     untrained = "Plain CLIP and the rivals are not trained, so that they have one cell and no deviation."
     sections = [
         table_section(goal_table(judged), *goal_notes(judged)),
-        table_section(general_table(f"General retrieval, {on}, beside the paper", findings), beside),
+        table_section(general_table(f"General retrieval, {on}, beside the paper", findings), beside, _WORDINGS),
         table_section(entity_table(f"Entity retrieval, {on}, beside the paper", findings), beside),
+        *(
+            table_section(query_matrix(f"{name} of every recipe by query, {on}", findings.shown, metric), note)
+            for metric, (name, note) in MATRICES.items()
+        ),
         table_section(
             overall_table(f"The person in a context, {on}: tokens, rivals, hybrid", findings),
-            f"{_PERCENT} The best of a column is bold. {untrained}",
+            f"{_BEST} {untrained}",
             *tuned_notes(findings),
         ),
         table_section(
@@ -175,6 +196,16 @@ def metric_table(title: str, summaries: Mapping[str, Summary], metrics: Sequence
             rows.append((recipe, query, *(shown(values.get(name)) for name in metrics), times))
     heads = (name.replace("_", " ") for name in metrics)
     return Table(title, ("recipe", "query", *heads, "× names"), tuple(rows))
+
+
+def query_matrix(title: str, summaries: Mapping[str, Summary], metric: str) -> Table:
+    """One metric, a row for every recipe, a column for every configuration that somebody was asked; nothing of one recipe."""
+    queries = [
+        query for query in CONFIGURATIONS if any(metric in summary.get(query, {}) for summary in summaries.values())
+    ]
+    columns = [marked([summary.get(query, {}).get(metric) for summary in summaries.values()]) for query in queries]
+    rows = tuple(zip(summaries, *columns)) if len(summaries) > 1 else ()
+    return Table(title, ("recipe", *queries), rows)
 
 
 def recipe_table(results: Sequence[CellResult]) -> Table:

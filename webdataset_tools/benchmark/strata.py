@@ -3,7 +3,7 @@
 Role: `Findings` -> tables. A stratum is a column of notes on the images and one of its labels, such as "face=missed".
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from open_clip_idplugin.evaluation.tables import Table
 from webdataset_tools.benchmark.findings import Contender, Findings
@@ -52,17 +52,13 @@ def overall_table(title: str, findings: Findings) -> Table:
     contenders = findings.contenders()
     metrics = [name for name in OVERALL if any(_value(findings, row, name) for row in contenders)]
     named = next((_value(findings, row, "t2i_R@1") for row in contenders if row.configuration == BY_NAME), None)
-    rows = []
+    times = []
     for row in contenders:
         recall = _value(findings, row, "t2i_R@1")
-        times = f"{ratio(recall.mean, named.mean):.2f}" if recall and named else ""
-        rows.append((row.label, *_cells(findings, row, metrics), times))
-    best = [_best([_value(findings, row, name) for row in contenders]) for name in metrics]
-    marked = (
-        (row[0], *(_bold(cell, number == best[column]) for column, cell in enumerate(row[1:-1])), row[-1])
-        for number, row in enumerate(rows)
-    )
-    return Table(title, ("query", *(OVERALL[name] for name in metrics), "R@1 × name"), tuple(marked))
+        times.append(f"{ratio(recall.mean, named.mean):.2f}" if recall and named else "")
+    columns = (marked([_value(findings, row, name) for row in contenders]) for name in metrics)
+    rows = zip((row.label for row in contenders), *columns, times)
+    return Table(title, ("query", *(OVERALL[name] for name in metrics), "R@1 × name"), tuple(rows))
 
 
 def strata_table(title: str, findings: Findings) -> Table:
@@ -75,10 +71,7 @@ def strata_table(title: str, findings: Findings) -> Table:
             continue
         counts = [_value(findings, row, f"{stratum}/images") for row in contenders]
         images = next((f"{count.mean:.0f}" for count in counts if count), "")
-        best = _best(values)
-        rows.append(
-            (stratum_label(stratum), images, *(_bold(shown(value), i == best) for i, value in enumerate(values)))
-        )
+        rows.append((stratum_label(stratum), images, *marked(values)))
     return Table(title, ("stratum", "images", *(row.label for row in contenders)), tuple(rows))
 
 
@@ -103,18 +96,12 @@ def shown(spread: Spread | None) -> str:
     return f"{100 * spread.mean:.1f}" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
 
 
-def _cells(findings: Findings, row: Contender, metrics: list[str]) -> list[str]:
-    return [shown(_value(findings, row, name)) for name in metrics]
+def marked(values: Sequence[Spread | None]) -> list[str]:
+    """The values as `shown` gives them, the first of the best in bold."""
+    best = max((value.mean for value in values if value is not None), default=None)
+    first = next((number for number, value in enumerate(values) if value is not None and value.mean == best), None)
+    return [f"**{shown(value)}**" if number == first else shown(value) for number, value in enumerate(values)]
 
 
 def _value(findings: Findings, row: Contender, metric: str) -> Spread | None:
     return findings.value(row.recipe, row.configuration, metric)
-
-
-def _best(values: list[Spread | None]) -> int | None:
-    known = [(value.mean, -number) for number, value in enumerate(values) if value is not None]
-    return -max(known)[1] if known else None
-
-
-def _bold(cell: str, best: bool) -> str:
-    return f"**{cell}**" if best and cell else cell

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 BENCH_DIR ?= benchmark
 # The paper's configurations, and the recipes that won on validation; see docs/recipe.md.
-BENCH_RECIPES ?= clip,paper,paper-adaptor,prompts-1,prompts-50,text-prompts,in-place,mix-0.1,mix-1,scenes,unseen-people
+BENCH_RECIPES ?= clip,paper,paper-adaptor,prompts-1,prompts-50,text-prompts,in-place,mix-0.02,mix-0.1,mix-1,only-entities,scenes,unseen-people
 BENCH_QUERIES ?= captions,names,conf1,conf2,conf3,conf4,conf5,conf6
 # Waiting threads that spin starve each other on few cores.
 export OMP_WAIT_POLICY ?= PASSIVE

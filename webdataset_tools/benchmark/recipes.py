@@ -87,6 +87,8 @@ def _recipes(*recipes: Recipe) -> dict[str, Recipe]:
 
 
 _TEMPERATURE: Settings = {"--id-temperature": "checkpoint"}
+_FAINT_MIX: Settings = {"--id-setup": "with_entities=1,only_entities=0.02"}
+_ALONE: Settings = {"--id-setup": "only_entities"}
 _SCENES: Settings = {"--id-batch-groups": "scene", "--id-group-size": 5}
 _PEOPLE: Settings = {"--id-batch-groups": "identity", "--id-group-size": 4}
 _MIX: Settings = {"--id-setup": "with_entities=1,only_entities=0.1"}
@@ -110,8 +112,15 @@ _PUBLISHED = (
     Recipe("text-prompts", "five learnable tokens in front of the text (TPT)", {"--id-text-prompts": 5}),
     Recipe("in-place", "captions whose keyword the token replaces", {"--id-caption": "in_place"}),
     Recipe("multi", "one of six prompts at random, so that no single wording is learned", {"--id-caption": "multi"}),
-    Recipe("mix-0.1", "the token alone as a second text, weighted 0.1; batches grouped by identity", _MIX | _PEOPLE),
+    Recipe(
+        "mix-0.02", "the token alone as a second text, weighted 0.02; batches grouped by identity", _FAINT_MIX | _PEOPLE
+    ),
+    Recipe("mix-0.1", "the same, weighted 0.1", _MIX | _PEOPLE),
     Recipe("mix-1", "the same, weighted 1", _EQUAL_MIX | _PEOPLE),
+    Recipe("only-entities", "the token alone and no caption; batches grouped by identity", _ALONE | _PEOPLE),
+    Recipe(
+        "only-entities-bce", "the same, every pair judged on its own", _ALONE | _PEOPLE | {"--id-entity-loss": "bce"}
+    ),
     Recipe("bias", "the adaptor with bias", {"--id-adaptor-bias": "true"}),
     Recipe("layers-2", "an adaptor of two hidden layers", {"--id-adaptor-layers": 2}),
 )

@@ -15,6 +15,7 @@ from webdataset_tools.benchmark import cells as cells_module
 from webdataset_tools.benchmark.cells import Bench, Cell, CellResult
 from webdataset_tools.benchmark.collecting import collect
 from webdataset_tools.benchmark.command import benchmark
+from webdataset_tools.benchmark.failures import failure_sections
 from webdataset_tools.benchmark.findings import gather
 from webdataset_tools.benchmark.plots import draw_plots
 from webdataset_tools.benchmark.recipes import RECIPES
@@ -177,6 +178,19 @@ def test_the_page_is_self_contained_escaped_and_marks_its_pictures(world, tmp_pa
     assert read_digital_source_type(sheet) == ALGORITHMIC
     assert "](pictures/failures_conf1.jpg)" in markdown.read_text()
     assert json.loads(document.read_text())["goals"][0]["met"] is True
+
+
+def test_the_sheet_of_failures_shows_one_query_a_scene(world):
+    results = full_results(keys=KEYS)
+    for result in results:
+        for split in result.splits.values():
+            for entries in split["failures"].values():
+                (worst,) = entries
+                others = ((KEYS[1], "the same scene"), (KEYS[2], "another scene"))
+                entries += [{**worst, "key": key, "query": query} for key, query in others]
+    section, *_ = failure_sections(gather(results, {}), world)
+    assert len(section.failures) == 3
+    assert section.sheet.caption.endswith("1. `[TOK] <b>feeding</b> a horse`; 2. `another scene`")
 
 
 def test_docs_get_results_between_their_markers_and_keep_the_rest(world, tmp_path):

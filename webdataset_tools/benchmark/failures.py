@@ -23,7 +23,7 @@ from webdataset_tools.sample_format import Sample, parse_key, read_samples
 
 SIDE = 96  # of a thumbnail, pixels
 FOUND = 5
-ROWS_OF_SHEET = 3
+ROWS_OF_SHEET = 4
 DRAWN = "Every picture is drawn by a program; nobody in it exists."
 _TITLES = {BY_FACE: "Worst queries by caption and face token", HYBRID: "Worst queries of the hybrid ranking"}
 
@@ -65,8 +65,17 @@ def _section(findings: Findings, name: str, entries: Sequence[Mapping[str, Any]]
         f"what came first instead. {DRAWN}",
     )
     failures = [_failure(entry, seen) for entry in entries]
-    sheet = _sheet(name, entries[:ROWS_OF_SHEET], seen) if seen else None
+    sheet = _sheet(name, _one_a_scene(entries)[:ROWS_OF_SHEET], seen) if seen else None
     return Section(_TITLES[name], notes=notes, failures=failures, sheet=sheet)
+
+
+def _one_a_scene(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The worst of each scene: what is hard about a scene is hard with everybody in it."""
+    worst: dict[int | str, Mapping[str, Any]] = {}
+    for entry in entries:
+        pair = parse_key(entry["key"])
+        worst.setdefault(pair[0] if pair else entry["key"], entry)
+    return list(worst.values())
 
 
 def _failure(entry: Mapping[str, Any], seen: Mapping[str, Seen]) -> ShownFailure:
@@ -103,7 +112,7 @@ def _what(found: str, right: str) -> str:
 
 
 def _sheet(name: str, entries: Sequence[Mapping[str, Any]], seen: Mapping[str, Seen]) -> Picture:
-    """The worst few as one picture, a row each."""
+    """A few queries as one picture, a row each."""
     blank = np.full((SIDE, SIDE, 3), 235, np.uint8)
     rows = [
         np.concatenate(
@@ -115,7 +124,7 @@ def _sheet(name: str, entries: Sequence[Mapping[str, Any]], seen: Mapping[str, S
     return Picture(
         f"failures_{name}.jpg",
         encode_picture(_even(rows)),
-        f"{_TITLES[name]}: a row a query, with identity photo, right image and the first {FOUND} images found",
+        f"{_TITLES[name]}, one a scene: a row a query, with identity photo, right image and the first {FOUND} images found",
         f"The queries, from the top: {queries}",
     )
 

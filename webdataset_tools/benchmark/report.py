@@ -213,10 +213,11 @@ def recipe_table(results: Sequence[CellResult]) -> Table:
     rows = []
     for name in dict.fromkeys(result.recipe for result in results):
         own = [result for result in results if result.recipe == name]
-        flags = RECIPES[name].flags if name in RECIPES else {}
+        known = RECIPES.get(name)
+        flags, reason = (known.flags, known.reason) if known else ({}, own[0].reason)
         words = " ".join(f"{flag} {value}" for flag, value in flags.items())
         seconds = [float(result.about.get("processor_seconds", 0.0)) for result in own]
-        rows.append((name, own[0].reason, f"`{words}`" if words else "", f"{sum(seconds) / len(seconds):.0f}"))
+        rows.append((name, reason, f"`{words}`" if words else "", f"{sum(seconds) / len(seconds):.0f}"))
     return Table(
         "The recipes", ("recipe", "reason", "flags beside the common ones", "processor seconds a cell"), tuple(rows)
     )

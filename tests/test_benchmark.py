@@ -75,11 +75,12 @@ def test_a_preset_is_the_recipe_of_its_name_but_for_rate_and_warm_up(name, bench
     (recipe,) = choose(name)
     args, options = parse_args(["--model", bench.model, *words(recipe.training_flags(0))], host)
     preset_args, preset = parse_args(["--model", bench.model, "--id-preset", name], host)
-    assert replace(preset, preset=None, lr_image=options.lr_image) == options
+    assert replace(preset, preset=None, lr_image=options.lr_image, lr_text=options.lr_text) == options
     for flag in ("lock_image", "lock_text", "batch_size", "wd"):
         assert getattr(preset_args, flag) == getattr(args, flag)
-    if options.lr_image is not None:
-        assert preset.lr_image / preset_args.lr == pytest.approx(options.lr_image / args.lr)
+    for rate in ("lr_image", "lr_text"):
+        if getattr(options, rate) is not None:
+            assert getattr(preset, rate) / preset_args.lr == pytest.approx(getattr(options, rate) / args.lr)
 
 
 def test_choosing_recipes():

@@ -128,13 +128,16 @@ def test_a_tower_with_a_learning_rate_is_not_locked_by_a_preset():
 
 def test_a_part_of_a_preset_goes_with_the_flag_it_belongs_to():
     args, options = parse(*IDCLIP, "--id-preset", "unseen-people")
-    assert (args.lr, options.lr_image, options.batch_groups, options.group_size) == (5e-5, 1.5e-5, "scene", 5)
-    assert args.lock_text and not args.lock_image and options.face_noise == 1
+    assert (args.lr, options.lr_image, options.lr_text) == (5e-5, 1.5e-5, 5e-6) and options.face_noise == 1
+    assert (options.batch_groups, options.group_size) == ("scene", 5) and not args.lock_image and not args.lock_text
     args, options = parse(*IDCLIP, "--id-preset", "unseen-people", "--lock-image", "--id-batch-groups", "none")
     assert args.lock_image and options.lr_image is None and options.batch_groups == "none" and options.group_size == 4
+    args, options = parse(*IDCLIP, "--id-preset", "unseen-people", "--lock-text")
+    assert args.lock_text and options.lr_text is None and options.lr_image == 1.5e-5
     _, options = parse(*IDCLIP, "--id-preset", "unseen-people", "--id-setup", "coco_original")
     assert options.face_noise == 0 and list(options.setups) == ["coco_original"]
-    assert parse(*IDCLIP, "--id-preset", "scenes")[0].lock_image
+    args, _ = parse(*IDCLIP, "--id-preset", "scenes")
+    assert args.lock_image and args.lock_text
 
 
 def test_the_default_preset_is_for_idclip_models_that_train_on_shards_and_name_none():

@@ -15,7 +15,7 @@ from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small
 from open_clip_idplugin import add_identity_model, host_patches
 from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.training_facts import facts_beside
-from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, part_of
+from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, TEXT_TOWER, part_of
 from training_patches.__main__ import main
 from training_patches.host_rows import TrainingRun, rows
 from training_patches.presets import DEFAULT
@@ -303,8 +303,9 @@ def test_evaluation_alone_needs_no_training_data(world, paper_run):
     assert ours["t2i_sum"] == pytest.approx(theirs["t2i_sum"])
 
 
-def test_the_default_recipe_trains_the_adaptor_and_the_image_tower(world):
-    for more, parts in (((), {"adaptor", IMAGE_TOWER}), (("--lock-image",), {"adaptor"})):
+def test_the_default_recipe_trains_the_adaptor_and_the_towers_that_are_not_locked(world):
+    everything = {"adaptor", IMAGE_TOWER, TEXT_TOWER}
+    for more, parts in (((), everything), (("--lock-image", "--lock-text"), {"adaptor"})):
         name = "-".join(("default", *more))
         assert train(world, name, "--id-preset", DEFAULT, "--id-visual-prompts", "0", *more, epochs=2) == 0
         first, second = weights(world, name, epoch=1), weights(world, name, epoch=2)

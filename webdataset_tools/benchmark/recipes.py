@@ -98,6 +98,7 @@ _IMAGE_LORA: Settings = {"--id-lora-image-blocks": "last:1"}
 _PROMPTS: Settings = {"--id-visual-prompts": 5}
 _IMAGE_TOWER: Settings = {"--lock-image": False, "--id-lr-image": "1e-4"}
 _FASTER_TOWER: Settings = {"--lock-image": False, "--id-lr-image": "3e-4"}
+_TEXT_TOWER: Settings = {"--lock-text": False, "--id-lr-text": "1e-4"}
 _NOISE: Settings = {"--id-face-noise": 1.0}
 _SOME_MIX: Settings = {"--id-setup": "with_entities=1,only_entities=0.3"}
 
@@ -146,7 +147,7 @@ _CHANGES = (
     Recipe("lora-image", "LoRA in the last block of the image tower, which must tell faces apart", _IMAGE_LORA),
     Recipe("lora-image-all", "LoRA in every block of the image tower", {"--id-lora-image-blocks": "all"}),
     Recipe("image-tower", "the whole image tower at a small learning rate", _IMAGE_TOWER),
-    Recipe("text-tower", "the whole text tower at a small learning rate", {"--lock-text": False, "--id-lr-text": "1e-4"}),
+    Recipe("text-tower", "the whole text tower at a small learning rate", _TEXT_TOWER),
     Recipe("prompts-deep", "five fresh visual prompts in every block", _PROMPTS | {"--id-visual-prompts-deep": "true"}),
     Recipe("batch-512", "four times the batch: more people of a scene meet", {"--batch-size": 512}),
     Recipe("face-dropout", "a tenth of the captions stays plain", {"--id-face-dropout": 0.1}),
@@ -173,12 +174,14 @@ _COMBINED = (
     Recipe("image-tower-mix", "the image tower with the equal mix by identity", _IMAGE_TOWER | _EQUAL_MIX | _PEOPLE),
     Recipe("faster-tower-scenes", "the image tower at three times the rate, with scene groups", _FASTER_TOWER | _SCENES),
     Recipe("faster-tower-lora-scenes", "faster-tower-scenes with LoRA in the text tower", _FASTER_TOWER | _SCENES | _TEXT_LORA),
-    Recipe("unseen-people", "faster-tower-scenes with the token alone weighted 0.3, and noise on faces",
+    Recipe("faster-tower-scenes-noise", "faster-tower-scenes with the token alone weighted 0.3, and noise on faces",
            _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES),
-    Recipe("unseen-people-lora", "unseen-people with LoRA in the text tower",
+    Recipe("faster-tower-scenes-noise-lora", "the one before with LoRA in the text tower",
            _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES | _TEXT_LORA),
+    Recipe("unseen-people", "faster-tower-scenes-noise with the text tower at a tenth of the rate",
+           _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES | _TEXT_TOWER),
     Recipe("unseen-people-locked", "unseen-people without the image tower: an index of plain CLIP goes on serving",
-           _NOISE | _SOME_MIX | _SCENES),
+           _NOISE | _SOME_MIX | _SCENES | _TEXT_TOWER),
     Recipe("sharp-scenes-mix-lora", "sharp-scenes-mix with LoRA in the text tower", _SHARP | _EQUAL_MIX | _SCENES | _TEXT_LORA),
     Recipe(
         "sharp-scenes-mix-both", "sharp-scenes-mix-lora with LoRA in the image tower too",

@@ -176,7 +176,7 @@ _COMBINED = (
     Recipe("faster-tower-lora-scenes", "faster-tower-scenes with LoRA in the text tower", _FASTER_TOWER | _SCENES | _TEXT_LORA),
     Recipe("faster-tower-scenes-noise", "faster-tower-scenes with the token alone weighted 0.3, and noise on faces",
            _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES),
-    Recipe("faster-tower-scenes-noise-lora", "the one before with LoRA in the text tower",
+    Recipe("faster-tower-scenes-noise-lora", "faster-tower-scenes-noise with LoRA in the text tower",
            _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES | _TEXT_LORA),
     Recipe("unseen-people", "faster-tower-scenes-noise with the text tower at a tenth of the rate",
            _FASTER_TOWER | _NOISE | _SOME_MIX | _SCENES | _TEXT_TOWER),

@@ -305,7 +305,7 @@ def test_evaluation_alone_needs_no_training_data(world, paper_run):
 
 def test_the_default_recipe_trains_the_adaptor_and_the_towers_that_are_not_locked(world):
     everything = {"adaptor", IMAGE_TOWER, TEXT_TOWER}
-    for more, parts in (((), everything), (("--lock-image", "--lock-text"), {"adaptor"})):
+    for more, parts in (((), everything), (("--lock-image",), everything - {IMAGE_TOWER})):
         name = "-".join(("default", *more))
         assert train(world, name, "--id-preset", DEFAULT, "--id-visual-prompts", "0", *more, epochs=2) == 0
         first, second = weights(world, name, epoch=1), weights(world, name, epoch=2)

@@ -56,6 +56,7 @@ def benchmark(
     """
     told = _command(locals())
     from open_clip_idplugin.evaluation.protocols import Settings
+    from open_clip_idplugin.prompts import GENERAL_TEMPLATES
     from webdataset_tools.benchmark.cells import EVALUATED, Bench, cells_of
     from webdataset_tools.benchmark.docs_pages import check_docs
     from webdataset_tools.benchmark.machine import machine, versions
@@ -98,7 +99,7 @@ def benchmark(
             "world": f"{size}, seed {world_seed}",
             "model": f"{model}, {pretrained}",
             "weights (SHA-256)": bench.weights["weights"],
-            "templates of a caption": templates,
+            "wordings of a caption": f"{'all' if templates == 'all' else f'number {templates}'} of {len(GENERAL_TEMPLATES)}",
             "precision of training": bench.precision,
             "versions": versions(),
             "machine": machine(),

@@ -38,10 +38,10 @@ _PERCENT = "Percent, mean ± standard deviation over seeds where there are sever
 _BEST = f"{_PERCENT} The best of a column is bold."
 _WORDINGS = (
     "Published rows ask with all eleven wordings of a caption, the one of the best template with one for all captions; ours "
-    "ask with the templates named at the top."
+    "ask with the wordings named at the top."
 )
 # metric -> what it is called, and the sentences below
-MATRICES = {
+_MATRICES = {
     "t2i_R@1": (
         "Text-to-image R@1",
         f"{_BEST} `names` and `captions` hold no face; conf1 to conf6 differ in where the token stands.",
@@ -101,7 +101,7 @@ def result_sections(findings: Findings, world: World | None) -> list[Section]:
         table_section(entity_table(f"Entity retrieval, {on}, beside the paper", findings), beside),
         *(
             table_section(query_matrix(f"{name} of every recipe by query, {on}", findings.shown, metric), note)
-            for metric, (name, note) in MATRICES.items()
+            for metric, (name, note) in _MATRICES.items()
         ),
         table_section(
             overall_table(f"The person in a context, {on}: tokens, rivals, hybrid", findings),

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from open_clip_idplugin.adaptor import IdentityAdaptor
 from open_clip_idplugin.block_choice import NO_BLOCKS, blocks_text
@@ -58,6 +59,7 @@ class IdCLIP(CustomTextCLIP):
         config = IdentityConfig.from_dict(identity_cfg or {})
         refuse_hugging_face_tower(text_cfg)
         super().__init__(embed_dim, vision_cfg, text_cfg, **host_settings)
+        self._frozen_statistics: set[str] = set()
         promote_text_tower(self.text, config)
         self._match_token_norm(self.text.token_embedding.weight)
         self.identity_cfg = replace(IdentityConfig(), **adaptor_settings(config))
@@ -89,17 +91,39 @@ class IdCLIP(CustomTextCLIP):
         return features
 
     def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
-        """Freeze the image tower (its projection too, unless groups stay unlocked) but not what was added to it."""
-        super().lock_image_tower(unlocked_groups=unlocked_groups, freeze_bn_stats=freeze_bn_stats)
+        """Freeze the image tower (its projection too, unless groups stay unlocked) but not what was added to it.
+
+        Locked means locked: running statistics of frozen BatchNorms stay as well, whatever `freeze_bn_stats` says. The host
+        would put other modules in their places, which lose timm's activations and change the state dict.
+        """
+        super().lock_image_tower(unlocked_groups=unlocked_groups, freeze_bn_stats=False)
         for name, parameter in self.visual.named_parameters():
             if part_of(f"visual.{name}") != IMAGE_TOWER:
                 parameter.requires_grad = True
             elif unlocked_groups == 0:
                 parameter.requires_grad = False  # the host leaves the projection of a timm tower trainable
+        self._freeze_statistics(self.visual, "visual", whole=unlocked_groups == 0)
 
     def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze the text tower, LayerNorms included, but not what was added to it."""
+        """Freeze the text tower, LayerNorms and running statistics included, but not what was added to it."""
         self.text.lock(unlocked_layers, freeze_layer_norm)
+        self._freeze_statistics(self.text, "text", whole=unlocked_layers == 0)
+
+    def train(self, mode: bool = True) -> IdCLIP:
+        """The host's; BatchNorms of what is locked go on using the statistics that they have."""
+        super().train(mode)
+        for name in self._frozen_statistics:
+            self.get_submodule(name).eval()
+        return self
+
+    def _freeze_statistics(self, tower: torch.nn.Module, prefix: str, whole: bool) -> None:
+        """Note the names of BatchNorms without a trainable weight (or of all, of a tower that is locked as a whole)."""
+        self._frozen_statistics = {name for name in self._frozen_statistics if not name.startswith(f"{prefix}.")}
+        for name, module in tower.named_modules(prefix=prefix):
+            trained = any(parameter.requires_grad for parameter in module.parameters())
+            if isinstance(module, _BatchNorm) and not trained and (whole or any(True for _ in module.parameters())):
+                self._frozen_statistics.add(name)  # by name: the host may put synchronised ones in their places
+        self.train(self.training)
 
     def part_of(self, name: str) -> str:
         """To which part a parameter of this name belongs, for learning rates by part.

@@ -191,6 +191,33 @@ def test_both_towers_locked_is_the_papers_regime(create, name, prompts):
     assert model.train().encode_image(images).requires_grad is bool(prompts)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("sync", [False, True], ids=["as built", "with --use-bn-sync"])
+@pytest.mark.parametrize("freeze_bn_stats", [False, True])
+def test_statistics_of_a_locked_tower_stay(create, freeze_bn_stats, sync):
+    model = create("IdCLIP-RN-tiny")
+    images = images_for("IdCLIP-RN-tiny", count=4)
+
+    def moved() -> set[str]:
+        before = {name: value.clone() for name, value in model.visual.named_buffers()}
+        assert model.train().training and model.visual.training
+        model.encode_image(images + 1)
+        return {name for name, value in model.visual.named_buffers() if not torch.equal(value, before[name])}
+
+    keys = set(model.state_dict())
+    assert moved() == {name for name, _ in model.visual.named_buffers()} != set()
+    features = model.eval().encode_image(images)
+    model.lock_image_tower(unlocked_groups=0, freeze_bn_stats=freeze_bn_stats)
+    if sync:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        assert not any(module.training for module in model.train().modules() if "BatchNorm" in type(module).__name__)
+    else:
+        assert moved() == set()
+        assert torch.equal(model.train().encode_image(images), features)
+        assert torch.equal(model.eval().encode_image(images), features)
+    assert set(model.state_dict()) == keys
+
+
 def test_unlocking_groups_from_the_end(create):
     model = create(identity_cfg={"visual_prompts": 2})
     model.lock_text_tower(unlocked_layers=2)

@@ -140,6 +140,20 @@ def test_a_part_of_a_preset_goes_with_the_flag_it_belongs_to():
     assert args.lock_image and args.lock_text
 
 
+@pytest.mark.parametrize("spelled", [["--lr", "1e-3"], ["--lr=1e-3"], ["--lr", "1", "--lr", "1e-3"]])
+def test_rates_of_towers_in_a_preset_are_shares_of_the_learning_rate(spelled):
+    args, options = parse(*IDCLIP, "--id-preset", "unseen-people", *spelled)
+    assert (args.lr, options.lr_image, options.lr_text) == (1e-3, 3e-4, 1e-4)
+    _, options = parse(*IDCLIP, "--id-preset", "unseen-people", *spelled, "--id-lr-text", "7e-5")
+    assert (options.lr_image, options.lr_text) == (3e-4, 7e-5)
+
+
+def test_a_learning_rate_that_is_no_number_is_refused_by_the_host_s_own_parser(capsys):
+    with pytest.raises(SystemExit):
+        parse(*IDCLIP, "--id-preset", "unseen-people", "--lr", "fast")
+    assert "argument --lr: invalid float value: 'fast'" in capsys.readouterr().err
+
+
 def test_the_default_preset_is_for_idclip_models_that_train_on_shards_and_name_none():
     shards = ("--train-data", "a/{00..09}.tar")
     args, options = parse(*IDCLIP, *shards)

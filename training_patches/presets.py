@@ -5,6 +5,7 @@ Role: a command line in, the same command line with the preset's flags in front 
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from open_clip_idplugin.errors import IdClipError
 FLAG = "--id-preset"
 NONE = "none"
 _FLAG = re.compile(r"--\S+(?: [^-]\S*)?")  # a flag with its value, or a switch
+_SHARE = "*lr"  # ends a rate that is a share of `--lr`: whoever changes that means the whole recipe
 
 # Five is what a release has: so many people a scene.
 _SCENES = (
@@ -28,7 +30,7 @@ PRESETS: dict[str, str] = {
     # docs/recipe.md: the paper's adaptor with scene groups. The image tower stays, and with it every plain-CLIP index.
     "scenes": f"--lock-image --lock-text {_SCENES}",
     # docs/recipe.md: what tells unseen people apart best. Both towers are trained too: images must be indexed anew.
-    "unseen-people": f"--lr 5e-5 --id-lr-image 1.5e-5 --id-lr-text 5e-6 {_SCENES} "
+    "unseen-people": f"--lr 5e-5 --id-lr-image 0.3{_SHARE} --id-lr-text 0.1{_SHARE} {_SCENES} "
     "--id-setup with_entities=1,only_entities=0.3 --id-face-noise 1",
 }
 
@@ -62,5 +64,21 @@ def with_preset(arguments: Sequence[str], name: str | None, model: str, on_shard
     given = {argument.partition("=")[0] for argument in arguments}
     dropped = {lock for rate, lock in _UNLOCKS.items() if rate in given}
     dropped |= {other for flag, other in _GOES_WITH.items() if flag in given}
-    flags = (flag.split() for flag in _FLAG.findall(PRESETS[chosen]))
-    return [FLAG, chosen, *(word for flag in flags if flag[0] not in dropped for word in flag), *arguments]
+    flags = [flag.split() for flag in _FLAG.findall(PRESETS[chosen])]
+    rate = _learning_rate([*(word for flag in flags for word in flag), *arguments])
+    kept = (_resolved(word, rate) for flag in flags if flag[0] not in dropped for word in flag)
+    return [FLAG, chosen, *kept, *arguments]
+
+
+def _learning_rate(arguments: Sequence[str]) -> float:
+    """The `--lr` that holds; 1 where it is no number, which the host's parser then says."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--lr", default="1")
+    try:
+        return float(parser.parse_known_args(list(arguments))[0].lr)
+    except ValueError:
+        return 1.0
+
+
+def _resolved(word: str, rate: float) -> str:
+    return f"{float(word.removesuffix(_SHARE)) * rate:.6g}" if word.endswith(_SHARE) else word

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--texts-per-image", type=int, default=5)
     parser.add_argument("--size", type=int, default=512, help="of a feature")
-    parser.add_argument("--device", default="cpu", help="of our side")
+    parser.add_argument("--device", default="auto", help="of our side")
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)

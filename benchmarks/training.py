@@ -41,6 +41,7 @@ from open_clip_train.precision import get_autocast
 from PIL import Image
 
 import open_clip_idplugin
+from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from training_patches.data import Decoder, PairMaker, use_identity_pairs
 from training_patches.image_cache import cached_sample, cached_shards, read_features
@@ -77,11 +78,12 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--batch-size", type=int, help="(default: 32, the paper's; 8 for ViT-L and ViT-H on a CPU)")
     parser.add_argument("--rounds", type=int, default=5, help="pairs of runs; the median is printed")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default=AUTO)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "amp_bf16", "bf16", "pure_bf16"))
     parser.add_argument("--visual-prompts", type=int, default=5, help="of the parts 'step' and 'memory'")
     parser.add_argument("--workers", type=int, default=2, help="loader processes of the part 'loader'")
     arguments = parser.parse_args(given)
+    arguments.device = str(resolve_device(arguments.device))
     print(json.dumps(machine(arguments)), flush=True)
     for part in PARTS:
         if arguments.only in (None, part):
@@ -97,11 +99,8 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def on_gpu(arguments: argparse.Namespace) -> bool:
-    """Whether the run is on a GPU; raises IdClipError where it should be and there is none."""
-    wanted: bool = arguments.device.startswith("cuda")
-    if wanted and not torch.cuda.is_available():
-        raise IdClipError(f"--device is {arguments.device!r}, and torch sees no such GPU here; leave it out.")
-    return wanted
+    """Whether the run is on a GPU."""
+    return torch.device(arguments.device).type == "cuda"
 
 
 def sized(arguments: argparse.Namespace, shape: str) -> argparse.Namespace:

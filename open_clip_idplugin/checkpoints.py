@@ -30,6 +30,7 @@ from open_clip_idplugin.delta_files import (
     read_delta,
     write_delta,
 )
+from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside
@@ -45,16 +46,14 @@ _PREPROCESSING = {
     "resize_mode": "image_resize_mode",
 }
 
-PRECISIONS = ("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16", "amp", "amp_bf16")
-
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in eval mode and what belongs to it.
 
     preprocess: PIL image -> float32 [3, H, W]. tokenizer: see IdentityTokenizer. name: open_clip's name of the model.
-    checkpoint: what was loaded (a path or tag), or None. precision: see PRECISIONS. face_model: id of the face model that
-    it was trained with, None where that is not known.
+    checkpoint: what was loaded (a path or tag), or None. precision: see `devices.PRECISIONS`. face_model: id of the face
+    model that it was trained with, None where that is not known.
     """
 
     model: torch.nn.Module
@@ -68,7 +67,7 @@ class LoadedModel:
 
 
 def load_model(
-    model: str, checkpoint: str | None = None, device: str | torch.device = "cpu", precision: str = "fp32"
+    model: str, checkpoint: str | None = None, device: str | torch.device = AUTO, precision: str = "fp32"
 ) -> LoadedModel:
     """Build `model` with the weights of `checkpoint`: a file, a pretrained tag ("openai", "miniature"), None for random
     ones, a delta file, or "BASE+DELTA" with another place of its base weights. A `model` "local-dir:FOLDER" is an exported
@@ -106,9 +105,8 @@ def _load_named(
     import open_clip
 
     config = _model_config(model)
-    if precision not in PRECISIONS:
-        raise IdClipError(f"the precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
-    settings: dict[str, Any] = {"precision": precision, "device": _device(device)}
+    require_precision(precision)
+    settings: dict[str, Any] = {"precision": precision, "device": resolve_device(device)}
     settings |= {_PREPROCESSING[key]: value for key, value in (preprocessing or {}).items() if key in _PREPROCESSING}
     pretrained, delta = checkpoint and str(checkpoint), None
     if pretrained is None:
@@ -286,16 +284,6 @@ def _settings_of_weights(
         known = inspect.signature(open_clip.create_model_and_transforms).parameters
         settings["weights_only" if "weights_only" in known else "load_weights_only"] = False
     return settings
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise IdClipError(f"there is no device {device!r}; use cpu, cuda or cuda:0.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise IdClipError("no CUDA device is available; use the device cpu.")
-    return chosen
 
 
 def first_lines(error: BaseException, count: int = 4) -> str:

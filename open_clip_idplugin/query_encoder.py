@@ -6,7 +6,6 @@ numpy.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.devices import autocast, input_dtype
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.tokenizer import faces_per_text
 
@@ -61,8 +61,10 @@ class QueryEncoder:
         """Batches of preprocessed images [b, 3, H, W] -> [N, D] float32 unit rows. `progress`: label of a progress bar."""
         features = []
         for images in tqdm(batches, desc=progress, unit="batch", disable=progress is None):
-            with torch.inference_mode(), self._autocast():
-                encoded = self.loaded.model.encode_image(images.to(self.loaded.device, self._input_dtype))
+            with torch.inference_mode(), autocast(self.loaded.device, self.loaded.precision):
+                encoded = self.loaded.model.encode_image(
+                    images.to(self.loaded.device, input_dtype(self.loaded.precision))
+                )
             features.append(encoded.float().cpu().numpy())
         return _unit_rows(np.concatenate(features)) if features else self._nothing()
 
@@ -91,7 +93,7 @@ class QueryEncoder:
     def _batch(self, texts: list[str], faces: list[np.ndarray] | None) -> np.ndarray:
         # A plain model's tokenizer knows no faces.
         tokens = self.loaded.tokenizer(texts, faces=faces) if faces else self.loaded.tokenizer(texts)
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), autocast(self.loaded.device, self.loaded.precision):
             features = self.loaded.model.encode_text(tokens.to(self.loaded.device))
         return features.float().cpu().numpy()
 
@@ -101,18 +103,6 @@ class QueryEncoder:
         if not isinstance(config, IdentityConfig):
             raise IdClipError(f"{self.loaded.name} takes no faces; use an IdCLIP model.")
         return config.face_dim
-
-    @property
-    def _input_dtype(self) -> torch.dtype:
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
-            self.loaded.precision.removeprefix("pure_"), torch.float32
-        )
-
-    def _autocast(self) -> Any:
-        if not self.loaded.precision.startswith("amp"):
-            return contextlib.nullcontext()
-        half = self.loaded.precision == "amp" and self.loaded.device.type == "cuda"
-        return torch.autocast(self.loaded.device.type, torch.float16 if half else torch.bfloat16)
 
     def _nothing(self) -> np.ndarray:
         return np.zeros((0, _feature_size(self.loaded.model)), np.float32)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the numbers compared are the CPU's, also where there is a GPU
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub fails at once instead of retrying for a minute
 
 import pytest

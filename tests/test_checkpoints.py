@@ -285,7 +285,7 @@ def test_load_model_refuses_in_a_sentence(fresh, plain, tmp_path):
         ((NAME, str(tmp_path / "wrong.pt")), "wrong.pt does not fit the model IdCLIP-ViT-tiny: .*conv1.weight"),
         (("IdCLIP-ViT-Z", None), "no model named 'IdCLIP-ViT-Z'; the identity models are IdCLIP-"),
         ((NAME, None, "cpu", "fp8"), "precision must be one of fp32"),
-        ((NAME, None, "gpu"), "there is no device 'gpu'"),
+        ((NAME, None, "gpu"), "there is no device 'gpu' here"),
     ]:
         with pytest.raises(IdClipError, match=message):
             load_model(*arguments)

@@ -52,5 +52,5 @@ def test_a_part_prints_its_ratios(benchmark, capsys, part, figures, precision):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused_in_a_sentence(benchmark):
-    with pytest.raises(IdClipError, match="torch sees no such GPU here"):
+    with pytest.raises(IdClipError, match="there is no device 'cuda' here"):
         benchmark.main(["--device", "cuda", "--precision", "bf16"])

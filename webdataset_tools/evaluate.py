@@ -10,6 +10,7 @@ from typing import Any
 
 from open_clip_idplugin import prompts
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import PROTOCOLS, Asked, Results, Settings, ask, run
@@ -87,7 +88,7 @@ def evaluate(
     det_size: int | None = None,
     limit: int | None = None,
     batch_size: int = 256,
-    device: str = "cpu",
+    device: str = AUTO,
     precision: str = "fp32",
     workers: int = 2,
     seed: int = 0,
@@ -108,11 +109,12 @@ def evaluate(
         det_size: side of the square in which the rival's detector sees an image; None leaves it to the face engine.
         limit: use the first samples only.
         batch_size: images, and texts, encoded at once.
-        device: cpu, cuda, ...
+        device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
         precision: fp32, bf16, ...
         workers: processes that decode images.
         seed: of the templates drawn again for captions without a single keyword.
     """
+    device = str(resolve_device(device))
     settings = Settings(
         configurations=_words(configurations),
         protocols=_words(protocols),

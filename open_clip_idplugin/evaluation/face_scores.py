@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.metrics import Array, CosineScores, as_features
 from open_clip_idplugin.fusion import RECIPROCAL_RANK, UNSEEN_FACE, Fusion
@@ -68,8 +69,9 @@ class FaceScores:
     """
 
     def __init__(
-        self, query_faces: Array, faces: DetectedFaces, device: str | torch.device = "cpu", unseen: float = UNSEEN_FACE
+        self, query_faces: Array, faces: DetectedFaces, device: str | torch.device = AUTO, unseen: float = UNSEEN_FACE
     ) -> None:
+        device = resolve_device(device)
         self._queries = as_features(query_faces, "query faces", device)
         self.n_rows, self.n_images, self._unseen = len(self._queries), faces.n_images, unseen
         if faces.embeddings.shape[1] != self._queries.shape[1]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.image_ranks import ImageCounts, OwnQueries, estimated_counts
 
@@ -40,7 +41,7 @@ class Scores(Protocol):
 class CosineScores:
     """Cosine similarities of unit rows: text_features [T, E] and image_features [N, E]."""
 
-    def __init__(self, text_features: Array, image_features: Array, device: str | torch.device = "cpu") -> None:
+    def __init__(self, text_features: Array, image_features: Array, device: str | torch.device = AUTO) -> None:
         self._texts = as_features(text_features, "text features", device)
         self._images = as_features(image_features, "image features", device)
         if self._texts.shape[1] != self._images.shape[1]:
@@ -85,9 +86,9 @@ class Ranks:
     rivals: np.ndarray | None = None
 
 
-def as_features(values: Array, what: str, device: str | torch.device = "cpu") -> Tensor:
+def as_features(values: Array, what: str, device: str | torch.device = AUTO) -> Tensor:
     """`values` as a float32 matrix on `device`; raises IdClipError when it is no matrix, is empty or not finite."""
-    tensor = torch.as_tensor(values).to(device=device, dtype=torch.float32)
+    tensor = torch.as_tensor(values).to(device=resolve_device(device), dtype=torch.float32)
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise IdClipError(f"the {what} have shape {list(tensor.shape)}; give one row of numbers for each item")
     if not bool(torch.isfinite(tensor).all()):

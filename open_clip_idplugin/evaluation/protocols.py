@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from open_clip_idplugin import prompts
+from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import curves, failures, metrics
 from open_clip_idplugin.evaluation.curves import Points
@@ -51,7 +52,7 @@ class Settings:
     protocols: tuple[str, ...] = PROTOCOLS
     templates: str | int = "all"
     seed: int = 0  # of the templates that are drawn again where a caption has no single keyword
-    device: str = "cpu"  # where similarities are computed
+    device: str = AUTO  # where similarities are computed
     image_to_text: bool = True  # costs a second pass over the similarities
     progress: bool = False
     ks: tuple[int, ...] = KS

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.faces.errors import (
     EngineUnknown,
     ModelUnreadable,
@@ -139,8 +140,7 @@ def _device(options: EngineOptions) -> "torch.device":
         raise ProviderUnavailable(
             "torch finds no CUDA device here; leave the CUDA provider out or install torch for it."
         )
-    use_gpu = wants_gpu or (options.providers is None and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
+    return resolve_device("cuda" if wants_gpu else AUTO if options.providers is None else "cpu")
 
 
 def _build(recipe: _Recipe) -> tuple["torch.nn.Module", Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.retrieval.card import IndexCard, load_card
@@ -30,7 +31,6 @@ from open_clip_idplugin.retrieval.partitions import (
     check_distributor,
 )
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images
-from open_clip_idplugin.retrieval.towers import require_precision
 
 REPORT_FILE = "index_report.json"
 _SHOWN = 5
@@ -43,7 +43,7 @@ def index(
     checkpoint: str | None = None,
     batch_size: int = 256,
     workers: int = 2,
-    device: str = "cpu",
+    device: str = AUTO,
     precision: str = "fp32",
     thumbnail_size: int = 256,
     embed_captions: bool = False,
@@ -61,7 +61,7 @@ def index(
         checkpoint: weights file or pretrained tag.
         batch_size: images a forward pass.
         workers: processes that read and decode (on Spark: for every task).
-        device: cpu, cuda or cuda:N.
+        device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
         thumbnail_size: longest side of the pictures kept for showing results, in pixels; 0 keeps none.
         embed_captions: also embed the captions and build a text index (clip-retrieval's modality "text").
@@ -72,7 +72,7 @@ def index(
     """
     if batch_size < 1 or workers < 0 or thumbnail_size < 0:
         raise IdClipError("--batch_size must be at least 1, --workers and --thumbnail_size at least 0")
-    require_precision(precision)
+    require_float32_weights(precision)
     check_distributor(distributor)
     if face_table is not None:
         load_face_table(face_table)  # what is no face table is refused before the work, not after it
@@ -100,7 +100,7 @@ def build_index(
     could be read.
     """
     verify_hosts()
-    require_precision(loaded.precision)
+    require_float32_weights(loaded.precision)
     plan = make_plan(source, loaded, options, index_key)
     existing = _existing_card(output, plan)
     if existing is not None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
@@ -40,7 +41,6 @@ from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionRepor
 from open_clip_idplugin.retrieval.removed_rows import read_removed
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys
 from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
-from open_clip_idplugin.retrieval.towers import require_precision
 
 _NEW = "new"  # what is embedded, before it joins the rest
 _SHOWN = 5
@@ -65,7 +65,7 @@ def index_add(
     face_table: str | None = None,
     batch_size: int = 256,
     workers: int = 2,
-    device: str = "cpu",
+    device: str = AUTO,
     precision: str = "fp32",
     thumbnail_size: int = 256,
 ) -> None:
@@ -80,14 +80,14 @@ def index_add(
         face_table: folder made by `idclip faces` from the new pictures, for an index with faces.
         batch_size: images a forward pass.
         workers: processes that read and decode.
-        device: cpu, cuda or cuda:N.
+        device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
         thumbnail_size: longest side of the pictures kept for showing results, in pixels; an index without thumbnails
             gets none.
     """
     if batch_size < 1 or workers < 0 or thumbnail_size < 1:
         raise IdClipError("--batch_size and --thumbnail_size must be at least 1, --workers at least 0")
-    require_precision(precision)
+    require_float32_weights(precision)
     source = find_images(images)
     loaded = load_model(model, checkpoint, device=device, precision=precision)
     options = EmbedOptions(batch_size, workers, thumbnail_size)
@@ -116,7 +116,7 @@ def add_images(
         IdClipError: none of the pictures could be read, or the face table does not fit.
     """
     verify_hosts()
-    require_precision(loaded.precision)
+    require_float32_weights(loaded.precision)
     index = index.resolve()
     with changing(index):
         card = _fitting_card(index, loaded)

@@ -6,6 +6,7 @@ Role: names and paths -> `LoadedModel` and `People`.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.people import People
@@ -24,7 +25,7 @@ class LocalModel:
     gallery: str | None = None  # file; None: the default gallery
     faces: str | None = None  # face model; None: photos are not read
     det_size: int = 640
-    device: str = "cpu"
+    device: str = AUTO
     precision: str = "fp32"
 
     def load(self) -> "tuple[LoadedModel, People]":

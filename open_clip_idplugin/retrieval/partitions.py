@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.sources import ImageSource
 
@@ -31,7 +32,7 @@ class EmbedOptions:
     thumbnail_size: int = 256  # longest side in pixels; 0 = no thumbnails
     embed_captions: bool = False
     distributor: str = SEQUENTIAL
-    spark_device: str = "cpu"  # of the model in Spark's workers
+    spark_device: str = AUTO  # of the model in Spark's workers
 
 
 @dataclass(frozen=True)

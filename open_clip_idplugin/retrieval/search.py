@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.results_page import render_page
@@ -64,7 +65,7 @@ def search(
     num_images: int = 20,
     output: str | None = None,
     client_only: bool = False,
-    device: str = "cpu",
+    device: str = AUTO,
     precision: str = "fp32",
     all: str | None = None,
     any: str | None = None,
@@ -98,7 +99,7 @@ def search(
         output: HTML page to write, with pictures.
         client_only: encode the query here and send only its vector to --url, which may be any clip-retrieval backend
             whose index was made with the same image tower; no face or name leaves this machine.
-        device: cpu, cuda or cuda:N.
+        device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
         all: enrolled names who must all be in an image, as different faces; several separated by commas.
         any: enrolled names of whom one must be in an image.

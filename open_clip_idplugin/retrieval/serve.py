@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.heap import limit_heaps
 from open_clip_idplugin.retrieval.local_model import LocalModel
@@ -29,7 +30,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 1234,
     threads: int = 8,
-    device: str = "cpu",
+    device: str = AUTO,
     precision: str = "fp32",
     mmap: bool = False,
     token_file: str | None = None,
@@ -55,7 +56,7 @@ def serve(
         host: address to listen on; any but this machine's own needs a token.
         port: port to listen on; 0 picks a free one.
         threads: requests that are answered at once.
-        device: cpu, cuda or cuda:N.
+        device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
         mmap: leave vectors and weights on the disk and read what a search needs.
         token_file: file (0600) with the token that requests must send; or the environment variable IDCLIP_TOKEN.

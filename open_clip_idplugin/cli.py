@@ -51,7 +51,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
     "enroll_folder": Verb(
-        "webdataset_tools.people.folder_command:enroll_folder", "remember everybody of a folder of photos"
+        "open_clip_idplugin.gallery.folder_command:enroll_folder", "remember everybody of a folder of photos"
     ),
     "enroll_regions": Verb(
         "webdataset_tools.people.region_command:enroll_regions", "remember the people whom a photo manager has named"

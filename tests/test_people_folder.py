@@ -10,8 +10,8 @@ from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
-from webdataset_tools.people.folder_command import enroll_folder
-from webdataset_tools.people.photo_folders import find_photo_folders
+from open_clip_idplugin.gallery.folder_command import enroll_folder
+from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 
 CORNERS = [(32, 32), (96, 64), (64, 96)]
 

@@ -13,9 +13,9 @@ from PIL import Image
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch
 from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery.grouping import group_faces
 from webdataset_tools.collection_faces.command import faces as faces_verb
 from webdataset_tools.people.group_commands import enroll_groups, suggest
-from webdataset_tools.people.grouping import group_faces
 
 MODEL, SIZE = "insightface:test", 64
 

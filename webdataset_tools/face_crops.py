@@ -14,12 +14,12 @@ import numpy as np
 
 from open_clip_idplugin import locations
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.identity_names import PHOTO_SUFFIXES
 from open_clip_idplugin.locations import Location
 from webdataset_tools import report
 from webdataset_tools.sample_format import CROP_FROM_IMAGE, CROP_FROM_PHOTO
 
 PHOTOS_TRIED = 5  # by name, until a face is found
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 CROP_QUALITY = 95
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin import locations
+from open_clip_idplugin.identity_names import IDENTITY_FILE as IDENTITY_FILE
 from open_clip_idplugin.locations import Location, Place
 from webdataset_tools import release_files, report
 from webdataset_tools.release_face_model import ReleaseFaceModel, agreed_size, read_face_model
@@ -24,7 +25,6 @@ CAPTIONS_PER_IMAGE = 5
 COCO_FOLDER = "coco_dataset"
 IDENTITY_FOLDER = "vggface_test_kaggle"
 PHOTO_FOLDER = f"{IDENTITY_FOLDER}/photos"  # our own releases; the published one has no photos
-IDENTITY_FILE = "identity_meta.csv"
 ATTRIBUTES_FILE = "attributes.json"
 
 

@@ -4,7 +4,6 @@ Role: file -> plain Python values, without any joining or judging. Input: places
 image, names per identity, face embeddings per key. Large files are streamed.
 """
 
-import csv
 import json
 import re
 from collections.abc import Container, Iterator
@@ -12,7 +11,9 @@ from typing import Any
 
 import orjson
 
+from open_clip_idplugin import identity_names
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.identity_names import IdentityNamesError
 from open_clip_idplugin.locations import Location
 
 _CHUNK = 1 << 22  # characters read at a time
@@ -96,35 +97,11 @@ def _no_captions_file(path: Location, error: Exception) -> ReleaseError:
 
 
 def read_identity_names(path: Location) -> dict[str, str]:
-    """Return identity id -> name of an `identity_meta.csv`: `Class_ID, Name, ...`.
-
-    Spaces after commas, quoted names, names with commas and any script are understood; underscores become spaces. The
-    first row of an id counts. Raises ReleaseError when the columns are missing or the file is not UTF-8.
-    """
+    """`identity_names.read_identity_names` of a release's file; raises ReleaseError where it has another form."""
     try:
-        header, *rows = map(_csv_fields, path.read_text(encoding="utf-8-sig").splitlines() or [""])
-    except UnicodeDecodeError as error:
-        raise ReleaseError(f"{path} is not a CSV file in UTF-8 ({error}); convert it") from None
-    if [column.lower() for column in header[:2]] != ["class_id", "name"]:
-        raise ReleaseError(f"{path} must start with the columns Class_ID, Name; it starts with {header[:2]}")
-    names: dict[str, str] = {}
-    for row in rows:
-        surplus = max(len(row) - len(header), 0)  # an unquoted name with commas
-        name = clean_name(", ".join(row[1 : 2 + surplus]))
-        if name:
-            names.setdefault(row[0], name)
-    return names
-
-
-def _csv_fields(line: str) -> list[str]:
-    """Split one line; an unclosed quote must not swallow the lines after it."""
-    line = line if line.count('"') % 2 == 0 else line.replace('"', "")
-    return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
-
-
-def clean_name(name: str) -> str:
-    """Return a name as people write it: `14th_Dalai_Lama ` -> `14th Dalai Lama`."""
-    return " ".join(name.replace("_", " ").split())
+        return identity_names.read_identity_names(path)
+    except IdentityNamesError as error:
+        raise ReleaseError(str(error)) from None
 
 
 def encodable(text: str) -> str:

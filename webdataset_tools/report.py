@@ -5,10 +5,13 @@ JSON report beside the shards and the lines that the verb prints. Nothing here d
 workers, so that a resumed build writes the same report as an undisturbed one.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from open_clip_idplugin.left_out import Skip as Skip
+from open_clip_idplugin.left_out import count_reasons as count_reasons
+from open_clip_idplugin.left_out import reason_lines as reason_lines
 
 # Why a sample is not in the shards.
 BAD_KEY = "bad key"
@@ -25,17 +28,6 @@ CORRUPT_IMAGE = "corrupt image"
 NO_PHOTO = "no photo of the identity"
 NO_FACE_IN_PHOTOS = "no face found in the identity's photos"
 NO_FACE_IN_IMAGE = "no face found in the swapped image"
-
-SHOWN_PER_REASON = 3
-
-
-@dataclass(frozen=True)
-class Skip:
-    """One sample (or, for crops, a part of it) that was left out."""
-
-    key: str  # of the sample; as it stands in the release when it is not even a key
-    reason: str  # one of the constants above
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,19 +62,3 @@ class BuildReport:
         lines += reason_lines("left out", self.skipped)
         lines += reason_lines("without face crop", self.without_crop)
         return lines
-
-
-def count_reasons(entries: Iterable[Skip]) -> dict[str, int]:
-    """Return reason -> number of entries, most frequent first."""
-    counts = Counter(entry.reason for entry in entries)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def reason_lines(title: str, entries: list[Skip]) -> list[str]:
-    """One line a reason: how often, and the first few keys."""
-    lines = []
-    for reason, count in count_reasons(entries).items():
-        examples = [entry.key for entry in entries if entry.reason == reason][:SHOWN_PER_REASON]
-        dots = ", ..." if count > len(examples) else ""
-        lines.append(f"{title}: {count:,} x {reason} ({', '.join(examples)}{dots})")
-    return lines

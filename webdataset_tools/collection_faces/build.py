@@ -15,15 +15,15 @@ from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import PART, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import licences
+from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_notes
 from open_clip_idplugin.faces.face_table import METADATA_FILE
+from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.locations import Location
 from webdataset_tools.collection_faces.collection import Collection, find_collection
 from webdataset_tools.collection_faces.faces_report import REPORT_FILE, FacesReport, summarise
 from webdataset_tools.collection_faces.options import FacesOptions
-from webdataset_tools.collection_faces.parts import PARTS_FOLDER, PartNotes, read_notes
 from webdataset_tools.collection_faces.scanning import FaceScanner, ScanSettings, load_engine, start_scanning
-from webdataset_tools.collection_faces.table_writing import remove_parts, write_table
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.shard_folder import CONTENT, differences_between
 from webdataset_tools.worker_pool import PROCESSES, check_reachable, run_tasks

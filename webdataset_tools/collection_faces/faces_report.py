@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from webdataset_tools.collection_faces.parts import PartNotes
+from open_clip_idplugin.faces.face_parts import PartNotes
 from webdataset_tools.report import Skip, count_reasons, reason_lines
 
 REPORT_FILE = "report.json"

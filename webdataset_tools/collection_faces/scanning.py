@@ -11,10 +11,10 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, FaceEngine, ImageRejected, load_face_engine, load_picture
+from open_clip_idplugin.faces.face_parts import PartNotes, write_part
 from open_clip_idplugin.faces.face_table import FaceRow
 from open_clip_idplugin.locations import Location, location
 from webdataset_tools.collection_faces.collection import Task
-from webdataset_tools.collection_faces.parts import PartNotes, write_part
 from webdataset_tools.collection_faces.picture_reading import PictureFile, read_pictures
 from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick

@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from open_clip_idplugin import locations
+from open_clip_idplugin.identity_names import PHOTO_SUFFIXES
 from open_clip_idplugin.locations import Location
-from webdataset_tools.face_crops import PHOTO_SUFFIXES
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release import IDENTITY_FILE
 from webdataset_tools.release_files import ReleaseError, encodable, read_identity_names

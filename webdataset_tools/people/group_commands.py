@@ -8,17 +8,10 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable, load_face_table
 from open_clip_idplugin.gallery import Details, Gallery
+from open_clip_idplugin.gallery.bulk_enrolment import Candidate
 from open_clip_idplugin.gallery.enrolment import encode_crop
-from open_clip_idplugin.gallery.likeness import SAME_FACE
-from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.gallery.quality import quality_of
-from webdataset_tools.collection_faces.collection import find_collection
-from webdataset_tools.collection_faces.options import PICTURES_PER_PART
-from webdataset_tools.collection_faces.picture_reading import label_of
-from webdataset_tools.collection_faces.sheet import face_of, read_crops
-from webdataset_tools.people.bulk_enrolment import Candidate
-from webdataset_tools.people.folder_command import run_enrolment
-from webdataset_tools.people.group_files import (
+from open_clip_idplugin.gallery.folder_command import run_enrolment
+from open_clip_idplugin.gallery.group_files import (
     CSV_FILE,
     PAGE_FILE,
     Groups,
@@ -26,7 +19,14 @@ from webdataset_tools.people.group_files import (
     read_groups,
     write_groups,
 )
-from webdataset_tools.people.grouping import find_unknown, group_faces
+from open_clip_idplugin.gallery.grouping import find_unknown, group_faces
+from open_clip_idplugin.gallery.likeness import SAME_FACE
+from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.gallery.quality import quality_of
+from webdataset_tools.collection_faces.collection import find_collection
+from webdataset_tools.collection_faces.options import PICTURES_PER_PART
+from webdataset_tools.collection_faces.picture_reading import label_of
+from webdataset_tools.collection_faces.sheet import face_of, read_crops
 
 Crops = dict[tuple[str | None, str, int], np.ndarray]
 

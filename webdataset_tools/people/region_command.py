@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_face_engine, load_picture
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
+from open_clip_idplugin.gallery.bulk_enrolment import Candidate
 from open_clip_idplugin.gallery.enrolment import to_photo_face
+from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.likeness import SAME_FACE
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from webdataset_tools.people.bulk_enrolment import Candidate
+from open_clip_idplugin.gallery.photo_folders import BAD_NAME, photos_in
 from webdataset_tools.people.face_regions import FaceRegion, read_regions
-from webdataset_tools.people.folder_command import run_enrolment
-from webdataset_tools.people.photo_folders import BAD_NAME, photos_in
 from webdataset_tools.report import Skip
 
 if TYPE_CHECKING:

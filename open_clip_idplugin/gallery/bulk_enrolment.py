@@ -16,7 +16,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from webdataset_tools.report import Skip
+from open_clip_idplugin.left_out import Skip
 
 REFUSED_PHOTO = "photo without a usable face"
 REFUSED_PERSON = "refused by the gallery"

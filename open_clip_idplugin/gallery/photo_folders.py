@@ -10,10 +10,8 @@ from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import fold_name
-from webdataset_tools.face_crops import PHOTO_SUFFIXES
-from webdataset_tools.release import IDENTITY_FILE
-from webdataset_tools.release_files import read_identity_names
-from webdataset_tools.report import Skip
+from open_clip_idplugin.identity_names import IDENTITY_FILE, PHOTO_SUFFIXES, read_identity_names
+from open_clip_idplugin.left_out import Skip
 
 SAME_NAME = "another folder has this name"
 BAD_NAME = "no name of a person"

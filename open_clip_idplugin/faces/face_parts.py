@@ -13,8 +13,8 @@ import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.faces.face_table import FaceRow, rows_to_table
+from open_clip_idplugin.left_out import Skip
 from open_clip_idplugin.locations import Location, is_file
-from webdataset_tools.report import Skip
 
 if TYPE_CHECKING:
     import pyarrow

@@ -11,6 +11,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_part
 from open_clip_idplugin.faces.face_table import (
     EMBEDDINGS_FILE,
     METADATA_FILE,
@@ -20,7 +21,6 @@ from open_clip_idplugin.faces.face_table import (
     schema,
 )
 from open_clip_idplugin.locations import Location, remove_folder
-from webdataset_tools.collection_faces.parts import PARTS_FOLDER, PartNotes, read_part
 
 if TYPE_CHECKING:
     import pyarrow

@@ -8,12 +8,12 @@ from tqdm import tqdm
 
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Details, Gallery
+from open_clip_idplugin.gallery.bulk_enrolment import Candidate, enroll_all
 from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.likeness import SAME_FACE
+from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery_verbs import face_policy
-from webdataset_tools.people.bulk_enrolment import Candidate, enroll_all
-from webdataset_tools.people.photo_folders import find_photo_folders
-from webdataset_tools.report import Skip
+from open_clip_idplugin.left_out import Skip
 
 
 def enroll_folder(

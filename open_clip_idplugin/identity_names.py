@@ -1,0 +1,48 @@
+"""VGGFace2's layout of identities, `<id>/photo.jpg` and a table of names.
+
+Role: `identity_meta.csv` -> id -> name, and what counts as a photo.
+"""
+
+import csv
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.locations import Location
+
+IDENTITY_FILE = "identity_meta.csv"
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+class IdentityNamesError(IdClipError):
+    """A table of identities of another form."""
+
+
+def read_identity_names(path: Location) -> dict[str, str]:
+    """Return identity id -> name of an `identity_meta.csv`: `Class_ID, Name, ...`.
+
+    Spaces after commas, quoted names, names with commas and any script are understood; underscores become spaces. The
+    first row of an id counts. Raises IdentityNamesError when the columns are missing or the file is not UTF-8.
+    """
+    try:
+        header, *rows = map(_csv_fields, path.read_text(encoding="utf-8-sig").splitlines() or [""])
+    except UnicodeDecodeError as error:
+        raise IdentityNamesError(f"{path} is not a CSV file in UTF-8 ({error}); convert it") from None
+    if [column.lower() for column in header[:2]] != ["class_id", "name"]:
+        raise IdentityNamesError(f"{path} must start with the columns Class_ID, Name; it starts with {header[:2]}")
+    names: dict[str, str] = {}
+    for row in rows:
+        surplus = max(len(row) - len(header), 0)  # an unquoted name with commas
+        name = clean_name(", ".join(row[1 : 2 + surplus]))
+        if name:
+            names.setdefault(row[0], name)
+    return names
+
+
+def _csv_fields(line: str) -> list[str]:
+    """Split one line; an unclosed quote must not swallow the lines after it."""
+    line = line if line.count('"') % 2 == 0 else line.replace('"', "")
+    return [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
+
+
+def clean_name(name: str) -> str:
+    """Return a name as people write it: `14th_Dalai_Lama ` -> `14th Dalai Lama`."""
+    return " ".join(name.replace("_", " ").split())

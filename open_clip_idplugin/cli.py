@@ -31,6 +31,7 @@ VERBS: Mapping[str, Verb] = {
     "faces": Verb(
         "webdataset_tools.collection_faces.command:faces", "find and embed all faces of a picture collection"
     ),
+    "models": Verb("open_clip_idplugin.model_store.command:models", "list the face models here, and fetch one"),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
     "export": Verb("open_clip_idplugin.export_verb:export", "write a trained model as a folder or a small file"),
     "benchmark": Verb(

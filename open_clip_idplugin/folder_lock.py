@@ -14,8 +14,8 @@ from open_clip_idplugin.locations import Location, make_folder
 
 
 @contextmanager
-def locked(folder: Location) -> Iterator[None]:
-    """Make the folder and hold it alone.
+def locked(folder: Location, remedy: str = "wait or choose another --output") -> Iterator[None]:
+    """Make the folder and hold it alone; `remedy` ends the sentence about another process there.
 
     Raises IdClipError when it cannot be made or another process holds it.
     """
@@ -27,7 +27,7 @@ def locked(folder: Location) -> Iterator[None]:
         raise IdClipError(f"cannot make the folder {folder} ({reason}); choose another --output") from None
     try:
         if handle is not None and not _try_lock(handle):
-            raise IdClipError(f"another process is writing to {folder}; wait or choose another --output")
+            raise IdClipError(f"another process is writing to {folder}; {remedy}")
         yield
     finally:
         if handle is not None:

@@ -287,7 +287,9 @@ class TestPacks:
 
         monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("network used"))
         monkeypatch.setenv("HOME", str(tmp_path))
-        with pytest.raises(PackNotFound, match=r"models/buffalo_l; fetch buffalo_l\.zip"):
+        with pytest.raises(
+            PackNotFound, match=r"models/buffalo_l; `idclip models get buffalo_l --accept_licence` fetches"
+        ):
             load_face_engine()
         with pytest.raises(PackNotFound, match="does not exist; give the folder"):
             load_face_engine(f"insightface:{tmp_path}/absent")

@@ -43,7 +43,7 @@ class EngineKind(NamedTuple):
 
 KINDS: Mapping[str, EngineKind] = {
     "insightface": EngineKind("open_clip_idplugin.faces.insightface_pack", "insightface:<pack>"),
-    "opencv": EngineKind("open_clip_idplugin.faces.opencv_models", "opencv:<folder>"),
+    "opencv": EngineKind("open_clip_idplugin.faces.opencv_models", "opencv:default or opencv:<folder>"),
     "timm": EngineKind("open_clip_idplugin.faces.timm_encoder", "timm:<name>@<checkpoint>", detector=None),
 }
 _NEXT_SPEC = re.compile(rf"\+(?=(?:{'|'.join(KINDS)}):)")  # a plus inside a file's name stays there
@@ -61,8 +61,9 @@ def load_face_engine(
         spec: detector and encoder of one kind, or `<detector>+<encoder>` of two:
             `insightface:<name>` for a pack in insightface's folder (`~/.insightface/models/<name>`),
             `insightface:<folder>` for a pack elsewhere (with a slash in it), `insightface:miniature` for the shipped
-            pack of drawn faces; `opencv:<folder>` for YuNet and SFace; `timm:<name>@<checkpoint>` or `timm:<folder>`,
-            an encoder only, as in `opencv:models+timm:vit_small_patch16_224@face.safetensors`.
+            pack of drawn faces; `opencv:default` for the YuNet and SFace that `idclip models get opencv` fetches,
+            `opencv:<folder>` for those of a folder; `timm:<name>@<checkpoint>` or `timm:<folder>`, an encoder only, as in
+            `opencv:models+timm:vit_small_patch16_224@face.safetensors`.
         det_size: side of the square the detector sees a picture in, a multiple of 32 from 64 on; None takes what the
             pack's manifest recommends (192 for the shipped pack), else 640.
         providers: onnxruntime execution providers; None takes CUDA where it is available, else the CPU. timm follows

@@ -23,9 +23,10 @@ from open_clip_idplugin.faces.errors import (
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.loading import EngineOptions
 from open_clip_idplugin.faces.pack_files import weights_hash
+from open_clip_idplugin.model_store import how_to_get, opencv_folder
 
 _DETECTOR, _RECOGNISER = "face_detection_yunet", "face_recognition_sface"
-_WHERE_TO_FETCH = "https://github.com/opencv/opencv_zoo"
+_DEFAULT = "default"  # the folder that `idclip models get opencv` makes
 _DET_SIZE = 640
 _THRESHOLD, _OVERLAP, _MOST = 0.6, 0.3, 5000  # score, non-maximum suppression, boxes before it
 _CROP_SIZE = 112
@@ -121,16 +122,18 @@ def _detection(row: np.ndarray, back: np.ndarray) -> Detection:
 
 def _find(name: str, stem: str, missing: type[Exception], word: str) -> Path:
     """The newest file of that name; the quantised ones, which are less exact, only when there is no other."""
-    folder = Path(name).expanduser()
+    folder = opencv_folder() if name == _DEFAULT else Path(name).expanduser()
     if not folder.is_dir():
         raise PackNotFound(
-            f"The folder {folder} of OpenCV's face models does not exist; put {_DETECTOR}_*.onnx and "
-            f"{_RECOGNISER}_*.onnx from {_WHERE_TO_FETCH} there, nothing is downloaded by itself."
+            f"The folder {folder} of OpenCV's face models does not exist; {how_to_get('opencv')} as opencv:{_DEFAULT}, or put "
+            f"{_DETECTOR}_*.onnx and {_RECOGNISER}_*.onnx there; nothing is downloaded by itself."
         )
     paths = sorted(folder.glob(f"{stem}_*.onnx"))
     exact = [path for path in paths if "int8" not in path.stem]
     if not paths:
-        raise missing(f"The folder {folder} holds no {word} ({stem}_*.onnx); fetch it from {_WHERE_TO_FETCH}.")
+        raise missing(
+            f"The folder {folder} holds no {word} ({stem}_*.onnx); {how_to_get('opencv')} as opencv:{_DEFAULT}."
+        )
     return (exact or paths)[-1]
 
 

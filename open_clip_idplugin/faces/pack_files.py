@@ -21,14 +21,13 @@ from open_clip_idplugin.faces.errors import (
     PackNotFound,
     RecogniserMissing,
 )
+from open_clip_idplugin.model_store import how_to_get, insightface_folder
 
 SHIPPED_PACK = "miniature"
-_MODEL_ROOT = Path("~/.insightface/models")
 _NEEDED: Mapping[str, tuple[type[PackInvalid], str]] = {
     "detection": (DetectorMissing, "detector; it needs an SCRFD detector with landmarks"),
     "recognition": (RecogniserMissing, "recogniser; it needs an ArcFace recogniser"),
 }
-_WHERE_TO_FETCH = "https://github.com/deepinsight/insightface/tree/master/python-package"
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def _folder_of(name: str) -> Path:
         from open_clip_idplugin.weights import shipped
 
         return Path(shipped("miniature_faces"))
-    return (_MODEL_ROOT / name if _is_bare(name) else Path(name)).expanduser()
+    return insightface_folder(name) if _is_bare(name) else Path(name).expanduser()
 
 
 def _missing(name: str, folder: Path) -> str:
@@ -100,8 +99,8 @@ def _missing(name: str, folder: Path) -> str:
         return f"The face pack's folder {folder} does not exist; give the folder that holds its .onnx files."
     hint = f" (for the folder here write ./{name})" if Path(name).is_dir() else ""
     return (
-        f"The face pack {name!r} is not in {folder}{hint}; fetch {name}.zip as {_WHERE_TO_FETCH} tells "
-        "and unpack its .onnx files into that folder, nothing is downloaded by itself."
+        f"The face pack {name!r} is not in {folder}{hint}; {how_to_get(name)}, or put its .onnx files there; nothing is "
+        "downloaded by itself."
     )
 
 

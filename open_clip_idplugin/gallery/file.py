@@ -13,12 +13,12 @@ from urllib.parse import quote
 from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.schema import prepare
+from open_clip_idplugin.user_folder import user_folder
 
 
 def default_gallery() -> Path:
-    """The gallery used when none is named: in the user's data folder (XDG base directory specification)."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "open_clip_idplugin" / "gallery.sqlite"
+    """The gallery used when none is named: in the user's data folder."""
+    return user_folder() / "gallery.sqlite"
 
 
 class GalleryFile:

@@ -1,0 +1,76 @@
+"""`idclip models`: which face models are on this disk, and the one command that gets one.
+
+Role: words -> a table, or a fetched or removed folder.
+"""
+
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.model_store.registry import MODELS, FaceModel
+from open_clip_idplugin.model_store.store import (
+    THERE,
+    folder_of,
+    get_model,
+    insightface_folder,
+    remove_model,
+    state_of,
+)
+
+_ACTIONS = ("list", "get", "remove")
+_SHIPPED = ("miniature", "insightface:miniature", "there", "-", "this package's (MIT)")
+
+
+def models(action: str = "list", *names: str, accept_licence: bool = False, mirror: str | None = None) -> None:
+    """List the face models that are here and those that can be fetched, fetch one, or remove it.
+
+    Nothing is ever fetched without this command. CLIP's own weights are open_clip's matter: a pretrained tag is fetched by
+    open_clip when it is first used.
+
+    Args:
+        action: list, get or remove.
+        names: models to get or remove, as the list names them.
+        accept_licence: you have read the licence of a model that is not free for every use, and keep to it.
+        mirror: address of a folder (http or https) that holds the same files, in the place of their projects' own.
+    """
+    if action not in _ACTIONS:
+        raise IdClipError(f"`idclip models {action}` is nothing; say list, get NAME or remove NAME")
+    if not isinstance(accept_licence, bool):
+        raise IdClipError("--accept_licence takes no value; put it after the names")
+    if action == "list":
+        if names:
+            raise IdClipError(f"`idclip models list` takes no names; to fetch one say `idclip models get {names[0]}`")
+        print(_table())
+        return
+    if not names:
+        raise IdClipError(f"`idclip models {action}` needs a name: {', '.join(MODELS)}")
+    for name in names:
+        if action == "remove":
+            print(f"Removed {remove_model(name)}")
+        else:
+            print(f"{name} is in {get_model(name, accept_licence, mirror)} ({MODELS[name].licence})")
+            print(f"Next: idclip faces --input PICTURES --output TABLE --faces {MODELS[name].spec}")
+
+
+def _table() -> str:
+    rows = [("name", "face engine", "state", "MB", "licence"), _SHIPPED, *map(_row, MODELS.values()), *_others()]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
+    missing = [model for model in MODELS.values() if state_of(model) != THERE]
+    lines += ["", *(f"{folder_of(model)}: {model.about}" for model in MODELS.values() if state_of(model) == THERE)]
+    lines += [f"{model.command}: {model.about}" for model in missing]
+    return "\n".join(lines)
+
+
+def _row(model: FaceModel) -> tuple[str, str, str, str, str]:
+    return model.name, model.spec, state_of(model), f"{model.size / 1e6:.0f}", model.licence
+
+
+def _others() -> list[tuple[str, str, str, str, str]]:
+    """Packs in insightface's folder that the registry does not know."""
+    root = insightface_folder()
+    folders = sorted(path for path in root.iterdir() if path.name not in MODELS) if root.is_dir() else []
+    rows = []
+    for folder in folders:
+        sizes = [path.stat().st_size for path in folder.glob("*.onnx")]
+        if sizes and not folder.name.startswith("."):
+            spec = f"insightface:{folder.name}"
+            rows.append((folder.name, spec, THERE, f"{sum(sizes) / 1e6:.0f}", "its makers'; see there"))
+    return rows

@@ -25,7 +25,7 @@ def enroll(
     *photos: str,
     gallery: str | None = None,
     faces: str = "insightface:buffalo_l",
-    det_size: int = 640,
+    det_size: int | None = None,
     face: str = "only",
     crops: bool = True,
     notes: str | None = None,
@@ -41,7 +41,7 @@ def enroll(
         photos: picture files that show the person's face.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
         faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
-        det_size: side of the square in which the face detector sees a photo; small for small pictures.
+        det_size: side of the square in which the face detector sees a photo; None takes the face engine's own.
         face: which face of a photo is meant: only (refuse photos with several), largest or center.
         crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
         notes: anything worth knowing.
@@ -88,6 +88,7 @@ def enroll_photos(
     Raises:
         IdClipError: no photo could be used, or the gallery refuses the embeddings.
     """
+    gallery.require_model(engine.model_id)
     faces = []
     for photo in photos:
         try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces import ModelMismatch, same_model
 
 FILE_NAME = "training_facts.json"
 
@@ -67,20 +68,10 @@ def facts_beside(checkpoint: str | Path) -> TrainingFacts:
         raise IdClipError(f"{path} is not JSON ({error}); get the file again or delete it.") from None
 
 
-def same_face_model(one: str | None, other: str | None) -> bool:
-    """Whether two ids may be of one face model: a spec such as insightface:buffalo_l agrees with all its models.
-
-    What is not known agrees with everything.
-    """
-    if one is None or other is None:
-        return True
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
-
-
 def require_face_model(trained_with: str | None, other: str | None, whose: str) -> None:
-    """Raise IdClipError where `whose` embeddings come from another face model than the adaptor was trained with."""
-    if not same_face_model(trained_with, other):
-        raise IdClipError(
+    """Raise ModelMismatch where `whose` embeddings come from another face model than the adaptor was trained with."""
+    if not same_model(trained_with, other):
+        raise ModelMismatch(
             f"this IdCLIP was trained with embeddings of the face model '{trained_with}', and {whose} come from '{other}', "
             "whose vectors mean nothing to it; use the face model it was trained with."
         )

@@ -175,11 +175,13 @@ def test_faces_of_another_model_than_the_checkpoints_are_refused(tmp_path):
     from open_clip_idplugin.evaluation.protocols import Settings
     from webdataset_tools.evaluate import Loading, evaluate_shards
 
-    write_shard(tmp_path / "0.tar", [sample(0, 0), sample(0, 1, face_model="insightface:a/recogniser-1")])
-    wanted = {"insightface:a": 2, "insightface:a/recogniser-1": 2, None: 2}
+    write_shard(tmp_path / "0.tar", [sample(0, 0), sample(0, 1, face_model="insightface:a/recogniser-111111111111")])
+    wanted = {"insightface:a": 2, "insightface:a/recogniser-111111111111": 2, None: 2}
     assert {model: len(load_evaluation_set(tmp_path, trained_with=model)) for model in wanted} == wanted
-    loaded = SimpleNamespace(face_model="insightface:b/recogniser-2", preprocess=preprocess, model=torch.nn.Identity())
-    refused = rf"face model 'insightface:b/recogniser-2', and those of {tmp_path} come from 'insightface:a/"
+    loaded = SimpleNamespace(
+        face_model="insightface:b/recogniser-222222222222", preprocess=preprocess, model=torch.nn.Identity()
+    )
+    refused = rf"face model 'insightface:b/recogniser-222222222222', and those of {tmp_path} come from 'insightface:a/"
     with pytest.raises(IdClipError, match=refused):
         evaluate_shards(str(tmp_path), loaded, Settings(("captions", "conf1")), Loading(workers=0))
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.host
 
 TINY, MINIATURE = "IdCLIP-ViT-tiny", "IdCLIP-ViT-miniature"
 SETTINGS = {"visual_prompts": 2, "text_prompts": 3, "tokens_per_identity": 2, "lora_text_blocks": "1", "lora_rank": 2}
-FACE_MODEL = "insightface:buffalo_l/w600k_r50-1234"
+FACE_MODEL = "insightface:buffalo_l/w600k_r50-123456789abc"
 SIZE = {TINY: 32, MINIATURE: 96}
 
 

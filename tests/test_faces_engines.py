@@ -163,7 +163,7 @@ class TestTimm:
             (face,) = engine.detect(toy_picture((64, 96)))
             assert engine.embedding_size == model.num_features == len(face.embedding)
             assert face.crop.shape == (160, 160, 3)  # test_resnet's own input
-            assert engine.model_id.startswith("timm:test_resnet-") and len(engine.model_id.rpartition("-")[2]) == 12
+            assert engine.model_id.startswith("timm:test_resnet-") and len(engine.model_id.rpartition("-")[2]) == 20
         pixels = torch.from_numpy(face.crop).permute(2, 0, 1)[None] / 255
         with torch.no_grad():
             row = torch.nn.functional.normalize(model((pixels - 0.5) / 0.5))[0].numpy()

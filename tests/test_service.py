@@ -16,7 +16,7 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import FACE_DIM, IDENTITY, DrawnImage, TinyModels, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery import Gallery, GalleryError
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval import index, search, serve
 from open_clip_idplugin.retrieval.card import IndexMismatch
@@ -361,7 +361,7 @@ def test_index_of_clip_retrieval_itself_is_served_with_a_warning(world, loaded, 
 def test_face_models_are_not_mixed(world):
     engine = MeanColourEngine()
     engine.model_id = "other faces"
-    with pytest.raises(PersonError, match="made with the face model 'test faces', but 'other faces' is loaded"):
+    with pytest.raises(GalleryError, match=r"made with the face model 'test faces'.* with those of 'other faces'"):
         People(FACE_DIM, world.gallery, engine)
     with pytest.raises(PersonError, match="gives 16 numbers a face, but the model takes 512"):
         People(512, world.gallery, MeanColourEngine())

@@ -26,10 +26,10 @@ from PIL import Image
 from webdataset.filters import _shuffle
 
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
+from open_clip_idplugin.faces.model_identity import agreed_model
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from open_clip_idplugin.prompts import PLACEHOLDER
-from open_clip_idplugin.training_facts import same_face_model
 from training_patches.grouping import GroupedOrder
 from training_patches.params import NO_GROUPS, IdentityOptions
 from training_patches.setups import ONLY_ENTITIES, WITH_ENTITIES, setup_text
@@ -267,14 +267,7 @@ def check_training_shards(args: argparse.Namespace, face_dim: int) -> str | None
         )
     samples = [_first_sample(path, face_dim) for path in _one_of_each_folder(paths)]
     models = [sample.record.face_model for sample in samples]
-    known = next((model for model in models if model is not None), None)
-    other = next((model for model in models if not same_face_model(known, model)), None)
-    if other is not None:
-        raise IdClipError(
-            f"the training shards hold face embeddings of two models, {known} and {other}, which mean nothing to each other; "
-            "train from shards of one."
-        )
-    return known
+    return agreed_model(models, "the training shards")
 
 
 def _one_of_each_folder(paths: Sequence[str]) -> list[str]:

@@ -106,7 +106,7 @@ def evaluate(
         rival: a face engine (insightface:buffalo_l, insightface:miniature): adds rankings by detected faces and face photos.
         rival_weight: of the face match in late fusion; 0.5 where it is neither given nor tuned.
         rival_data: validation shards on which to tune weights and thresholds.
-        det_size: side of the square in which the rival's detector sees an image; None leaves it to the face engine.
+        det_size: side of the square in which the rival's detector sees an image; None takes the face engine's own.
         limit: use the first samples only.
         batch_size: images, and texts, encoded at once.
         device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
@@ -152,10 +152,14 @@ def evaluate_shards(
     """
     settings, loading = settings or Settings(), loading or Loading()
     encoder = QueryEncoder(loaded, batch_size=loading.batch_size)
-    images = _encode(shards, encoder, loaded, settings, loading)
+    rival = None if rival is None else replace(rival, engine=_engine(rival))
+    if (
+        rival is not None and rival.validation is not None
+    ):  # another face model is refused before the work, not after it
+        load_evaluation_set(rival.validation, limit=1, skipped={}, rival=rival.engine.model_id)
+    images = _encode(shards, encoder, loaded, settings, loading, rival)
     if rival is None:
         return Evaluation(run(images.evaluation_set, images.features, encoder, settings), images, encoder)
-    rival = replace(rival, engine=_engine(rival))
     faces = detect_faces(shards, images.evaluation_set, rival.engine, settings.progress)
     images = replace(images, evaluation_set=split_by_faces(images.evaluation_set, faces))
     kept = {name: Asked(None, None, None) for name in (CAPTIONS, BY_FACE) if name in settings.configurations}
@@ -172,12 +176,18 @@ def evaluate_shards(
 
 
 def _encode(
-    shards: Shards, encoder: QueryEncoder, loaded: LoadedModel, settings: Settings, loading: Loading
+    shards: Shards,
+    encoder: QueryEncoder,
+    loaded: LoadedModel,
+    settings: Settings,
+    loading: Loading,
+    rival: Rival | None = None,
 ) -> EncodedImages:
     skipped: dict[str, str] = {}
     asks_faces = any(prompts.needs_face(configuration) for configuration in settings.configurations)
     trained_with = loaded.face_model if asks_faces else None
-    evaluation_set = load_evaluation_set(shards, loading.limit, skipped, trained_with)
+    looks = None if rival is None else rival.engine.model_id
+    evaluation_set = load_evaluation_set(shards, loading.limit, skipped, trained_with, looks)
     encoded = encode_images(
         shards, evaluation_set, encoder, loaded.preprocess, loading.batch_size, loading.workers, settings.progress
     )
@@ -219,7 +229,7 @@ def _rules(
     """The rule of every ranking by faces: tuned on the validation shards where there are some."""
     rules = dict(UNTUNED)
     if rival.validation is not None and "general" in settings.protocols:
-        images = _encode(rival.validation, encoder, loaded, settings, loading)
+        images = _encode(rival.validation, encoder, loaded, settings, loading, rival)
         faces = detect_faces(rival.validation, images.evaluation_set, rival.engine, settings.progress)
         alone = replace(settings, protocols=("general",))
         tuned = _faced(images, faces, encoder, alone)

@@ -20,6 +20,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import strata
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
+from open_clip_idplugin.faces.model_identity import agreed_model, require_same_model, same_model
 from open_clip_idplugin.training_facts import require_face_model
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
 
@@ -55,19 +56,23 @@ def load_evaluation_set(
     limit: int | None = None,
     skipped: dict[str, str] | None = None,
     trained_with: str | None = None,
+    rival: str | None = None,
 ) -> EvaluationSet:
     """Read who is in which image; images are not decoded here.
 
     limit: use the first samples only. skipped: a dict that receives key -> reason for the samples that are left out;
-    without one such a sample raises IdClipError. trained_with: id of the face model that the adaptor knows; IdClipError where
-    the shards' embeddings come from another one.
+    without one such a sample raises IdClipError. trained_with: id of the face model that the adaptor knows, rival: of
+    the one that will look for faces; ModelMismatch where the shards' embeddings come from another one.
     """
     samples: dict[str, Sample] = {}
+    model: str | None = None
     for sample in _usable_samples(shards, skipped):
         require_face_model(trained_with, sample.record.face_model, f"those of {shards}")
-        reason = _reason_against(sample, samples)
+        _require_rival(sample, rival)
+        reason = _reason_against(sample, samples, model)
         if reason is None:
             samples[sample.key] = sample
+            model = agreed_model((model, sample.record.face_model), str(shards))
         else:
             _note(skipped, sample.key, reason)
         if limit is not None and len(samples) >= limit:
@@ -189,7 +194,7 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
     for row, sample in tqdm(
         samples_of(shards, row_of), total=len(row_of), desc="faces", unit="image", disable=not progress
     ):
-        _check_face_model(sample, engine.model_id)
+        _require_rival(sample, engine.model_id)
         pending.append((row, np.asarray(decode(sample.image_bytes))))
         if len(pending) == PICTURES_AT_ONCE:
             flush()
@@ -198,11 +203,8 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
     return DetectedFaces.from_lists(found, engine.embedding_size, heights)
 
 
-def _check_face_model(sample: Sample, model_id: str) -> None:
-    known = sample.record.face_model
-    if known is not None and known != model_id and not model_id.startswith(f"{known}/"):  # a spec, or a whole id
-        models = f"was made with {known}, the rival uses {model_id}"
-        raise IdClipError(f"the face embedding of {sample.key} {models}; choose the same model")
+def _require_rival(sample: Sample, model_id: str | None) -> None:
+    require_same_model(sample.record.face_model, model_id, f"sample {sample.key} and the rival")
 
 
 def _usable_samples(shards: Shards, skipped: dict[str, str] | None) -> Iterator[Sample]:
@@ -227,15 +229,15 @@ def _usable_samples(shards: Shards, skipped: dict[str, str] | None) -> Iterator[
         raise IdClipError(f"a shard of {shards} cannot be read ({error}); pack it or copy it again") from error
 
 
-def _reason_against(sample: Sample, others: Mapping[str, Sample]) -> str | None:
+def _reason_against(sample: Sample, others: Mapping[str, Sample], model: str | None) -> str | None:
+    """Why a sample cannot join the others, whose face model is `model`."""
     if sample.key in others:
         return "the key occurs twice"
     first = next(iter(others.values()), sample)
     if sample.face.shape != first.face.shape:
         return f"its face embedding has {len(sample.face)} numbers, others have {len(first.face)}"
-    models = sample.record.face_model, first.record.face_model
-    if None not in models and models[0] != models[1]:
-        return f"its face embedding was made with {models[0]}, others with {models[1]}"
+    if not same_model(sample.record.face_model, model):
+        return f"its face embedding was made with {sample.record.face_model}, others with {model}"
     length = float(np.linalg.norm(sample.face))
     return None if np.isfinite(length) and length > 0 else "its face embedding is zero or not finite"
 

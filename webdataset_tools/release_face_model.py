@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.faces import ModelMismatch, same_model
 from open_clip_idplugin.locations import Location
 from webdataset_tools.release_files import ReleaseError
 
@@ -50,13 +50,12 @@ def read_face_model(release: Location) -> ReleaseFaceModel | None:
 def agreed_model(noted: ReleaseFaceModel | None, told: str | None) -> str | None:
     """Return the model id of a release's embeddings: what it notes, else what the user tells.
 
-    Raises ModelMismatch when both are known and differ; a spec such as insightface:buffalo_l agrees with all its models.
+    Raises ModelMismatch when both are known and differ.
     """
-    if noted is None or told is None or told == noted.face_model or noted.face_model.startswith(f"{told}/"):
-        return noted.face_model if noted else told
-    raise ModelMismatch(
-        f"the release's face embeddings were made with {noted.face_model}, not {told}; leave --face-model out"
-    )
+    known = noted.face_model if noted else None
+    if not same_model(known, told):
+        raise ModelMismatch(f"the release's face embeddings were made with {known}, not {told}; leave --face-model out")
+    return known or told
 
 
 def agreed_size(noted: ReleaseFaceModel | None, told: int | None, default: int) -> int:

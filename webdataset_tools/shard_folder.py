@@ -13,12 +13,14 @@ from typing import Any
 from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import PART, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces import same_model
 from open_clip_idplugin.locations import Location
 from webdataset_tools.report import BuildReport
 from webdataset_tools.sample_format import INDEX_FILE, REPORT_FILE, SIZES_FILE
 from webdataset_tools.shard_writer import ShardStats, ShardTask
 
 BUILD_FILE = "build.json"
+_FACE_MODELS = ("model_id", "face_model")  # parameters that are ids of face models
 CONTENT = "content"  # the parameter that stands for the release itself
 
 
@@ -49,10 +51,16 @@ def claim(folder: Location, parameters: Mapping[str, Any]) -> None:
 
 def differences_between(before: Mapping[str, Any], now: Mapping[str, Any], content_changed: str) -> list[str]:
     """What differs between two runs' parameters, in words; `content_changed` is said where only the input's hash does."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    names = [name for name in {**before, **now} if not _equal(name, before.get(name), now.get(name))]
     if names == [CONTENT]:
         return [content_changed]
     return [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if name != CONTENT]
+
+
+def _equal(name: str, before: Any, now: Any) -> bool:
+    if name in _FACE_MODELS and isinstance(before, str) and isinstance(now, str):
+        return same_model(before, now)
+    return bool(before == now)
 
 
 def fingerprint(tasks: Iterable[ShardTask], photos: Mapping[str, Sequence[str]]) -> str:

@@ -120,7 +120,7 @@ def shards(
         photos: folder of identity photos, <identity id>/*.jpg; face crops are then taken from these.
         crops: photo, image (the face in the swapped image) or none; photo where photos are given, else image.
         faces: face engine that finds the crops, such as insightface:buffalo_l or insightface:FOLDER.
-        det_size: side of the square in which the face detector sees a picture; None takes the pack's own.
+        det_size: side of the square in which the face detector sees a picture; None takes the face engine's own.
         names: required (people without a name are left out) or optional (their id stands in).
         face_model: model that made the release's embeddings, noted in every sample; None takes what the release notes.
         embedding_size: length of the release's face embeddings; None takes what the release notes, else 512.

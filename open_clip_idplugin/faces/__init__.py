@@ -15,10 +15,10 @@ from open_clip_idplugin.faces.errors import (
     PackNotFound,
     ProviderUnavailable,
     SeveralFaces,
-    require_same_model,
 )
 from open_clip_idplugin.faces.face import Face, FacePolicy, choose_face
 from open_clip_idplugin.faces.loading import load_face_engine
+from open_clip_idplugin.faces.model_identity import require_same_model, same_model
 from open_clip_idplugin.faces.pictures import PictureSource, load_picture
 
 __all__ = [
@@ -39,4 +39,5 @@ __all__ = [
     "load_face_engine",
     "load_picture",
     "require_same_model",
+    "same_model",
 ]

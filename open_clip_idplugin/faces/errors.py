@@ -127,16 +127,3 @@ class SeveralFaces(IdClipError):
 
 class ModelMismatch(IdClipError):
     """Embeddings of different face models were about to meet; their numbers cannot be compared."""
-
-
-def require_same_model(first: str | None, second: str | None, what: str) -> None:
-    """Refuse to go on when both model ids are known and differ; `what` names the two places ("the table and the query").
-
-    Raises:
-        ModelMismatch: with both ids.
-    """
-    if first is not None and second is not None and first != second:
-        raise ModelMismatch(
-            f"The face embeddings of {what} come from different models, '{first}' and '{second}', and cannot be "
-            "compared; embed both with the same face model."
-        )

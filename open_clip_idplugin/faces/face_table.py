@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces.errors import ModelMismatch, require_same_model
+from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.faces.model_identity import require_same_model, same_model
 from open_clip_idplugin.locations import Place, location
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def load_face_table(folder: Place, model_id: str | None = None) -> FaceTable:
         or not table.schema.equals(schema())
     ):
         raise FaceTableError(f"The files of the face table '{place}' do not belong together; make it again.")
-    if models - {info.model_id}:
+    if not all(same_model(model, info.model_id) for model in models):
         raise ModelMismatch(
             f"The face table '{place}' says '{info.model_id}' but holds faces of {', '.join(sorted(models))}, whose "
             "embeddings cannot be compared; make it again with one face model."

@@ -22,7 +22,7 @@ from open_clip_idplugin.faces.errors import (
 )
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.loading import EngineOptions
-from open_clip_idplugin.faces.pack_files import weights_hash
+from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
 from open_clip_idplugin.model_store import how_to_get, opencv_folder
 
 _DETECTOR, _RECOGNISER = "face_detection_yunet", "face_recognition_sface"
@@ -107,7 +107,7 @@ def load_encoder(name: str, options: EngineOptions) -> SFaceEncoder:
 
     path = _find(name, _RECOGNISER, RecogniserMissing, "SFace recogniser")
     _prepare(options)
-    model_id = f"opencv:{path.stem}-{weights_hash(path)}"
+    model_id = str(ModelIdentity("opencv", path.stem, weights_hash(path)))
     encoder = _open(path, lambda: SFaceEncoder(cv2.FaceRecognizerSF.create(str(path), ""), model_id))
     announce(f"Face recogniser {path.stem!r}", "SFace is published under the Apache 2.0 licence")
     return encoder

@@ -4,7 +4,6 @@ insightface would start a download (without a timeout) for a folder that is miss
 bare assertions; here every such case ends in `PackNotFound` or `PackInvalid`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from open_clip_idplugin.faces.errors import (
     PackNotFound,
     RecogniserMissing,
 )
+from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
 from open_clip_idplugin.model_store import how_to_get, insightface_folder
 
 SHIPPED_PACK = "miniature"
@@ -48,16 +48,7 @@ class Pack:
     def model_id(self) -> str:
         """`insightface:<pack>/<recogniser>-<12 hex digits of its SHA-256>`: other weights, other id."""
         recogniser = self.files["recognition"]
-        return f"insightface:{self.name}/{recogniser.stem}-{weights_hash(recogniser)}"
-
-
-def weights_hash(path: Path) -> str:
-    """12 hex digits of a file's SHA-256: what tells models of one name apart in a model id."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
+        return str(ModelIdentity("insightface", f"{self.name}/{recogniser.stem}", weights_hash(recogniser)))
 
 
 def find_pack(name: str, task: str) -> Pack:

@@ -24,7 +24,7 @@ from open_clip_idplugin.faces.errors import (
 )
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.loading import EngineOptions
-from open_clip_idplugin.faces.pack_files import weights_hash
+from open_clip_idplugin.faces.model_identity import ModelIdentity, description_hash, weights_hash
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,8 @@ def load_encoder(name: str, options: EngineOptions) -> TimmEncoder:
         raise PackInvalid(
             f"The timm model {recipe.architecture} takes {channels}x{height}x{width} inputs; faces need square RGB ones."
         )
-    model_id = f"timm:{recipe.architecture}-{weights_hash(recipe.checkpoint)}"
+    described = description_hash({key: config[key] for key in ("input_size", "mean", "std")})
+    model_id = str(ModelIdentity("timm", recipe.architecture, weights_hash(recipe.checkpoint) + described))
     try:
         encoder = TimmEncoder(model, config, model_id, device)
     except (RuntimeError, AssertionError, IndexError) as error:  # whatever its layers raise on a picture

@@ -77,11 +77,7 @@ def enroll_all(
     Raises:
         IdClipError: the gallery holds embeddings of another face model, so that nobody could be enrolled.
     """
-    if gallery.model_id not in (None, model_id):
-        raise IdClipError(
-            f"the gallery '{gallery.path}' was made with the face model '{gallery.model_id}', not '{model_id}': "
-            "use that one, or another gallery file"
-        )
+    gallery.require_model(model_id)
     report = EnrolmentReport(str(gallery.path), model_id)
     for candidate in candidates:
         faces = []

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path
+from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.errors import GalleryError
@@ -94,7 +95,7 @@ def import_people(gallery: Gallery, source: Path) -> tuple[list[Person], list[st
         GalleryError: not such a zip, of a newer schema, or of another face model than the gallery's.
     """
     model_id, people = read_people(source)
-    if gallery.model_id not in (None, model_id):
+    if not same_model(gallery.model_id, model_id):
         raise GalleryError(
             f"'{source}' holds embeddings of the face model '{model_id}', the gallery '{gallery.path}' ones of "
             f"'{gallery.model_id}', which cannot be mixed: import into another gallery file"

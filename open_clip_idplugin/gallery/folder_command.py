@@ -20,7 +20,7 @@ def enroll_folder(
     folder: str,
     gallery: str | None = None,
     faces: str = "insightface:buffalo_l",
-    det_size: int = 640,
+    det_size: int | None = None,
     face: str = "only",
     crops: bool = True,
     notes: str | None = None,
@@ -36,7 +36,7 @@ def enroll_folder(
         folder: holds a folder of photos for every person; identity_meta.csv in it or beside it names ids.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
         faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
-        det_size: side of the square in which the face detector sees a photo; small for small pictures.
+        det_size: side of the square in which the face detector sees a photo; None takes the face engine's own.
         face: which face of a photo is meant: only (leave out photos with several), largest or center.
         crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
         notes: anything worth knowing about all of them.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.erasure import Secrets
 from open_clip_idplugin.gallery.errors import GalleryError
@@ -114,7 +115,7 @@ def require_face_model(connection: sqlite3.Connection, model_id: str, size: int,
     known, known_size = read_face_model(connection)
     if known is None:
         connection.execute("INSERT INTO face_model (id, size) VALUES (?, ?)", (model_id, size))
-    elif (known, known_size) != (model_id, size):
+    elif known_size != size or not same_model(known, model_id):
         raise GalleryError(
             f"the gallery '{path}' holds {known_size}-d embeddings of the face model '{known}', which cannot be mixed "
             f"with {size}-d ones of '{model_id}': use that face model, or another gallery file"

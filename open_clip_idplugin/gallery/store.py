@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.erasure import Erasure, count_left, files_of
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.file import GalleryFile, rebuild
@@ -40,6 +41,19 @@ class Gallery(GalleryFile):
             return None
         with self._open() as connection:
             return read_face_model(connection)[0]
+
+    def require_model(self, model_id: str | None) -> None:
+        """Refuse another face model than the gallery's, before anything is done with it.
+
+        Raises:
+            GalleryError: with both ids.
+        """
+        known = self.model_id
+        if not same_model(known, model_id):
+            raise GalleryError(
+                f"the gallery '{self.path}' was made with the face model '{known}', whose embeddings cannot be compared "
+                f"with those of '{model_id}': use that face model, or another gallery file"
+            )
 
     def enroll(
         self,

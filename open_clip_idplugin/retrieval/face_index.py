@@ -16,7 +16,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from open_clip_idplugin.faces.errors import require_same_model
+from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.fusion import NO_FACE, match_faces
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.selection import probing

@@ -12,8 +12,8 @@ import faiss
 import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE
-from open_clip_idplugin.faces.errors import require_same_model
-from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
+from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.retrieval.face_index import (
     ARRAYS,
     FAISS_FILE,
@@ -29,6 +29,13 @@ from open_clip_idplugin.retrieval.face_index_build import candidates_index, join
 Arrays = dict[str, np.ndarray]
 
 
+def require_fitting_faces(index: Path, table: FaceTable) -> None:
+    """Refuse a face table of another face model than the index's faces, where it has some: raises ModelMismatch."""
+    if (index / FOLDER).is_dir():
+        known = read_info(index / FOLDER).model_id
+        require_same_model(known, table.model_id, f"the faces of the index and those of the table '{table.folder}'")
+
+
 def extend_faces(folder: Path, face_table: str | Path) -> FaceIndexInfo:
     """Add the faces of images that the folder `faces/` does not cover yet.
 
@@ -36,9 +43,9 @@ def extend_faces(folder: Path, face_table: str | Path) -> FaceIndexInfo:
         ModelMismatch: the table was made with another face model.
         IdClipError: the table knows none of these images.
     """
-    info, before = _read(folder / FOLDER)
     table = load_face_table(face_table)
-    require_same_model(info.model_id, table.model_id, f"the faces of the index and those of the table '{face_table}'")
+    require_fitting_faces(folder, table)
+    info, before = _read(folder / FOLDER)
     keys = read_keys(folder)
     rows, faces = join_faces(keys[info.images :], table, folder)
     new = table_arrays(table, rows + info.images, faces)

@@ -16,6 +16,7 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
     IndexMismatch,
@@ -26,7 +27,7 @@ from open_clip_idplugin.retrieval.card import (
 from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index_build import add_faces, read_keys
-from open_clip_idplugin.retrieval.face_index_change import extend_faces
+from open_clip_idplugin.retrieval.face_index_change import extend_faces, require_fitting_faces
 from open_clip_idplugin.retrieval.generations import (
     building_folder,
     changing,
@@ -120,6 +121,8 @@ def add_images(
     index = index.resolve()
     with changing(index):
         card = _fitting_card(index, loaded)
+        if face_table is not None:
+            require_fitting_faces(index, load_face_table(face_table))
         new, known = without_keys(source, _keys_left(index))
         if not new.shards and not new.keys:
             discard_building(index)

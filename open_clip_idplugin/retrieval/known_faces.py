@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from open_clip_idplugin.faces.errors import require_same_model
+from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.face_index import FaceIndex
 

@@ -24,7 +24,7 @@ class LocalModel:
     checkpoint: str | None = None
     gallery: str | None = None  # file; None: the default gallery
     faces: str | None = None  # face model; None: photos are not read
-    det_size: int = 640
+    det_size: int | None = None
     device: str = AUTO
     precision: str = "fp32"
 
@@ -37,6 +37,7 @@ class LocalModel:
             from open_clip_idplugin.faces import load_face_engine
 
             engine = load_face_engine(self.faces, det_size=self.det_size)
+            Gallery(self.gallery).require_model(engine.model_id)
         loaded = load_model(self.model, self.checkpoint, device=self.device, precision=self.precision)
         config = getattr(loaded.model, "identity_cfg", None)
         if config is None:

@@ -41,11 +41,8 @@ class People:
                 f"the face model '{engine.model_id}' gives {engine.embedding_size} numbers a face, but the model takes "
                 f"{face_dim}: choose the face model that it was trained with"
             )
-        if engine is not None and gallery is not None and gallery.model_id not in (None, engine.model_id):
-            raise PersonError(
-                f"the gallery '{gallery.path}' was made with the face model '{gallery.model_id}', but "
-                f"'{engine.model_id}' is loaded: their embeddings cannot be compared, so use the same one for both"
-            )
+        if engine is not None and gallery is not None:
+            gallery.require_model(engine.model_id)
 
     @property
     def face_model(self) -> str | None:

@@ -75,12 +75,7 @@ class PeopleService:
         face, model_id = self._face_to_enroll(request)
         require_face_model(self._trained_with, model_id, "these faces")
         with _without_paths(gallery):
-            known = gallery.model_id
-            if known not in (None, model_id):
-                raise PersonError(
-                    f"the enrolled people come from the face model '{known}', but this face from '{model_id}': their "
-                    "embeddings cannot be compared"
-                )
+            gallery.require_model(model_id)
             person = enroll_faces(gallery, request.name, [face], model_id, request.details)
             alike = find_likenesses(gallery, person.name, face.embedding[None])
         entry = describe(person)

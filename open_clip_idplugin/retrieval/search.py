@@ -61,7 +61,7 @@ def search(
     photos: str | None = None,
     gallery: str | None = None,
     faces: str | None = None,
-    det_size: int = 640,
+    det_size: int | None = None,
     num_images: int = 20,
     output: str | None = None,
     client_only: bool = False,
@@ -94,7 +94,7 @@ def search(
         photos: picture files of people, several separated by commas; they come before the identities.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
         faces: face model that reads the photos here, e.g. insightface:buffalo_l.
-        det_size: side of the square in which the face detector sees a photo; small for small pictures.
+        det_size: side of the square in which the face detector sees a photo; None takes the face engine's own.
         num_images: number of results.
         output: HTML page to write, with pictures.
         client_only: encode the query here and send only its vector to --url, which may be any clip-retrieval backend

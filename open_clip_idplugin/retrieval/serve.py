@@ -26,7 +26,7 @@ def serve(
     checkpoint: str | None = None,
     gallery: str | None = None,
     faces: str | None = None,
-    det_size: int = 640,
+    det_size: int | None = None,
     host: str = "127.0.0.1",
     port: int = 1234,
     threads: int = 8,
@@ -52,7 +52,7 @@ def serve(
         checkpoint: weights file or pretrained tag.
         gallery: gallery file with enrolled people (default: gallery.sqlite in the user's data folder).
         faces: face model for photos in requests, e.g. insightface:buffalo_l; without it photos are refused.
-        det_size: side of the square in which the face detector sees a photo; small for small pictures.
+        det_size: side of the square in which the face detector sees a photo; None takes the face engine's own.
         host: address to listen on; any but this machine's own needs a token.
         port: port to listen on; 0 picks a free one.
         threads: requests that are answered at once.

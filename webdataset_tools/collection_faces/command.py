@@ -27,7 +27,7 @@ def faces(
             'shards/{00000..00007}.tar'); paths or URLs.
         output: folder for faces.parquet, embeddings.npy, metadata.json and report.json; a path or a URL.
         faces: face engine, such as insightface:buffalo_l, opencv:FOLDER or opencv:FOLDER+timm:NAME@CHECKPOINT.
-        det_size: side of the square in which the face detector sees a picture; None takes the model's own.
+        det_size: side of the square in which the face detector sees a picture; None takes the face engine's own.
         min_face: smallest face, in pixels of its shorter side.
         min_score: least score of the detector for a face to count; detectors leave out the least certain anyway.
         providers: onnxruntime's execution providers, with commas; None takes CUDA where it is available.

@@ -51,7 +51,7 @@ def swap(
         swapper_model: model file of the swapper, such as inswapper_128.onnx.
         keep_skin: share of the identity's own skin colour that blend keeps, from 0 (all from the scene) to 1 (seams may show).
         faces: face engine that finds, verifies and embeds faces; for inswapper the pack it was trained with.
-        det_size: side of the square in which the face detector sees a picture; None takes the pack's own.
+        det_size: side of the square in which the face detector sees a picture; None takes the face engine's own.
         match: attributes that an image's person and an identity share, such as gender,ethnicity; '' matches everybody.
         unknown: skip (people of whom a matched attribute is not known are left out) or any (they match everybody).
         attributes: CSV of identities: identity_id and columns such as gender, ethnicity, age_group.

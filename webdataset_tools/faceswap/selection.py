@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces import ModelMismatch
+from open_clip_idplugin.faces.model_identity import agreed_model
 from webdataset_tools.faceswap import coco, matching, reasons
 from webdataset_tools.faceswap.assignment import shuffled
 from webdataset_tools.faceswap.coco import CocoImage
@@ -105,7 +106,7 @@ def select_scenes(
 ) -> list[SplitSelection]:
     """Look at COCO's images, split by split, until each has enough or is exhausted.
 
-    Raises IdClipError when the face pack is not the one (`face_model`) that looked at the photos.
+    Raises ModelMismatch when the face pack is not the one (`face_model`) that looked at the photos.
     """
     selections = [
         SplitSelection(split, chunked(images, _SCAN_CHUNK, place * _SPLIT_NUMBERS), options.limit(split))
@@ -173,9 +174,9 @@ def _unknown(values: Values, options: SwapOptions) -> str:
 
 def _one_model(records: Sequence[dict[str, Any]], before: str | None) -> str | None:
     """Return the face model of all records; embeddings of two models must never be compared."""
-    models = {record["face_model"] for record in records} | ({before} if before else set())
-    if len(models) > 1:
-        raise IdClipError(
-            f"the face pack changed during the run ({', '.join(sorted(models))}); delete the --output and start anew"
-        )
-    return next(iter(models), None)
+    try:
+        return agreed_model([before, *(record["face_model"] for record in records)], "this run")
+    except ModelMismatch as error:
+        raise ModelMismatch(
+            f"The face pack changed during the run; delete the --output and start anew. {error}"
+        ) from None

@@ -109,6 +109,7 @@ def enroll_groups(
     if not names:
         raise IdClipError(f"no group of '{groups}' has a name yet: fill in the column name")
     table = load_face_table(face_table or found.face_table)
+    Gallery(gallery).require_model(table.model_id)
     if table.info.fingerprint != found.fingerprint:
         raise IdClipError(f"the face table '{table.folder}' is not the one that was grouped: run idclip suggest again")
     numbers: dict[str, list[int]] = {}

@@ -27,7 +27,7 @@ def enroll_regions(
     folder: str,
     gallery: str | None = None,
     faces: str = "insightface:buffalo_l",
-    det_size: int = 640,
+    det_size: int | None = None,
     crops: bool = True,
     notes: str | None = None,
     consent: str | None = None,
@@ -42,7 +42,7 @@ def enroll_regions(
         folder: photos, with its subfolders; names of folders do not matter.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
         faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
-        det_size: side of the square in which the face detector sees a region; small for small pictures.
+        det_size: side of the square in which the face detector sees a region; None takes the face engine's own.
         crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
         notes: anything worth knowing about all of them.
         consent: reference of everybody's consent.

@@ -63,6 +63,9 @@ VERBS: Mapping[str, Verb] = {
     "enroll_groups": Verb(
         "webdataset_tools.people.group_commands:enroll_groups", "remember the people whose groups were named"
     ),
+    "calibrate": Verb(
+        "open_clip_idplugin.gallery.calibrate_command:calibrate", "measure what a face model's similarities mean"
+    ),
     "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
     "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
     "edit": Verb("open_clip_idplugin.gallery_verbs:edit", "change the notes or the consent of an enrolled person"),

@@ -1,0 +1,94 @@
+"""Calibration files: a face model's id -> its calibration, and back onto the disk.
+
+Role: where calibrations are looked for, the first one counts: beside the faces of a collection, in the user's data folder,
+among those shipped with the package. A model without any is given ArcFace's scale, and says so. Files hold statistics of
+scores, no embedding; those of the user are readable by their owner alone, like the gallery beside them.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.faces.calibration import Calibration, CalibrationError, assumed_calibration
+from open_clip_idplugin.faces.model_identity import ModelIdentity, same_model
+
+FILE = "calibration.json"
+_FOLDER = "calibrations"
+_MOST_BYTES = 1 << 20
+_LOGGER = logging.getLogger(__name__)
+
+
+def user_folder() -> Path:
+    """Where the user's own calibrations are: beside the gallery (XDG base directory specification)."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "open_clip_idplugin" / _FOLDER
+
+
+def load_calibration(model_id: str | None, beside: Path | None = None) -> Calibration:
+    """The calibration of a face model; that of ArcFace's scale (`assumed`) where nobody has measured the model.
+
+    Args:
+        model_id: of the face model; None where it is not known.
+        beside: a folder with faces of a collection, whose own calibration counts before others.
+    """
+    if model_id is None:
+        return assumed_calibration("")
+    for found in _candidates(model_id, beside):
+        if same_model(found.model_id, model_id):
+            return found
+    return assumed_calibration(model_id)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """One file; raises CalibrationError naming it where it is missing, too large or damaged."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise CalibrationError("it is too large")
+        return Calibration.from_json(content.decode("utf-8"))
+    except (OSError, ValueError, CalibrationError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CalibrationError(
+            f"the calibration '{path}' cannot be read: {reason}; make it again with `idclip calibrate`"
+        ) from None
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write whole or not at all; only the owner can read it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    atomic_write(path, calibration.to_json(), PRIVATE)
+
+
+def user_file(model_id: str) -> Path:
+    """Where the user's calibration of this model is kept: named by the model's kind and digest, or its name."""
+    identity = ModelIdentity.parse(model_id)
+    words = f"{identity.kind}-{identity.digest or identity.name}"
+    return user_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)}.json"
+
+
+def has_own(model_id: str) -> bool:
+    """Whether the user's folder or the package holds a calibration of this model."""
+    return any(same_model(found.model_id, model_id) for found in _candidates(model_id, None))
+
+
+def _candidates(model_id: str, beside: Path | None) -> Iterator[Calibration]:
+    for path in ([] if beside is None else [beside / FILE]) + [user_file(model_id)]:
+        if path.exists():
+            try:
+                yield read_calibration(path)
+            except CalibrationError as error:  # a search must not fail because of a file that it can do without
+                _LOGGER.warning("%s", error)
+    yield from _shipped()
+
+
+@cache
+def _shipped() -> tuple[Calibration, ...]:
+    folder = resources.files("open_clip_idplugin.faces") / _FOLDER
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
+    return tuple(Calibration.from_json(entry.read_text(encoding="utf-8")) for entry in files)

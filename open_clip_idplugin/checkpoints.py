@@ -53,7 +53,8 @@ class LoadedModel:
 
     preprocess: PIL image -> float32 [3, H, W]. tokenizer: see IdentityTokenizer. name: open_clip's name of the model.
     checkpoint: what was loaded (a path or tag), or None. precision: see `devices.PRECISIONS`. face_model: id of the face
-    model that it was trained with, None where that is not known.
+    model that it was trained with, None where that is not known. adaptor_loaded: whether the weights held an
+    adaptor, so that it is not one of random numbers; False for a plain model.
     """
 
     model: torch.nn.Module
@@ -64,6 +65,7 @@ class LoadedModel:
     device: torch.device
     precision: str = "fp32"
     face_model: str | None = None
+    adaptor_loaded: bool = True
 
 
 def load_model(
@@ -108,12 +110,15 @@ def _load_named(
     require_precision(precision)
     settings: dict[str, Any] = {"precision": precision, "device": resolve_device(device)}
     settings |= {_PREPROCESSING[key]: value for key, value in (preprocessing or {}).items() if key in _PREPROCESSING}
-    pretrained, delta = checkpoint and str(checkpoint), None
+    pretrained, delta, adaptor_loaded = checkpoint and str(checkpoint), None, False
     if pretrained is None:
         _log.warning("%s has random weights: no checkpoint was given.", model)
     else:
         pretrained, delta = base_and_delta(model, str(checkpoint))
-        settings |= _settings_of_weights(model, config, checkpoint_path(model, pretrained), delta)
+        path = checkpoint_path(model, pretrained)
+        shapes = weight_shapes(path)
+        adaptor_loaded = delta is not None or has_adaptor(shapes)
+        settings |= _settings_of_weights(model, config, path, shapes, delta)
     try:
         built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
         if delta is not None:
@@ -128,7 +133,9 @@ def _load_named(
     if isinstance(tokenizer, IdentityTokenizer):
         tokenizer = IdentityTokenizer(tokenizer.base, built.identity_cfg, model)
     named = None if checkpoint is None else str(checkpoint)
-    return LoadedModel(built.eval(), preprocess, tokenizer, model, named, settings["device"], precision)
+    return LoadedModel(
+        built.eval(), preprocess, tokenizer, model, named, settings["device"], precision, adaptor_loaded=adaptor_loaded
+    )
 
 
 def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Path) -> Delta:
@@ -266,13 +273,12 @@ def _apply(delta: Delta, model: torch.nn.Module) -> None:
 
 
 def _settings_of_weights(
-    model: str, config: Mapping[str, Any], path: Path, delta: Delta | None = None
+    model: str, config: Mapping[str, Any], path: Path, shapes: Mapping[str, tuple[int, ...]], delta: Delta | None
 ) -> dict[str, Any]:
-    """Arguments for open_clip's factory that depend on the checkpoint."""
+    """Arguments for open_clip's factory that depend on the checkpoint at `path`, whose tensors have these `shapes`."""
     import open_clip
 
     settings: dict[str, Any] = {}
-    shapes = weight_shapes(path)
     if delta is not None:
         settings["identity_cfg"] = delta.identity_cfg.to_dict()
     elif config.get("identity_cfg") is not None:

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.prompts import PLACEHOLDER
+from open_clip_idplugin.prompts import PLACEHOLDER, PLACEHOLDERS, placeholder_numbers
 
-_WRITTEN = re.compile(r"\[TOK(?::(\d{1,6}))?\]")
 # Scripts written without spaces: a name needs no word boundary there.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -56,8 +55,8 @@ def find_people(text: str, names: Mapping[str, str]) -> NamedText:
         return NamedText(text)
     folded, origins = _fold_with_origins(text)
     somebody = re.compile("|".join(map(re.escape, candidates)))
-    written = [match.span() for match in _WRITTEN.finditer(text)]
-    taken = max((int(match[1] or 1) for match in _WRITTEN.finditer(text)), default=0)
+    written = [match.span() for match in PLACEHOLDERS.finditer(text)]
+    taken = max(placeholder_numbers(text), default=0)
     numbers: dict[str, int] = {}
     pieces, end, place = [], 0, 0
     while match := somebody.search(folded, place):

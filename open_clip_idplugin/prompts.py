@@ -11,6 +11,7 @@ from open_clip_idplugin.errors import IdClipError
 
 ENTITY = "[ENTITY]"  # where the person stands in a template, before a configuration says how the person is written
 PLACEHOLDER = "[TOK]"  # where the identity token goes
+PLACEHOLDERS = re.compile(r"\[TOK(?::\d+)?\]")  # [TOK] (or [TOK:1]) of the first person, [TOK:2] of the second ...
 
 KEYWORDS = (
     "person", "man", "mother", "father", "dad", "mum", "woman", "child", "boy", "guy",
@@ -57,7 +58,14 @@ CONFIGURATIONS = ("captions", *_EXPANSIONS)
 
 # A hyphen binds: "man-made" holds no "man".
 _KEYWORD = re.compile(rf"(?<![\w-])(?:{'|'.join(KEYWORDS)})(?![\w-])", re.IGNORECASE)
+_MOST_DIGITS = 18  # of a placeholder's number: beyond, nobody is meant
 _ARTICLE = re.compile(rf"(?<![\w-])(?:an?|the)\s+(?={re.escape(ENTITY)})", re.IGNORECASE)
+
+
+def placeholder_numbers(text: str) -> list[int]:
+    """Numbers of the people whose placeholders stand in a text, in order, counted from 1."""
+    written = (match[0][len("[TOK:") : -1] for match in PLACEHOLDERS.finditer(text))
+    return [int(digits[:_MOST_DIGITS] or 1) for digits in written]
 
 
 def display_name(name: str) -> str:

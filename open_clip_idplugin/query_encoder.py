@@ -36,7 +36,7 @@ class QueryEncoder:
         `identity_ids` may be passed along with the rest of a record; they do not change the vectors. Raises
         IdClipError where texts and faces do not fit together (see IdentityTokenizer).
         """
-        return _unit_rows(self._features(texts, faces))
+        return unit_rows(self._features(texts, faces))
 
     def encode_ensemble(self, groups: Sequence[Sequence[str]], faces: Any = None) -> np.ndarray:
         """Several texts a query -> [len(groups), D] float32 unit rows: the mean of unnormalised features, then L2.
@@ -55,7 +55,7 @@ class QueryEncoder:
             return features
         starts = np.cumsum([0, *sizes[:-1]])
         means = np.add.reduceat(features, starts, axis=0) / np.asarray(sizes, np.float32)[:, None]
-        return _unit_rows(means)
+        return unit_rows(means)
 
     def encode_images(self, batches: Iterable[torch.Tensor], progress: str | None = None) -> np.ndarray:
         """Batches of preprocessed images [b, 3, H, W] -> [N, D] float32 unit rows. `progress`: label of a progress bar."""
@@ -66,7 +66,7 @@ class QueryEncoder:
                     images.to(self.loaded.device, input_dtype(self.loaded.precision))
                 )
             features.append(encoded.float().cpu().numpy())
-        return _unit_rows(np.concatenate(features)) if features else self._nothing()
+        return unit_rows(np.concatenate(features)) if features else self._nothing()
 
     def _features(self, texts: Sequence[str], faces: Any) -> np.ndarray:
         """[N, D] float32 features of any length."""
@@ -114,7 +114,7 @@ def _feature_size(model: torch.nn.Module) -> int:
     return int(projection.out_features if isinstance(projection, torch.nn.Linear) else projection.shape[1])
 
 
-def _unit_rows(features: np.ndarray) -> np.ndarray:
+def unit_rows(features: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return (features / np.maximum(lengths, 1e-12)).astype(np.float32, copy=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ import torch
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import PLACEHOLDER, UNKNOWN_IDENTITY, IdentityText, identity_key
+from open_clip_idplugin.prompts import PLACEHOLDERS, placeholder_numbers
 from open_clip_idplugin.token_splicing import Splicer, splicer_for
 from open_clip_idplugin.weights import WEIGHTS, shipped
 
-_PLACEHOLDERS = re.compile(r"\[TOK(?::(\d+))?\]")
 _HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's; its version 2 knows the first only
 _MARK = "open_clip_idplugin_original"
 
@@ -55,27 +54,18 @@ class IdentityTokenizer:
         truncated away.
         """
         several = [texts] if isinstance(texts, str) else list(texts)
-        named = [self._placeholders(text, row) for row, text in enumerate(several)]
+        named = [placeholders_of(text, row) for row, text in enumerate(several)]
         if faces is None and identity_ids is None and not any(named):
             return self.base(texts, context_length)
         if isinstance(texts, str) and faces is not None and _dimensions(faces) == 2:
             faces = [faces]
         per_text = faces_per_text(faces, len(several), self.identity_cfg.face_dim)
         for row, text in enumerate(several):
-            _check_faces(row, text, named[row], per_text[row])
+            require_places(text, row, named[row], per_text[row])
         tokens, slots = self._tokens_and_slots(several, named, context_length)
         keys = _keys(identity_ids, len(several))
         padded = _padded(per_text, self.identity_cfg.face_dim)
         return IdentityText(tokens, padded, slots, keys, self.identity_cfg.tokens_per_identity)
-
-    def _placeholders(self, text: str, row: int) -> list[int]:
-        """Numbers of the placeholders of a text, in order, counted from 0."""
-        if not isinstance(text, str):
-            raise IdClipError(f"text {row} must be a string, not {type(text).__name__}.")
-        numbers = [int(match.group(1) or 1) for match in _PLACEHOLDERS.finditer(text)]
-        if 0 in numbers:
-            raise IdClipError(f"text {row} ({_short(text)}) has [TOK:0], but faces are counted from [TOK:1].")
-        return [number - 1 for number in numbers]
 
     def _tokens_and_slots(
         self, texts: list[str], named: list[list[int]], context_length: int | None
@@ -94,7 +84,7 @@ class IdentityTokenizer:
     def _splice(self, text: str, faces: list[int], length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One text with placeholders -> tokens [L], slots [L]."""
         count = self.identity_cfg.tokens_per_identity
-        pieces = [self._splicer.encode(piece) for piece in _PLACEHOLDERS.split(text)[::2]]
+        pieces = [self._splicer.encode(piece) for piece in PLACEHOLDERS.split(text)]
         ids, marks = list(pieces[0]), [0] * len(pieces[0])
         for face, piece in zip(faces, pieces[1:], strict=True):
             ids += [self._splicer.filler] * count + piece
@@ -120,6 +110,16 @@ class IdentityTokenizer:
 
     def __repr__(self) -> str:
         return f"IdentityTokenizer({type(self.base).__name__}, model_name={self.model_name!r})"
+
+
+def placeholders_of(text: str, row: int = 0) -> list[int]:
+    """Numbers of the placeholders of text `row`, in order, counted from 0; raises IdClipError where they are not from 1 on."""
+    if not isinstance(text, str):
+        raise IdClipError(f"text {row} must be a string, not {type(text).__name__}.")
+    numbers = placeholder_numbers(text)
+    if 0 in numbers:
+        raise IdClipError(f"text {row} ({_short(text)}) has [TOK:0], but faces are counted from [TOK:1].")
+    return [number - 1 for number in numbers]
 
 
 def faces_per_text(faces: Any, count: int, face_dim: int) -> list[np.ndarray]:
@@ -177,8 +177,8 @@ def _dimensions(faces: Any) -> int:
     return int(getattr(faces, "ndim", 0))
 
 
-def _check_faces(row: int, text: str, named: list[int], faces: np.ndarray) -> None:
-    """Every placeholder needs a face, every face a placeholder. Rows of zeros at the end are padding."""
+def require_places(text: str, row: int, named: list[int], faces: np.ndarray) -> None:
+    """Every placeholder needs a face, every face a placeholder; raises IdClipError. Rows of zeros at the end are padding."""
     given = int(np.flatnonzero(faces.any(axis=1))[-1]) + 1 if faces.any() else 0
     wanted = set(named)
     without = sorted(number for number in wanted if number >= given or not faces[number].any())

@@ -86,7 +86,7 @@ class PageWorld:
         return gallery
 
     def app(self, gallery: Gallery | None, engine: bool = True, **options):
-        people = People(FACE_DIM, gallery, FaceEngine(FramedSquares(), Hues()) if engine else None)
+        people = People(gallery, FaceEngine(FramedSquares(), Hues()) if engine else None)
         indices = {"archive": self.folder / "archive", "bare": self.folder / "bare"}
         return create_app(indices, self.loaded, people, **{"access": Access(), **options})
 

@@ -50,7 +50,7 @@ class World:
         gallery = Gallery(folder / "gallery.sqlite")
         for name, face in known.items():
             gallery.enroll(name, face, MODEL)
-        self.folder, self.enrolled = folder / "archive", People(FACE_DIM, gallery)
+        self.folder, self.enrolled = folder / "archive", People(gallery)
         indices = {"archive": folder / "archive", "bare": folder / "bare"}
         self.client = create_app(indices, self.loaded, self.enrolled).test_client()
         self.vectors = np.load(folder / "bare" / "img_emb" / "img_emb_000000.npy").astype(np.float32)

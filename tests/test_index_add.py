@@ -82,7 +82,7 @@ def test_removed_image_may_come_back(archive, changeable, tiny_models):  # noqa:
     index_add.add_images(archive, find_images(str(changeable / "more")), tiny_models.load_plain(), OPTIONS)
     rows = [row for row, key in enumerate(read_keys(archive)) if key == back]
     assert len(rows) == 2
-    client = create_app({"archive": archive}, tiny_models.load(), People(FACE_DIM)).test_client()
+    client = create_app({"archive": archive}, tiny_models.load(), People()).test_client()
     found = client.post("/knn-service", json={"text": "blocks", "num_images": 40}).get_json()
     assert len(found) == 36
     assert [result["id"] for result in found if result["key"] == back] == rows[1:]

@@ -41,7 +41,7 @@ def archive(built, request, tmp_path):
 
 
 def test_hidden_while_serving(archive, tiny_models, capsys):  # noqa: F811
-    client = create_app({"archive": archive}, tiny_models.load(), People(FACE_DIM)).test_client()
+    client = create_app({"archive": archive}, tiny_models.load(), People()).test_client()
 
     def ask(count):
         return client.post("/knn-service", json={"text": "blocks", "num_images": count}).get_json()
@@ -69,7 +69,7 @@ def test_hidden_while_serving(archive, tiny_models, capsys):  # noqa: F811
 
 def test_everything_removed(archive, tiny_models):  # noqa: F811
     index_remove(str(archive), ids=",".join(map(str, range(30))))
-    client = create_app({"archive": archive}, tiny_models.load(), People(FACE_DIM)).test_client()
+    client = create_app({"archive": archive}, tiny_models.load(), People()).test_client()
     assert client.post("/knn-service", json={"text": "blocks"}).get_json() == []
 
 

@@ -26,7 +26,7 @@ PERSON = "7_n000002"
 @pytest.fixture
 def app(archive, tiny_models, monkeypatch):  # noqa: F811
     monkeypatch.setattr(served_indices, "CHECK_SECONDS", 0.02)
-    return create_app({"archive": archive}, tiny_models.load(), People(FACE_DIM))
+    return create_app({"archive": archive}, tiny_models.load(), People())
 
 
 def ask(app, **more):
@@ -90,7 +90,7 @@ def test_requests_go_on_through_every_change(archive, app, changeable, tiny_mode
 @pytest.mark.parametrize("archive", KINDS, indirect=True)
 def test_vectors_on_the_disk_give_the_same_answers(archive, tiny_models):  # noqa: F811
     loaded = tiny_models.load()
-    apps = [create_app({"archive": archive}, loaded, People(FACE_DIM), mmap=mmap) for mmap in (False, True)]
+    apps = [create_app({"archive": archive}, loaded, People(), mmap=mmap) for mmap in (False, True)]
     one, other = (ask(app, people={}, include_images=False) for app in apps)
     assert one == other
     assert one

@@ -22,7 +22,7 @@ from open_clip_idplugin.retrieval import index, search, serve
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.embed import EmbedOptions
 from open_clip_idplugin.retrieval.local_model import LocalModel
-from open_clip_idplugin.retrieval.people import People, PersonError
+from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images
 
@@ -80,7 +80,7 @@ def loaded(world):
 
 @pytest.fixture(scope="module")
 def app(world, loaded):
-    return create_app({"archive": world.folder}, loaded, People(FACE_DIM, world.gallery, MeanColourEngine()))
+    return create_app({"archive": world.folder}, loaded, People(world.gallery, MeanColourEngine()))
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ FACE = [0.5] * FACE_DIM
         ({"text": "no placeholder", "faces": [FACE]}, r"[TOK]"),
         ({"text": TEXT, "faces": [FACE, FACE]}, r"[TOK:2]"),
         ({"faces": [FACE]}, "need a 'text'"),
-        ({"text": TEXT, "faces": [[1.0, 2.0]]}, "has 2 numbers, but the model takes 16"),
+        ({"text": TEXT, "faces": [[1.0, 2.0]]}, "has 2 numbers, but the faces of this service have 16"),
         ({"text": TEXT, "faces": [[0.0] * FACE_DIM]}, "not all zero"),
         ({"text": TEXT, "faces": [["a"] * FACE_DIM]}, "'faces'"),
         ({"text": TEXT, "faces": [{"x": 1}]}, "'faces'"),
@@ -313,17 +313,17 @@ def test_what_is_no_json_object(client, content):
 
 
 def test_services_without_gallery_or_face_model(world, loaded):
-    bare = create_app({"archive": world.folder}, loaded, People(FACE_DIM)).test_client()
+    bare = create_app({"archive": world.folder}, loaded, People()).test_client()
     assert "without a gallery" in refused(bare, text=TEXT, identities=["Ada Lovelace"])
     assert "without a face model" in refused(bare, text=TEXT, faces=[base64.b64encode(world.images[0].jpeg).decode()])
-    empty = People(FACE_DIM, Gallery(world.folder / "none.sqlite"))
+    empty = People(Gallery(world.folder / "none.sqlite"))
     message = refused(create_app({"a": world.folder}, loaded, empty).test_client(), text=TEXT, identities=["Ada"])
     assert "nobody is enrolled yet" in message
     assert str(world.folder) not in message
 
 
 def test_addresses_only_where_allowed(world, loaded, tmp_path):
-    open_app = create_app({"archive": world.folder}, loaded, People(FACE_DIM), allow_urls=True).test_client()
+    open_app = create_app({"archive": world.folder}, loaded, People(), allow_urls=True).test_client()
     assert "http or https" in refused(open_app, image_url="file:///etc/passwd")
     assert "public internet" in refused(open_app, image_url="http://127.0.0.1:9/picture.jpg")
 
@@ -331,13 +331,13 @@ def test_addresses_only_where_allowed(world, loaded, tmp_path):
 def test_cross_origin_only_where_allowed(world, loaded, client):
     ask_with_origin = {"data": json.dumps({"text": "x"}), "headers": {"Origin": "http://elsewhere.example"}}
     assert "Access-Control-Allow-Origin" not in client.post("/knn-service", **ask_with_origin).headers
-    allowed = create_app({"archive": world.folder}, loaded, People(FACE_DIM), allow_cors=True).test_client()
+    allowed = create_app({"archive": world.folder}, loaded, People(), allow_cors=True).test_client()
     assert "Access-Control-Allow-Origin" in allowed.post("/knn-service", **ask_with_origin).headers
 
 
 def test_another_image_tower_is_refused(world):
     with pytest.raises(IndexMismatch, match="differs from that of IdCLIP-ViT-retrieval-tiny"):
-        create_app({"archive": world.folder}, world.models.load(prompted=True), People(FACE_DIM))
+        create_app({"archive": world.folder}, world.models.load(prompted=True), People())
 
 
 def test_index_of_clip_retrieval_itself_is_served_with_a_warning(world, loaded, tmp_path, caplog):
@@ -346,25 +346,23 @@ def test_index_of_clip_retrieval_itself_is_served_with_a_warning(world, loaded, 
     shutil.copytree(world.folder, tmp_path / "stock")
     for name in ("index_card.json", "thumbnails.sqlite"):
         (tmp_path / "stock" / name).unlink()
-    app = create_app({"stock": tmp_path / "stock"}, loaded, People(FACE_DIM))
+    app = create_app({"stock": tmp_path / "stock"}, loaded, People())
     assert "no index card" in caplog.text
     assert ask(app.test_client(), text="blocks", num_images=1)[0]["key"]
 
     (tmp_path / "stock" / "image.index").write_bytes(b"damaged")
     with pytest.raises(IndexMismatch, match="not a readable faiss index"):
-        create_app({"stock": tmp_path / "stock"}, loaded, People(FACE_DIM))
+        create_app({"stock": tmp_path / "stock"}, loaded, People())
     (tmp_path / "stock" / "image.index").unlink()
     with pytest.raises(IndexMismatch, match=r"no image\.index"):
-        create_app({"stock": tmp_path / "stock"}, loaded, People(FACE_DIM))
+        create_app({"stock": tmp_path / "stock"}, loaded, People())
 
 
 def test_face_models_are_not_mixed(world):
     engine = MeanColourEngine()
     engine.model_id = "other faces"
     with pytest.raises(GalleryError, match=r"made with the face model 'test faces'.* with those of 'other faces'"):
-        People(FACE_DIM, world.gallery, engine)
-    with pytest.raises(PersonError, match="gives 16 numbers a face, but the model takes 512"):
-        People(512, world.gallery, MeanColourEngine())
+        People(world.gallery, engine)
 
 
 class TestRunningBackend:
@@ -441,7 +439,7 @@ def test_serve_listens_here_only(world, monkeypatch):
 
 def test_several_indices(world, loaded):
     folders = serve.split_indices(f"one={world.folder}, two={world.folder}")
-    several = create_app(folders, loaded, People(FACE_DIM), mmap=True).test_client()
+    several = create_app(folders, loaded, People(), mmap=True).test_client()
     assert several.get("/indices-list").get_json() == ["one", "two"]
     same_answers(
         ask(several, text="blocks", num_images=5), ask(several, text="blocks", num_images=5, indice_name="two")

@@ -43,9 +43,7 @@ def make_client(tiny_models, tmp_path_factory):  # noqa: F811
         find_images(str(folder / "shards")), tiny_models.load_plain(), folder / "archive", EmbedOptions(8, 0)
     )
     loaded = tiny_models.load()
-    return lambda **options: create_app(
-        {"archive": folder / "archive"}, loaded, People(FACE_DIM), **options
-    ).test_client()
+    return lambda **options: create_app({"archive": folder / "archive"}, loaded, People(), **options).test_client()
 
 
 @pytest.fixture(scope="module")

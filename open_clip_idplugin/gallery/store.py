@@ -42,6 +42,14 @@ class Gallery(GalleryFile):
         with self._open() as connection:
             return read_face_model(connection)[0]
 
+    @property
+    def embedding_size(self) -> int | None:
+        """Numbers of every embedding; None while nobody has been enrolled."""
+        if not self.path.exists():
+            return None
+        with self._open() as connection:
+            return read_face_model(connection)[1]
+
     def require_model(self, model_id: str | None) -> None:
         """Refuse another face model than the gallery's, before anything is done with it.
 

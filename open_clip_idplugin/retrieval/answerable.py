@@ -9,6 +9,7 @@ import numpy as np
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.model_identity import require_same_model
+from open_clip_idplugin.person_words import WORDS
 from open_clip_idplugin.retrieval.face_index import FaceIndex
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest
 from open_clip_idplugin.retrieval.people import decode_base64
@@ -56,6 +57,29 @@ def require_faces(parts: QueryParts, request: KnnRequest, faces: FaceIndex | Non
     for what, needed in asked.items():
         if needed and faces is None:
             raise BadRequest(f"{what} compares faces, and this index holds none: add them with `idclip index_faces`")
+    require_ranked(parts.has_people, parts.person_as, parts.why_no_token, request, faces)
+
+
+def require_ranked(
+    has_people: bool, person_as: str, why_no_token: str | None, request: KnnRequest, faces: FaceIndex | None
+) -> None:
+    """Refuse where neither a token nor faces would rank by who was asked for: the answer would show strangers.
+
+    person_as: what the people are in the text; a picture that stands for the text holds no people at all.
+    """
+    if not has_people or (request.text_counts and person_as != WORDS):
+        return
+    reason = f", because {why_no_token}" if person_as == WORDS and why_no_token else ""
+    if not request.text_counts:
+        told = "a picture, vector or row as the query says nothing of the people"
+    else:
+        told = f"the people of this query are only words in the text{reason}"
+    if faces is None:
+        raise BadRequest(
+            f"{told}, and this index holds no faces to find them by: add them with `idclip faces` and `idclip index_faces`"
+        )
+    if request.ranking.fusion == fusion.NONE:
+        raise BadRequest(f"{told}, and 'fusion': 'none' leaves their faces out: choose another fusion")
 
 
 def _require_picture(content: str) -> None:

@@ -15,14 +15,16 @@ from open_clip_idplugin.retrieval.ranking_request import RankingRequest
 def explain(
     ranking: Ranking, place: int, parts: QueryParts, rules: RankingRequest, faces: FaceIndex | None
 ) -> dict[str, Any]:
-    """`score`, `text_similarity`, `face_similarity`, `face_box`, `face_box_relative`, `matched` and `why`."""
+    """`score`, `text_similarity`, `face_similarity`, `face_box`, `face_box_relative`, `matched`, `person_as` and `why`."""
     choice = int(ranking.choices[place])
     names, match = parts.alternatives[choice].persons.names, ranking.matches[choice]
     similarity = round(float(ranking.similarities[place]), 6)
     values: dict[str, Any] = {"score": round(float(ranking.scores[place]), 6)}
     if parts.from_text:
         values["text_similarity"] = similarity
-    reasons = [f"{'text' if parts.from_text else 'image'} similarity {similarity:.3f}"]
+    if names:
+        values["person_as"] = parts.person_as
+    reasons = [f"{'text' if parts.from_text else 'image'} similarity {similarity:.3f}{_written(parts, choice)}"]
     if match is not None and faces is not None:
         matched = [_matched(name, person, match, place, faces) for person, name in enumerate(names)]
         values |= _face_fields(matched, match, place)
@@ -31,6 +33,12 @@ def explain(
     if parts.negative is not None:
         reasons.append("less the similarity to the negative text")
     return {**values, "why": "; ".join(reasons)}
+
+
+def _written(parts: QueryParts, choice: int) -> str:
+    """What the people were written as, where that is no identity token."""
+    text = parts.alternatives[choice].in_words
+    return f" to '{text}'" if text is not None else ""
 
 
 def _matched(name: str, person: int, match: PersonMatches, place: int, faces: FaceIndex) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A search request: the JSON that `/knn-service` takes, checked field by field.
 
 Role: parsed JSON -> `KnnRequest`. The stock fields of clip-retrieval keep their meaning, with defaults where the
-stock service fails on a missing one; `faces`, `identities`, `image_id` and `include_images` are ours, and those of
+stock service fails on a missing one; `faces`, `identities`, `person_as`, `image_id` and `include_images` are ours, and those of
 `ranking_request`.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.person_words import AUTO, CHOICES
 from open_clip_idplugin.retrieval.ranking_request import (
     MOST_FACES,
     PeopleClause,
@@ -61,11 +62,18 @@ class KnnRequest:
     people: PeopleClause = field(default_factory=PeopleClause)
     ranking: RankingRequest = field(default_factory=RankingRequest)
     find_names: bool = True  # enrolled names in the text become people
+    person_as: str = AUTO  # one of `person_words.CHOICES`
 
     @property
     def has_people(self) -> bool:
         """Whether the text's placeholders stand for somebody."""
         return bool(self.faces or self.identities)
+
+    @property
+    def text_counts(self) -> bool:
+        """Whether the query is a text, which may be one about people alone: a text wins over what stands for it."""
+        others = (self.image, self.image_url, self.embedding_input, self.image_id)
+        return self.text is not None or all(other is None for other in others)
 
 
 def parse_request(values: object) -> KnnRequest:
@@ -99,6 +107,7 @@ def parse_request(values: object) -> KnnRequest:
         people=parse_people(values),
         ranking=parse_ranking(values, LONGEST_TEXT),
         find_names=flag_field(values, "find_names", True),
+        person_as=_person_as(values),
     )
     _require_a_query(request)
     return request
@@ -121,6 +130,13 @@ def _modality(values: Mapping[str, Any]) -> str:
     if modality not in _MODALITIES:
         raise BadRequest(f"'modality' must be one of {', '.join(_MODALITIES)}")
     return modality
+
+
+def _person_as(values: Mapping[str, Any]) -> str:
+    person_as = text_field(values, "person_as") or AUTO
+    if person_as not in CHOICES:
+        raise BadRequest(f"'person_as' must be one of {', '.join(CHOICES)}")
+    return person_as
 
 
 def _embedding(values: Mapping[str, Any]) -> list[float] | None:

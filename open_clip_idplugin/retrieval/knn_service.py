@@ -19,14 +19,16 @@ from clip_retrieval.clip_back import (
 )
 
 from open_clip_idplugin.named_people import find_people
-from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces
+from open_clip_idplugin.person_as import encode_people
+from open_clip_idplugin.prompts import placeholder_numbers
+from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces, require_ranked
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
 from open_clip_idplugin.retrieval.explain import explain
 from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People
-from open_clip_idplugin.retrieval.query_parts import query_parts
+from open_clip_idplugin.retrieval.query_parts import Persons, named_people, person_as_of, query_parts
 from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, first_of_each, near_duplicates, rank
 from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
 from open_clip_idplugin.retrieval.removed_rows import IndexWithout
@@ -39,13 +41,14 @@ LIKENESS = 0.94  # cosine of two images from which clip-retrieval calls them nea
 class TextWithPeople(str):
     """A text with its people: travels through clip-retrieval's `query` as the text that it is."""
 
-    faces: np.ndarray  # [F, D] float32
+    persons: Persons
+    person_as: str
 
     @classmethod
-    def with_faces(cls, text: str, faces: np.ndarray) -> "TextWithPeople":
-        """Attach face embeddings [F, D] float32 to a text."""
+    def with_persons(cls, text: str, persons: Persons, person_as: str) -> "TextWithPeople":
+        """Attach who stands for the placeholders, and as what (see `person_as`)."""
         together = cls(text)
-        together.faces = faces
+        together.persons, together.person_as = persons, person_as
         return together
 
 
@@ -72,7 +75,10 @@ class IdentityKnnService(KnnService):
         """The query as [1, D] float32; a text with people is encoded by the encoder that evaluation uses too."""
         if isinstance(text_input, TextWithPeople):
             with TEXT_CLIP_INFERENCE_TIME.time():
-                return clip_resource.encoder.encode([str(text_input)], faces=[text_input.faces])
+                persons = text_input.persons
+                groups = [[str(text_input)]]
+                encoder = clip_resource.encoder
+                return encode_people(encoder, text_input.person_as, groups, [persons.faces], [persons.words])
         query: np.ndarray = super().compute_query(clip_resource, text_input, **others)
         return query
 
@@ -107,8 +113,9 @@ class IdentityKnnService(KnnService):
 
     def _stock(self, request: KnnRequest, resource: IdentityResource) -> Answer:
         """By clip-retrieval itself; at most the text's people are ours."""
+        text = self._text(request, resource)
         results: Answer = self.query(
-            text_input=self._text(request),
+            text_input=text,
             image_input=request.image,
             image_url_input=None,  # fetched above; clip-retrieval's own fetcher would follow any address
             embedding_input=request.embedding_input,
@@ -123,6 +130,9 @@ class IdentityKnnService(KnnService):
             aesthetic_score=request.aesthetic_score,
             aesthetic_weight=request.aesthetic_weight,
         )
+        if isinstance(text, TextWithPeople) and len(text.persons):
+            for result in results:
+                result["person_as"] = text.person_as
         return results
 
     def _hybrid(self, request: KnnRequest, resource: IdentityResource) -> Answer:
@@ -206,10 +216,14 @@ class IdentityKnnService(KnnService):
             ranking = ranking.take(np.setdiff1d(np.arange(len(ranking.rows)), list(removed)))
         return ranking
 
-    def _text(self, request: KnnRequest) -> str | None:
-        if request.text is None or not request.has_people:
+    def _text(self, request: KnnRequest, resource: IdentityResource) -> str | None:
+        """The text, with its people where it has any."""
+        if request.text is None or not (request.has_people or placeholder_numbers(request.text)):
             return request.text
-        return TextWithPeople.with_faces(request.text, self._people.embeddings(request.faces, request.identities))
+        asked = named_people(request, self._people, resource.faces)
+        person_as, why_not = person_as_of(request, self._people, resource.encoder, resource.faces, asked)
+        require_ranked(len(asked) > 0, person_as, why_not, request, resource.faces)
+        return TextWithPeople.with_persons(request.text, asked, person_as)
 
     def _with_people_of_text(self, request: KnnRequest) -> KnnRequest:
         """Enrolled names that stand in the text become placeholders; those of `faces` and `identities` come before."""

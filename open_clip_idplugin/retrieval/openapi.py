@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open_clip_idplugin import fusion
+from open_clip_idplugin.person_words import AUTO, CHOICES
 from open_clip_idplugin.retrieval.knn_request import MOST_FACES
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.openapi_people import people_paths
@@ -84,6 +85,12 @@ def people_fields(limits: Limits) -> dict[str, dict[str, Any]]:
             additionalProperties=False,
         ),
         "find_names": _field("enrolled names in the text become people", type="boolean", default=True),
+        "person_as": _field(
+            "what people are in the text: identity tokens, words, or both; auto is the token where one can be made",
+            type="string",
+            enum=list(CHOICES),
+            default=AUTO,
+        ),
         "image_id": _field("find images like this one", **row),
         "negative_text": _field("what the images do not show", type="string", maxLength=limits.text_length),
         "negative_weight": _field("weight of `negative_text`", type="number", minimum=0, maximum=10),

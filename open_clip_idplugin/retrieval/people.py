@@ -27,20 +27,14 @@ class PersonError(IdClipError):
 class People:
     """Turns photos and names into face embeddings; either part may be absent from a service."""
 
-    def __init__(self, face_dim: int, gallery: Gallery | None = None, engine: "FaceEngine | None" = None) -> None:
-        """`face_dim`: D, what the model's adaptor takes.
+    def __init__(self, gallery: Gallery | None = None, engine: "FaceEngine | None" = None) -> None:
+        """Take what there is.
 
         Raises:
-            PersonError: gallery and engine come from different face models, or give another size than D.
+            GalleryError: gallery and engine come from different face models.
         """
         self.gallery = gallery
-        self.face_dim = face_dim
         self._engine = engine
-        if engine is not None and engine.embedding_size != face_dim:
-            raise PersonError(
-                f"the face model '{engine.model_id}' gives {engine.embedding_size} numbers a face, but the model takes "
-                f"{face_dim}: choose the face model that it was trained with"
-            )
         if engine is not None and gallery is not None:
             gallery.require_model(engine.model_id)
 
@@ -50,6 +44,13 @@ class People:
         if self._engine is not None:
             return self._engine.model_id
         return self.gallery.model_id if self.gallery is not None else None
+
+    @property
+    def face_size(self) -> int | None:
+        """D of the face embeddings of photos and enrolled people; None where there are neither."""
+        if self._engine is not None:
+            return self._engine.embedding_size
+        return self.gallery.embedding_size if self.gallery is not None else None
 
     @property
     def reads_photos(self) -> bool:
@@ -85,11 +86,18 @@ class People:
         """
         rows = [self._face(face, number) for number, face in enumerate(faces, 1)]
         rows += [self._enrolled(name) for name in identities]
-        return np.stack(rows) if rows else np.zeros((0, self.face_dim), np.float32)
+        if len({row.shape for row in rows}) > 1:
+            raise PersonError("the face embeddings differ in size: give those of one face model")
+        return np.stack(rows) if rows else np.zeros((0, self.face_size or 0), np.float32)
 
     def _face(self, face: str | np.ndarray, number: int) -> np.ndarray:
         if not isinstance(face, str):
-            return self._require_size(face, f"the embedding of face {number}")
+            if self.face_size not in (None, face.size):
+                raise PersonError(
+                    f"the embedding of face {number} has {face.size} numbers, but the faces of this service have "
+                    f"{self.face_size}"
+                )
+            return face
         if self._engine is None:
             raise PersonError(f"{_NO_ENGINE}, or send an embedding or an enrolled name")
         try:
@@ -98,7 +106,7 @@ class People:
             raise PersonError(f"face {number}: {error}") from None
         if found.embedding is None:
             raise PersonError(f"face {number}: no embedding can be made of this face; send a clearer photo")
-        return self._require_size(found.embedding, f"the embedding of face {number}")
+        return found.embedding
 
     def _enrolled(self, name: str) -> np.ndarray:
         if self.gallery is None:
@@ -107,12 +115,7 @@ class People:
             )
         if not self.gallery.path.exists():  # the gallery's own message would tell a stranger where it lies
             raise PersonError("nobody is enrolled yet: enroll the person first with `idclip enroll`")
-        return self._require_size(self.gallery.embedding(name), f"the embedding of '{name}' in the gallery")
-
-    def _require_size(self, row: np.ndarray, what: str) -> np.ndarray:
-        if row.shape != (self.face_dim,):
-            raise PersonError(f"{what} has {row.size} numbers, but the model takes {self.face_dim}")
-        return row
+        return self.gallery.embedding(name)
 
 
 def decode_base64(text: str) -> bytes:

@@ -23,7 +23,6 @@ from open_clip_idplugin.retrieval.people import People, PersonError, decode_base
 from open_clip_idplugin.retrieval.people_requests import EnrollRequest, ListRequest
 from open_clip_idplugin.retrieval.request_fields import BadRequest
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
-from open_clip_idplugin.training_facts import require_face_model
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face
@@ -32,12 +31,10 @@ if TYPE_CHECKING:
 class PeopleService:
     """Answers about the people of one service; safe to use from several threads."""
 
-    def __init__(self, people: People, indices: ServedIndices, limits: Limits, trained_with: str | None) -> None:
-        """`trained_with`: the face model of the served model's training, where known."""
+    def __init__(self, people: People, indices: ServedIndices, limits: Limits) -> None:
         self._people = people
         self._indices = indices
         self._limits = limits
-        self._trained_with = trained_with
 
     def list_people(self, request: ListRequest) -> dict[str, Any]:
         """A page of the enrolled people, in order of name."""
@@ -73,7 +70,6 @@ class PeopleService:
         gallery = self._writable()
         fold_name(request.name)
         face, model_id = self._face_to_enroll(request)
-        require_face_model(self._trained_with, model_id, "these faces")
         with _without_paths(gallery):
             gallery.require_model(model_id)
             person = enroll_faces(gallery, request.name, [face], model_id, request.details)

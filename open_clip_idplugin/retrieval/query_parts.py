@@ -4,14 +4,14 @@ Role: request + people + encoder -> `QueryParts`. "Any of" makes one alternative
 of the text's placeholders are in each alternative. A picture, a vector or a row given as the query stands for the text.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from open_clip_idplugin.identity_text import PLACEHOLDER
-from open_clip_idplugin.prompts import entity_texts, expand
+from open_clip_idplugin.person_as import choose, encode_people, why_no_token
+from open_clip_idplugin.person_words import SOMEBODY, TOKEN, WORDS, in_words, introduced, with_people
+from open_clip_idplugin.prompts import entity_texts, expand, placeholder_numbers
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.face_index import FaceIndex
 from open_clip_idplugin.retrieval.knn_request import KnnRequest
@@ -19,33 +19,42 @@ from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.ranking_request import PersonQuery
 from open_clip_idplugin.retrieval.request_fields import BadRequest
 
-_NUMBERED = re.compile(r"\[TOK(?::(\d+))?\]")
-
 
 @dataclass(frozen=True, eq=False)
 class Persons:
-    """People by what answers call them, and their face embeddings [P, D] float32, unit rows."""
+    """People by what answers call them, their face embeddings [P, D] float32, unit rows, and what they are in words."""
 
     names: tuple[str, ...]
     faces: np.ndarray
+    words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __add__(self, other: "Persons") -> "Persons":
-        return Persons(self.names + other.names, np.concatenate([self.faces, other.faces]))
+        if not len(self) or not len(other):  # nobody has faces of no size
+            return self if len(self) else other
+        return Persons(self.names + other.names, np.concatenate([self.faces, other.faces]), self.words + other.words)
 
     def one(self, number: int) -> "Persons":
         """One of them."""
-        return Persons(self.names[number : number + 1], self.faces[number : number + 1])
+        some = slice(number, number + 1)
+        return Persons(self.names[some], self.faces[some], self.words[some])
+
+
+_NOBODY = Persons((), np.zeros((0, 0), np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class Alternative:
-    """One way to match the query: a vector for the whole image [E] float32, and the people it must show."""
+    """One way to match the query: a vector for the whole image [E] float32, and the people it must show.
+
+    in_words: the text in which people are words, None where they are tokens alone or there is no text.
+    """
 
     vector: np.ndarray
     persons: Persons
+    in_words: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +65,8 @@ class QueryParts:
     unwanted: Persons
     negative: np.ndarray | None  # [E] float32
     from_text: bool
+    person_as: str = TOKEN  # what the people are in the text: TOKEN, WORDS or BOTH
+    why_no_token: str | None = None
 
     @property
     def has_people(self) -> bool:
@@ -78,62 +89,99 @@ def query_parts(
     Raises:
         IdClipError: a person cannot be resolved, or texts and people do not fit together.
     """
-    named = tuple(
-        PersonQuery(photo=face) if isinstance(face, str) else PersonQuery(embedding=face) for face in request.faces
+    named = named_people(request, people, faces)
+    always, options, unwanted = (
+        _resolve(queries, people, faces) for queries in (request.people.all, request.people.any, request.people.none)
     )
-    named += tuple(PersonQuery(identity=name, name=name) for name in request.identities)
-    always = _resolve(named + request.people.all, people, faces)
-    options = _resolve(request.people.any, people, faces)
-    choices = [always + options.one(number) for number in range(len(options))] or [always]
+    choices = [named + always + options.one(number) for number in range(len(options))] or [named + always]
+    person_as, why_not = person_as_of(request, people, encoder, faces, choices[0])
     if request.text is None and vector is not None:
-        vectors = [vector] * len(choices)
+        alternatives = [Alternative(vector, persons) for persons in choices]
     else:
-        vectors = _encode(request.text, len(named), choices, encoder, bool(request.people.wanted))
+        alternatives = _encode(request, len(named), choices, encoder, person_as)
     text = request.ranking.negative_text
-    return QueryParts(
-        tuple(Alternative(row, persons) for row, persons in zip(vectors, choices, strict=True)),
-        _resolve(request.people.none, people, faces),
-        encoder.encode([text])[0] if text is not None else None,
-        request.text is not None or vector is None,
-    )
+    negative = encode_people(encoder, TOKEN, [[text]], [_NOBODY.faces], [()])[0] if text is not None else None
+    return QueryParts(tuple(alternatives), unwanted, negative, request.text_counts, person_as, why_not)
 
 
-def introduce(text: str, count: int) -> str:
-    """A text without placeholders -> the same, introduced by those of `count` people, as in training."""
-    placeholders = [PLACEHOLDER, *(f"[TOK:{number}]" for number in range(2, count + 1))]
-    listed = " and ".join(filter(None, [", ".join(placeholders[:-1]), placeholders[-1]]))
-    return f"An image with {listed}. {text}".rstrip()
+def named_people(request: KnnRequest, people: People, faces: FaceIndex | None) -> Persons:
+    """Those who stand for the placeholders of the text: of `faces`, then of `identities`."""
+    named = [
+        PersonQuery(photo=face) if isinstance(face, str) else PersonQuery(embedding=face) for face in request.faces
+    ]
+    return _resolve([*named, *(PersonQuery(identity=name, name=name) for name in request.identities)], people, faces)
+
+
+def face_model_of(people: People, faces: FaceIndex | None) -> str | None:
+    """Where the faces of queries come from: the people of the service, else the faces of the index."""
+    return people.face_model or (faces.model_id if faces is not None else None)
+
+
+def person_as_of(
+    request: KnnRequest, people: People, encoder: QueryEncoder, faces: FaceIndex | None, persons: Persons
+) -> tuple[str, str | None]:
+    """What `persons` are in the text, and why no token can be made of them; raises IdClipError as `person_as.choose`."""
+    why_not = why_no_token(encoder.loaded, face_model_of(people, faces), persons.faces.shape[1] or None)
+    return (choose(request.person_as, why_not) if len(persons) else TOKEN), why_not
 
 
 def _encode(
-    text: str | None, required: int, choices: Sequence[Persons], encoder: QueryEncoder, clause: bool
-) -> list[np.ndarray]:
-    """One vector [E] a choice of people."""
-    if text is None and all(len(persons) == 1 for persons in choices):
-        prompts = [expand(prompt, "conf1") for prompt in entity_texts()]
-        return list(encoder.encode_ensemble([prompts] * len(choices), [persons.faces for persons in choices]))
-    places = [int(match.group(1) or 1) for match in _NUMBERED.finditer(text or "")]
-    texts, rows = [], []
-    for persons in choices:
-        if places or not clause or not len(persons):
-            texts.append(text or "")
-            rows.append(persons.faces[: max(places, default=0)] if clause else persons.faces)
-        elif required:
-            raise BadRequest(
-                "'faces' and 'identities' need a 'text' that says where the person stands in it, such as '[TOK]'"
-            )
-        else:
-            texts.append(introduce(text or "", len(persons)))
-            rows.append(persons.faces)
-    return list(encoder.encode(texts, rows if any(map(len, rows)) else None))
+    request: KnnRequest, required: int, choices: Sequence[Persons], encoder: QueryEncoder, person_as: str
+) -> list[Alternative]:
+    """One alternative a choice of people, by the text."""
+    clause = bool(request.people.wanted)
+    groups = [_texts(request.text, required, persons, clause, person_as) for persons in choices]
+    told = [_told(texts, persons, clause) for texts, persons in zip(groups, choices, strict=True)]
+    rows, words = [persons.faces for persons in told], [persons.words for persons in told]
+    vectors = encode_people(encoder, person_as, groups, rows, words)
+    shown = [
+        in_words(texts[0], persons.words) if person_as != TOKEN and len(choice) else None
+        for texts, persons, choice in zip(groups, told, choices, strict=True)
+    ]
+    return [Alternative(*entry) for entry in zip(vectors, choices, shown, strict=True)]
+
+
+def _texts(text: str | None, required: int, persons: Persons, clause: bool, person_as: str) -> list[str]:
+    """The texts that ask for one choice of people, with placeholders; more than one is an ensemble."""
+    if text is None and len(persons) == 1:
+        return [expand(prompt, "conf1") for prompt in entity_texts()]
+    text = text or ""
+    if placeholder_numbers(text) or not clause or not len(persons):
+        return [text]
+    if required:
+        raise BadRequest(
+            "'faces' and 'identities' need a 'text' that says where the person stands in it, such as '[TOK]'"
+        )
+    return [with_people(text, len(persons)) if person_as == WORDS else introduced(text, len(persons))]
+
+
+def _told(texts: Sequence[str], persons: Persons, clause: bool) -> Persons:
+    """Those who have a place in the texts; the people of a clause may be sought by their faces alone."""
+    if not clause:
+        return persons
+    most = max((number for text in texts for number in placeholder_numbers(text)), default=0)
+    return Persons(persons.names[:most], persons.faces[:most], persons.words[:most])
 
 
 def _resolve(queries: Sequence[PersonQuery], people: People, faces: FaceIndex | None) -> Persons:
+    if not queries:
+        return _NOBODY
     names = tuple(query.name or f"face {number}" for number, query in enumerate(queries, 1))
     rows = [_face_of(query, people, faces) for query in queries]
-    matrix = np.stack(rows).astype(np.float32) if rows else np.zeros((0, people.face_dim), np.float32)
+    size = faces.info.embedding_size if faces is not None else len(rows[0])
+    for name, row in zip(names, rows, strict=True):
+        if len(row) != size:
+            raise BadRequest(
+                f"the face embedding of '{name}' has {len(row)} numbers, but those it is compared with have {size}: give "
+                "embeddings of one face model"
+            )
+    matrix = np.stack(rows).astype(np.float32)
     lengths = np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-    return Persons(names, matrix / lengths)
+    return Persons(names, matrix / lengths, tuple(_word_of(query, people) for query in queries))
+
+
+def _word_of(query: PersonQuery, people: People) -> str:
+    return SOMEBODY
 
 
 def _face_of(query: PersonQuery, people: People, faces: FaceIndex | None) -> np.ndarray:

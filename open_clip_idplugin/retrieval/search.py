@@ -81,6 +81,7 @@ def search(
     where: str | None = None,
     offset: int | None = None,
     collapse: str | None = None,
+    person_as: str | None = None,
 ) -> None:
     """Find a person in a context: "[TOK] feeding a horse" with an enrolled name or a photo; plain text works as well.
 
@@ -115,6 +116,8 @@ def search(
         where: conditions on metadata, several separated by commas: column=value, column=a|b, column=1900..1950.
         offset: results to leave out at the start, for the next page.
         collapse: near_duplicates, or a column of which every value is shown once.
+        person_as: what people are in the text: token, words, both, or auto (the token where an adaptor trained for this
+            face model is there, else words, and the faces rank).
     """
     options = SearchOptions(
         _split(all),
@@ -131,6 +134,7 @@ def search(
         _split(where),
         offset,
         collapse,
+        person_as,
     )
     query = Query(text, _split(photos), _split(identities), num_images, options)
     if client_only and options != SearchOptions():
@@ -200,11 +204,19 @@ def search_folder(index: str, query: Query, setup: LocalModel, include_images: b
 
 def encode_query(query: Query, setup: LocalModel) -> list[float]:
     """The query as a unit vector of D floats, for the `embedding_input` of any clip-retrieval backend."""
+    from open_clip_idplugin.person_as import encode_people, why_no_token
+    from open_clip_idplugin.person_words import TOKEN
     from open_clip_idplugin.query_encoder import QueryEncoder
 
     loaded, people = setup.load()
     rows = people.embeddings(query.to_json(False)["faces"], query.identities)
-    encoded = QueryEncoder(loaded).encode([query.text], faces=[rows] if len(rows) else None)
+    why_not = why_no_token(loaded, people.face_model, rows.shape[1] or None)
+    if len(rows) and why_not is not None:
+        raise IdClipError(
+            f"--client_only sends one vector, in which only an identity token can stand for a person, but {why_not}: ask an "
+            "idclip service, which compares the faces too"
+        )
+    encoded = encode_people(QueryEncoder(loaded), TOKEN, [[query.text]], [rows], [()])
     return [float(number) for number in encoded[0]]
 
 

@@ -28,6 +28,7 @@ class SearchOptions:
     where: tuple[str, ...] = ()
     offset: int | None = None
     collapse: str | None = None
+    person_as: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given."""
@@ -35,7 +36,8 @@ class SearchOptions:
         people = {**clauses, **({"only": True} if self.only else {})}
         faces = ("fusion", "face_weight", "face_threshold", "unseen_face", "min_face_similarity")
         values = {
-            name: getattr(self, name) for name in (*faces, "min_similarity", "negative_text", "offset", "collapse")
+            name: getattr(self, name)
+            for name in (*faces, "min_similarity", "negative_text", "offset", "collapse", "person_as")
         }
         filters = parse_where(self.where)
         fields = {**values, "people": people or None, "filters": filters or None}

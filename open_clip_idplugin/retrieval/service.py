@@ -98,8 +98,8 @@ def create_app(
     close(app, access)
     names, fetch = list(indices), partial(fetch_picture, most_bytes=limits.request_bytes)
     _add_endpoints(app, names, served, people, fetch if allow_urls else None, limits)
-    add_people(app, PeopleService(people, served, limits, loaded.face_model), access.may_edit_people)
-    app.add_url_rule("/service-info", "service-info", lambda: describe_indices(served, people, limits, access))
+    add_people(app, PeopleService(people, served, limits), access.may_edit_people)
+    app.add_url_rule("/service-info", "service-info", lambda: describe_indices(served, people, limits, access, loaded))
     add_page(app)
     add_stock_page(app, CONTENT_RULES)
     if access.allow_cors:

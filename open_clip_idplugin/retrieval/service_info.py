@@ -6,20 +6,27 @@ Role: served indices + people + limits + access -> the JSON of `/service-info`.
 from typing import Any
 
 from open_clip_idplugin import fusion
+from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.gallery.likeness import SAME_FACE
+from open_clip_idplugin.person_as import choose, why_no_token
+from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
 from open_clip_idplugin.retrieval.access import Access
+from open_clip_idplugin.retrieval.face_index import FaceIndex
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.query_parts import face_model_of
 from open_clip_idplugin.retrieval.ranking_request import RankingRequest
 from open_clip_idplugin.retrieval.resources import IdentityResource
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
 
 
-def describe_indices(indices: ServedIndices, people: People, limits: Limits, access: Access) -> dict[str, Any]:
-    """Everything, as it is now."""
+def describe_indices(
+    indices: ServedIndices, people: People, limits: Limits, access: Access, loaded: LoadedModel
+) -> dict[str, Any]:
+    """Everything, as it is now; `loaded` is the model that encodes queries."""
     defaults = RankingRequest()
     return {
-        "indices": [_index(name, resource) for name, resource in indices.current().items()],
+        "indices": [_index(name, resource, people, loaded) for name, resource in indices.current().items()],
         "people": {
             "has_gallery": people.gallery is not None,
             "may_edit": access.may_edit_people and people.gallery is not None,
@@ -33,16 +40,29 @@ def describe_indices(indices: ServedIndices, people: People, limits: Limits, acc
             "same_face": SAME_FACE,
         },
         "fusion_rules": list(fusion.RULES),
+        "person_as": list(CHOICES),
         "limits": {**vars(limits)},
         "needs_token": access.token is not None,
     }
 
 
-def _index(name: str, resource: IdentityResource) -> dict[str, Any]:
+def _index(name: str, resource: IdentityResource, people: People, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "name": name,
         "rows": resource.rows - len(resource.removed.ids),
         "has_faces": resource.faces is not None,
         "has_thumbnails": not resource.thumbnails.empty,
         "columns": list(resource.columns_to_return),
+        "person_as": _person_as(resource.faces, people, loaded),
     }
+
+
+def _person_as(faces: FaceIndex | None, people: People, loaded: LoadedModel) -> dict[str, Any]:
+    """What people are in the texts of this index unless a request says otherwise, and a sentence on why and what it needs."""
+    size = people.face_size or (faces.info.embedding_size if faces is not None else None)
+    why_not = why_no_token(loaded, face_model_of(people, faces), size)
+    used = choose(AUTO, why_not)
+    notes = [] if why_not is None else [f"People are words in the text, because {why_not}; their faces rank."]
+    if used == WORDS and faces is None:
+        notes.append("This index holds no faces: until `idclip index_faces` adds them it cannot be asked for people.")
+    return {"auto": used, "finds_people": used != WORDS or faces is not None, "note": " ".join(notes) or None}

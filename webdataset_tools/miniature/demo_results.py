@@ -125,7 +125,7 @@ def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
         command = ["idclip", "enroll", name, *photos, "--gallery", str(run.gallery), "--faces", steps.FACES]
         command += ["--det_size", str(steps.DETECTOR_SIDE)]
         run.step(f"enrol {name}", command, partial(enroll_photos, gallery, name, photos, engine))
-    people = People(engine.embedding_size, gallery, engine)
+    people = People(gallery, engine)
     return create_app({"index": run.index}, loaded, people)
 
 

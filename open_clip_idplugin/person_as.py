@@ -1,0 +1,94 @@
+"""How the people of a query enter its text: as identity tokens, as words, or as both.
+
+Role: texts with placeholders + people -> vectors. A token needs an adaptor that was trained with the face model of the faces;
+`why_no_token` is the only place that says whether there is one. Words name nobody: who uses them must rank by faces.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.model_identity import same_model
+from open_clip_idplugin.person_words import AUTO, BOTH, TOKEN, WORDS, in_words
+from open_clip_idplugin.query_encoder import QueryEncoder, unit_rows
+from open_clip_idplugin.tokenizer import placeholders_of, require_places
+
+
+def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: int | None = None) -> str | None:
+    """Why a model can make no identity token of faces, as a clause of a sentence; None where it can.
+
+    Args:
+        loaded: an adaptor counts as trained where its weights came from a file or tag. Whether those weights were trained
+            cannot be seen.
+        face_model: of the faces; what is not known agrees with every adaptor.
+        face_size: numbers of a face embedding, where known.
+    """
+    config = getattr(loaded.model, "identity_cfg", None)
+    if not isinstance(config, IdentityConfig):
+        return f"{loaded.name} is a plain CLIP, which has no identity token"
+    if not loaded.adaptor_loaded:
+        return f"the adaptor of this {loaded.name} was not trained: its weights are plain CLIP's or random"
+    if not same_model(loaded.face_model, face_model):
+        return (
+            f"the adaptor of this {loaded.name} was trained for faces of '{loaded.face_model}', and these come from "
+            f"'{face_model}'"
+        )
+    if face_size not in (None, config.face_dim):
+        return f"the adaptor of this {loaded.name} takes {config.face_dim} numbers a face, and these have {face_size}"
+    return None
+
+
+def choose(asked: str, why_not: str | None) -> str:
+    """What was asked for (one of `person_words.CHOICES`) -> TOKEN, WORDS or BOTH.
+
+    Args:
+        asked: AUTO is the token where one can be made, else words.
+        why_not: as `why_no_token` says.
+
+    Raises:
+        IdClipError: a token was asked for, and none can be made.
+    """
+    if asked == AUTO:
+        return TOKEN if why_not is None else WORDS
+    if asked != WORDS and why_not is not None:
+        raise IdClipError(
+            f"'person_as': '{asked}' needs an identity token, but {why_not}: ask with 'words' or 'auto', or load an IdCLIP "
+            "that was trained with this face model"
+        )
+    return asked
+
+
+def encode_people(
+    encoder: QueryEncoder,
+    person_as: str,
+    groups: Sequence[Sequence[str]],
+    faces: Sequence[np.ndarray],
+    words: Sequence[Sequence[str]],
+) -> np.ndarray:
+    """Queries of one or more texts each -> [G, E] float32 unit rows.
+
+    Args:
+        encoder: of any open_clip model for WORDS, of an IdCLIP for the others.
+        person_as: TOKEN, WORDS, or BOTH, which is the mean of the two unit vectors, scaled to unit length.
+        groups: G lists of texts (see `QueryEncoder.encode_ensemble`); each text has a placeholder for every person.
+        faces: [P, D] float32 for each group; P may be 0.
+        words: P words for each group, as `person_words.in_words` takes them.
+
+    Raises:
+        IdClipError: placeholders and people of a text do not fit together.
+    """
+    for texts, rows in zip(groups, faces, strict=True):
+        for number, text in enumerate(texts):
+            require_places(text, number, placeholders_of(text, number), rows)
+    if not any(map(len, faces)):
+        return encoder.encode_ensemble(groups)
+    vectors = []
+    if person_as in (TOKEN, BOTH):
+        vectors.append(encoder.encode_ensemble(groups, list(faces)))
+    if person_as in (WORDS, BOTH):
+        plain = [[in_words(text, some) for text in texts] for texts, some in zip(groups, words, strict=True)]
+        vectors.append(encoder.encode_ensemble(plain))
+    return vectors[0] if len(vectors) == 1 else unit_rows(np.mean(vectors, axis=0))

@@ -25,7 +25,7 @@ from open_clip_idplugin.faces import (
     load_face_engine,
     load_picture,
 )
-from open_clip_idplugin.faces import pictures as pictures_module
+from open_clip_idplugin.pictures import bounds
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -133,7 +133,7 @@ class TestLoadPicture:
         monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
         with pytest.raises(ImageRejected, match="million pixels"):
             load_picture(bomb)
-        monkeypatch.setattr(pictures_module, "MAX_PIXELS", 10_000)
+        monkeypatch.setattr(bounds, "MAX_PIXELS", 10_000)
         with pytest.raises(ImageRejected, match="million pixels"):
             load_picture(small)
         monkeypatch.undo()

@@ -24,20 +24,22 @@ from open_clip_idplugin.faces import (
 )
 from open_clip_idplugin.faces.errors import (
     DetectorMissing,
-    ImageRejected,
     ModelUnreadable,
-    NoPicture,
     PackEmpty,
+    RecogniserMissing,
+)
+from open_clip_idplugin.faces.loading import split_spec
+from open_clip_idplugin.pictures import (
+    ImageRejected,
+    NoPicture,
     PictureDamaged,
     PictureMissing,
     PictureTooElongated,
     PictureTooLarge,
     PictureTooSmall,
     PixelsUnusable,
-    RecogniserMissing,
+    load_picture,
 )
-from open_clip_idplugin.faces.loading import split_spec
-from open_clip_idplugin.faces.pictures import load_picture
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from retrieval_fixtures import FACE_DIM, IDENTITY, PLAIN, draw_images, encode_jp
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval import generations, index_add
 from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import load_face_index
@@ -20,7 +21,6 @@ from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images
-from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 
 
 def snapshot(folder):

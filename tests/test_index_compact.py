@@ -11,13 +11,13 @@ from index_change_fixtures import FACES, KINDS, OPTIONS, archive, changeable, fa
 from retrieval_fixtures import draw_images, encode_jpeg, tiny_models  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval import generations, index_add, index_compact
 from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import load_face_index
 from open_clip_idplugin.retrieval.face_index_build import read_keys
 from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.sources import find_images
-from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 
 
 def everything_in(folder) -> bytes:

@@ -103,7 +103,7 @@ def test_pictures_without_regions(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "plain.png")
     assert read_regions(tmp_path / "plain.png") == []
     (tmp_path / "no.jpg").write_bytes(b"nothing")
-    with pytest.raises(IdClipError, match="cannot be opened"):
+    with pytest.raises(IdClipError, match="no picture in a known format"):
         read_regions(tmp_path / "no.jpg")
 
 

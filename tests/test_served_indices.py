@@ -12,13 +12,13 @@ pytest.importorskip("clip_retrieval")
 from index_change_fixtures import KINDS, OPTIONS, archive, changeable, face_of  # noqa: F401
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models  # noqa: F401
 
+from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval import generations, index_add, index_compact, served_indices
 from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images
-from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 
 PERSON = "7_n000002"
 

@@ -161,7 +161,7 @@ class TestLimits:
         body = {field: bodies[field]} if field == "image" else {"text": "[TOK]", field: bodies[field]}
         response = make_client(limits=Limits(picture_pixels=1_000_000)).post("/knn-service", json=body)
         assert response.status_code == 400
-        assert "more than 1000000 pixels" in response.get_json()["message"]
+        assert "more than 1 million pixels" in response.get_json()["message"]
 
     def test_huge_picture(self):
         head = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x03\x00\x00\x00\x03\x00\x00\x08\x02\x00\x00\x00"

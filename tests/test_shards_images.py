@@ -141,11 +141,11 @@ def test_a_decompression_bomb_is_damage():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for check in (STRUCTURE, DECODE):
-            assert "decompression bomb" in find_damage(with_size(photograph(), 65_000, 65_000), check)
+            assert "million pixels" in find_damage(with_size(photograph(), 65_000, 65_000), check)
         stream = io.BytesIO()
         Image.new("1", (14_000, 14_000)).save(stream, "PNG")
         assert len(stream.getvalue()) < 200_000
-        assert "decompression bomb" in find_damage(stream.getvalue())
+        assert "million pixels" in find_damage(stream.getvalue())
 
 
 @pytest.mark.parametrize(

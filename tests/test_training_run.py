@@ -575,7 +575,7 @@ def test_pictures_that_cannot_be_cached_are_left_out_and_told(world, tmp_path):
     flags = (*PAPER, "--id-visual-prompts", "0", "--id-cache-images", str(tmp_path / "cache"), "--workers", "1")
     assert train(world, "lossy", *flags, "--train-data", str(tmp_path / "train"), logs=tmp_path) == 0
     note = json.loads((tmp_path / "cache" / "train-00000.json").read_text())
-    assert note["samples"] == 23 and "cannot be decoded" in note["skipped"][samples[0].key]
+    assert note["samples"] == 23 and "cannot be used" in note["skipped"][samples[0].key]
     assert "leave out 1 samples" in (tmp_path / "lossy" / "out.log").read_text()
 
 

@@ -29,11 +29,11 @@ from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.faces.model_identity import agreed_model
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
+from open_clip_idplugin.pictures import load_image
 from open_clip_idplugin.prompts import PLACEHOLDER
 from training_patches.grouping import GroupedOrder
 from training_patches.params import NO_GROUPS, IdentityOptions
 from training_patches.setups import ONLY_ENTITIES, WITH_ENTITIES, setup_text
-from webdataset_tools.evaluation_data import decode
 from webdataset_tools.sample_format import Sample, members_to_sample, read_samples, shard_paths
 
 Pair = tuple[torch.Tensor, IdentityText]
@@ -54,8 +54,8 @@ class Decoder:
     preprocess: Callable[[Image.Image], torch.Tensor]
 
     def __call__(self, content: bytes) -> torch.Tensor:
-        """Raises IdClipError when the image is damaged."""
-        return self.preprocess(decode(content))
+        """Raises ImageRejected when the image is damaged."""
+        return self.preprocess(load_image(content))
 
 
 @dataclass(frozen=True)

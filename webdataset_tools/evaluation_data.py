@@ -4,7 +4,6 @@ Input: shards of this project; output: `EvaluationSet`, features [N, E] and `Det
 are left out and told with the reason.
 """
 
-import io
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from open_clip_idplugin.evaluation import strata
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
 from open_clip_idplugin.faces.model_identity import agreed_model, require_same_model, same_model
+from open_clip_idplugin.pictures import ImageRejected, load_image, load_picture
 from open_clip_idplugin.training_facts import require_face_model
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
 
@@ -148,9 +148,9 @@ class ShardImages(torch.utils.data.IterableDataset[tuple[int, "torch.Tensor | st
         for row, sample in samples_of(self._shards, self._row_of):
             if row % workers == worker:
                 try:
-                    pixels: torch.Tensor | str = self._preprocess(decode(sample.image_bytes))
-                except IdClipError as error:
-                    pixels = str(error)
+                    pixels: torch.Tensor | str = self._preprocess(load_image(sample.image_bytes))
+                except ImageRejected as error:
+                    pixels = error.reason
                 yield row, pixels
 
 
@@ -163,15 +163,6 @@ def samples_of(shards: Shards, row_of: Mapping[str, int]) -> Iterator[tuple[int,
             yield row_of[sample.key], sample
         if not missing:
             return
-
-
-def decode(content: bytes) -> Image.Image:
-    """An encoded image as RGB; raises IdClipError when it is damaged or no image."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow's readers raise
-        raise IdClipError(f"the image cannot be decoded ({error})") from None
 
 
 def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, progress: bool = True) -> DetectedFaces:
@@ -195,7 +186,7 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
         samples_of(shards, row_of), total=len(row_of), desc="faces", unit="image", disable=not progress
     ):
         _require_rival(sample, engine.model_id)
-        pending.append((row, np.asarray(decode(sample.image_bytes))))
+        pending.append((row, load_picture(sample.image_bytes)))
         if len(pending) == PICTURES_AT_ONCE:
             flush()
     if pending:

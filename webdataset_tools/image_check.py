@@ -5,9 +5,10 @@ decoding what lies between) finds what makes Pillow fail, at a tenth of the pric
 that decoders pass over in silence, such as blocks that are lost from a picture's middle; `none` looks at nothing.
 """
 
-import io
 import re
 from functools import lru_cache
+
+from open_clip_idplugin.pictures import ImageRejected, NoPicture, open_image
 
 STRUCTURE, DECODE, NONE = "structure", "decode", "none"
 CHECKS = (STRUCTURE, DECODE, NONE)
@@ -94,14 +95,14 @@ def _judge_header(header: bytes) -> str | None:
 
 def _decode(content: bytes) -> str | None:
     """Decode with Pillow, JPEGs to an eighth of their size: all of the data is read, most of the arithmetic is saved."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             image.draft("L", (1, 1))
             image.load()
-    except UnidentifiedImageError:  # its message holds a memory address
+    except NoPicture:
         return "not an image"
+    except ImageRejected as error:
+        return error.reason
     except Exception as error:  # on damaged bytes Pillow's decoders raise OSError, SyntaxError, struct.error and more
         return str(error) or type(error).__name__
     return None

@@ -14,6 +14,7 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import Location, location
+from open_clip_idplugin.pictures import ImageRejected, open_image
 from webdataset_tools.faceswap.marking import read_digital_source_type, short_name
 from webdataset_tools.sample_format import IMAGE, MEMBERS, REQUIRED, Sample, members_to_sample, shard_paths
 
@@ -159,15 +160,11 @@ def _describe_sample(sample: Sample) -> list[str]:
 
 
 def _describe_image(content: bytes) -> str:
-    import io
-
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            return f"{image.format} {image.width}x{image.height}"
-    except (OSError, Image.DecompressionBombError):
-        return f"not an image ({len(content):,} bytes)"
+        image = open_image(content)
+    except ImageRejected as error:
+        return f"not a usable image ({len(content):,} bytes): {error.reason}"
+    return f"{image.format} {image.width}x{image.height}"
 
 
 def _printable(text: str) -> str:

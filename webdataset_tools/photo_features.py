@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
-from webdataset_tools.evaluation_data import ImageEncoder, Preprocess, Shards, decode, samples_of
+from open_clip_idplugin.pictures import load_image
+from webdataset_tools.evaluation_data import ImageEncoder, Preprocess, Shards, samples_of
 
 PICTURES_AT_ONCE = 64
 _Item = TypeVar("_Item", bytes, Path)
@@ -37,7 +38,7 @@ def crop_features(
 def _features(pictures: Sequence[bytes], rows: np.ndarray, encoder: ImageEncoder, preprocess: Preprocess) -> np.ndarray:
     starts = range(0, len(pictures), PICTURES_AT_ONCE)
     batches = (
-        torch.stack([preprocess(decode(picture)) for picture in pictures[start : start + PICTURES_AT_ONCE]])
+        torch.stack([preprocess(load_image(picture)) for picture in pictures[start : start + PICTURES_AT_ONCE]])
         for start in starts
     )
     return encoder.encode_images(batches)[rows]

@@ -14,7 +14,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.alignment import align_face
 from open_clip_idplugin.faces.errors import EmbeddingBroken
 from open_clip_idplugin.faces.face import Face, FacePolicy, choose_aligned_face, choose_face
-from open_clip_idplugin.faces.pictures import PictureSource, load_picture
+from open_clip_idplugin.pictures import PictureSource, load_picture
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""The exceptions of face handling: one class per way an engine or a picture can fail, each with a one-sentence message.
+"""The exceptions of face handling: one class per way an engine can fail, each with a one-sentence message.
 
-Catch the families (`PackNotFound`, `PackInvalid`, `ImageRejected`, `NoFace`, `SeveralFaces`, `ModelMismatch`) or the one
-case that matters.
+Catch the families (`PackNotFound`, `PackInvalid`, `NoFace`, `SeveralFaces`, `ModelMismatch`) or the one case that matters;
+pictures fail with `open_clip_idplugin.pictures.ImageRejected`.
 """
-
-from typing import ClassVar
 
 from open_clip_idplugin.errors import IdClipError
 
@@ -51,66 +49,6 @@ class ManifestBroken(PackInvalid):
 
 class EmbeddingBroken(PackInvalid):
     """A recogniser gave numbers that are not finite, or zeros."""
-
-
-class ImageRejected(IdClipError):
-    """A picture cannot be used.
-
-    `source` names the picture, `reason` says why without naming it; `kind` is the same for all pictures that fail alike,
-    for counting in reports.
-    """
-
-    kind: ClassVar[str] = "unusable picture"
-
-    def __init__(self, source: str, reason: str):
-        super().__init__(source, reason)  # both in args, so that the exception survives pickling between processes
-        self.source = source
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"The picture {self.source} cannot be used: {self.reason}."
-
-
-class PictureMissing(ImageRejected):
-    """The file does not exist, or may not be read."""
-
-    kind = "missing or unreadable file"
-
-
-class NoPicture(ImageRejected):
-    """What was given is no picture in a known format."""
-
-    kind = "no picture in a known format"
-
-
-class PictureDamaged(ImageRejected):
-    """The data is damaged or truncated."""
-
-    kind = "damaged or truncated"
-
-
-class PictureTooLarge(ImageRejected):
-    """Too many pixels (perhaps a decompression bomb), or a side that image libraries cannot index."""
-
-    kind = "too large"
-
-
-class PictureTooSmall(ImageRejected):
-    """A side below the least that a detector can use."""
-
-    kind = "too small"
-
-
-class PictureTooElongated(ImageRejected):
-    """Sides that differ too much."""
-
-    kind = "too elongated"
-
-
-class PixelsUnusable(ImageRejected):
-    """An array or image of another shape, type or range than pixels have, or values that are not finite."""
-
-    kind = "unusable pixel values"
 
 
 class NoFace(IdClipError):

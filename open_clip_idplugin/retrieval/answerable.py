@@ -3,13 +3,12 @@
 Role: a checked request + an opened index -> nothing, or BadRequest.
 """
 
-import io
-
 import numpy as np
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.person_words import WORDS
+from open_clip_idplugin.pictures import ImageRejected, load_image
 from open_clip_idplugin.retrieval.face_index import FaceIndex
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest
 from open_clip_idplugin.retrieval.people import decode_base64
@@ -84,13 +83,9 @@ def require_ranked(
 
 def _require_picture(content: str) -> None:
     """Refuse what clip-retrieval would fail on: it decodes the picture again, by itself."""
-    from PIL import Image
-
-    raw = decode_base64(content)
     try:
-        with Image.open(io.BytesIO(raw)) as picture:
-            picture.load()
-    except Exception:  # Pillow raises anything on damaged data
+        load_image(decode_base64(content))
+    except ImageRejected as error:
         raise BadRequest(
-            "'image' is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
+            f"'image' is not a picture that can be read ({error.reason}): send the bytes of a JPEG or PNG in base64"
         ) from None

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.pictures.thumbnails import FILE_NAME, ThumbnailWriter, merge_parts
 from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
 from open_clip_idplugin.retrieval.partitions import (
     DONE_FOLDER,
@@ -20,7 +21,6 @@ from open_clip_idplugin.retrieval.partitions import (
     open_partitions,
 )
 from open_clip_idplugin.retrieval.sources import ImageSource
-from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, ThumbnailWriter, merge_parts
 
 
 def embed_images(

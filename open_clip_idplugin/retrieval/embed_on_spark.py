@@ -22,13 +22,13 @@ from tqdm import tqdm
 from open_clip_idplugin import host_patches, model_folders
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.thumbnails import ThumbnailPart
 from open_clip_idplugin.retrieval.card import fingerprint_image_tower
 from open_clip_idplugin.retrieval.host_contract import SPARK
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
 from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
 from open_clip_idplugin.retrieval.partitions import DONE_FOLDER, EmbedOptions, Partitions, split
 from open_clip_idplugin.retrieval.sources import ImageSource
-from open_clip_idplugin.retrieval.thumbnails import ThumbnailPart
 from open_clip_idplugin.spark_session import failures_in_a_sentence, open_session
 
 _LOOK_SECONDS = 1.0  # between two looks at what is done

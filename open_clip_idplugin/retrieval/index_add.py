@@ -17,6 +17,7 @@ from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
     IndexMismatch,
@@ -41,7 +42,6 @@ from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.removed_rows import read_removed
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys
-from open_clip_idplugin.retrieval.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 
 _NEW = "new"  # what is embedded, before it joins the rest
 _SHOWN = 5

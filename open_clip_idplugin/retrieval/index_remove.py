@@ -22,9 +22,9 @@ def index_remove(index: str, keys: str | None = None, keys_file: str | None = No
         keys_file: text file with one key a line.
         ids: row numbers of images, as answers give them in `id`, separated by commas.
     """
+    from open_clip_idplugin.pictures.thumbnails import Thumbnails
     from open_clip_idplugin.retrieval.card import load_card
     from open_clip_idplugin.retrieval.removed_rows import count_rows, remove_rows, rows_of_keys
-    from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 
     folder = Path(index)
     count = count_rows(folder)

@@ -4,13 +4,12 @@ Role: index + row + number of the face -> `PhotoFace`. Its picture is cut from t
 landmarks nor the detector's score, so that its size alone is its quality.
 """
 
-import io
-
 import numpy as np
 
 from open_clip_idplugin.gallery.enrolment import encode_crop
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import LEAST_QUALITY
+from open_clip_idplugin.pictures import ImageRejected, load_image
 from open_clip_idplugin.retrieval.request_fields import BadRequest
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
@@ -53,9 +52,8 @@ def cut_face(jpeg: bytes, box: list[float]) -> bytes | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(jpeg)) as opened:
-            picture = opened.convert("RGB")
-    except OSError:
+        picture = load_image(jpeg)
+    except ImageRejected:
         return None
     width, height = picture.size
     x0, y0, x1, y1 = (share * side for share, side in zip(box, (width, height) * 2, strict=True))

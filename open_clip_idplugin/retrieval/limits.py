@@ -3,10 +3,10 @@
 Role: options -> `Limits`; bytes of a picture -> nothing, or BadRequest in one sentence.
 """
 
-import io
 from dataclasses import dataclass
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures import DecoderMissing, ImageRejected, PictureTooLarge, open_image
 from open_clip_idplugin.retrieval.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
 from open_clip_idplugin.retrieval.people import decode_base64
 
@@ -45,22 +45,16 @@ class Limits:
 
     def check_picture(self, content: bytes, what: str) -> None:
         """Refuse what is no picture, or one that would take too much memory once it is decoded."""
-        from PIL import Image
-
         try:
-            with Image.open(io.BytesIO(content)) as picture:
-                width, height = picture.size
-        except Image.DecompressionBombError:
-            raise BadRequest(self._too_many(what)) from None
-        except Exception:  # Pillow raises anything on damaged data
+            open_image(content, self.picture_pixels)
+        except PictureTooLarge as error:
+            raise BadRequest(f"{what} is too large: {error.reason}") from None
+        except DecoderMissing as error:
+            raise BadRequest(f"{what} cannot be read by this service: {error.reason}") from None
+        except ImageRejected:
             raise BadRequest(
                 f"{what} is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
             ) from None
-        if width * height > self.picture_pixels:
-            raise BadRequest(self._too_many(what))
-
-    def _too_many(self, what: str) -> str:
-        return f"{what} has more than {self.picture_pixels} pixels: send a smaller picture"
 
 
 def _photos_of_people(request: KnnRequest) -> list[str]:

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.identity_text import PLACEHOLDER
+from open_clip_idplugin.pictures import ImageRejected, PictureSource, load_image
+from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter, make_thumbnail
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport, Partitions
 from open_clip_idplugin.retrieval.sources import CAPTION_MEMBER, ImageSource, Shard, picture_keys
-from open_clip_idplugin.retrieval.thumbnails import ThumbnailWriter, make_thumbnail
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.writer import PartitionWriter
 
@@ -118,17 +119,17 @@ class _PictureDecoder:
         self._thumbnail_size = thumbnail_size
         self._nothing = torch.zeros_like(preprocess(Image.new("RGB", (64, 64))))
 
-    def __call__(self, picture: Image.Image) -> dict[str, Any]:
+    def __call__(self, source: PictureSource) -> dict[str, Any]:
         try:
-            pixels = self._preprocess(picture)
-            thumbnail = make_thumbnail(picture, self._thumbnail_size) if self._thumbnail_size else b""
-        except Exception:  # Pillow raises anything on damaged data; the host would lose the whole run or sleep over it
-            return self.nothing()
-        return {"pixels": pixels, "thumbnail": thumbnail, "good": True}
+            picture = load_image(source)
+        except ImageRejected:  # the host would lose the whole run or sleep over it
+            return {"pixels": self._nothing, "thumbnail": b"", "good": False}
+        return self.views(picture)
 
-    def nothing(self) -> dict[str, Any]:
-        """What stands for a picture that cannot be read."""
-        return {"pixels": self._nothing, "thumbnail": b"", "good": False}
+    def views(self, picture: Image.Image) -> dict[str, Any]:
+        """What is kept of a decoded picture (RGB)."""
+        thumbnail = make_thumbnail(picture, self._thumbnail_size) if self._thumbnail_size else b""
+        return {"pixels": self._preprocess(picture), "thumbnail": thumbnail, "good": True}
 
 
 class _PictureFolder(Dataset[dict[str, Any]]):
@@ -144,12 +145,7 @@ class _PictureFolder(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         key = self._keys[row]
-        try:
-            with Image.open(self._folder / key) as picture:
-                decoded = self._decoder(picture)
-        except Exception:  # as in the decoder: opening alone can raise anything
-            decoded = self._decoder.nothing()
-        return {"image_filename": key, "image_tensor": decoded}
+        return {"image_filename": key, "image_tensor": self._decoder(self._folder / key)}
 
 
 class _CaptionTokenizer:

@@ -15,10 +15,10 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.generations import FolderHandle, changing
 from open_clip_idplugin.retrieval.selection import selected
-from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 
 FILE_NAME = "removed.json"
 

@@ -5,13 +5,18 @@ clip-retrieval's own; the first kind is refused when its image tower is not the 
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
+import torch
 from clip_retrieval.clip_back import ClipResource
+from PIL import Image
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.pictures import load_image
+from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
@@ -25,7 +30,6 @@ from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 from open_clip_idplugin.retrieval.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.row_metadata import KEY, RowMetadata
-from open_clip_idplugin.retrieval.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.vectors import StoredVectors
 
@@ -44,6 +48,16 @@ class IdentityResource(ClipResource):
     faces: FaceIndex | None
     vectors: StoredVectors
     text_vectors: StoredVectors | None
+
+
+@dataclass(frozen=True)
+class _Preprocess:
+    """A picture that clip-retrieval opened -> pixels, decoded as the indexed pictures were."""
+
+    preprocess: Callable[[Image.Image], torch.Tensor]
+
+    def __call__(self, picture: Image.Image) -> torch.Tensor:
+        return self.preprocess(load_image(picture))
 
 
 class IndexOpener:
@@ -96,7 +110,7 @@ def _load_resource(
     return IdentityResource(
         device=str(loaded.device),
         model=towers,
-        preprocess=loaded.preprocess,
+        preprocess=_Preprocess(loaded.preprocess),
         tokenizer=loaded.tokenizer,
         model_txt_mclip=None,
         safety_model=None,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.atomic import atomic_path
-from open_clip_idplugin.retrieval.thumbnails import ThumbnailWriter
+from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter
 
 KEY_COLUMN = "image_path"  # clip-retrieval's name for it
 CAPTION_COLUMN = "caption"

@@ -4,15 +4,14 @@ Role: what a number hides. Every failure shows the identity photo, the right ima
 drawn by a program, and the pictures say so in their metadata.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from open_clip_idplugin.pictures import load_image
 from webdataset_tools.benchmark.findings import HYBRID, Findings
 from webdataset_tools.benchmark.pages import Picture, Section, ShownFailure, Thumbnail
 from webdataset_tools.benchmark.summary import BY_FACE
@@ -142,6 +141,4 @@ def _seen(sample: Sample) -> Seen:
 
 
 def _small(content: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(content)) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    return cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(np.asarray(load_image(content)), (SIDE, SIDE), interpolation=cv2.INTER_AREA)

@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures import ImageRejected, open_image, orientation_of, xmp_of
 
 _REGIONS = "{http://www.metadataworkinggroup.com/schemas/regions/}"
 _AREA = "{http://ns.adobe.com/xmp/sType/Area#}"
 _SIZE = "{http://ns.adobe.com/xap/1.0/sType/Dimensions#}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-_ORIENTATION = 0x0112
-_TIFF_XMP = 700
 _MOST_BYTES = 1 << 22  # of an XMP block
 # EXIF orientation -> where a point of the stored picture lies in the upright one; shares of width and height
 _UPRIGHT: dict[int, Callable[[float, float], tuple[float, float]]] = {
@@ -52,11 +49,10 @@ def read_regions(path: Path) -> list[FaceRegion]:
         IdClipError: the file cannot be opened, or its block is no XMP.
     """
     try:
-        with Image.open(path) as image:
-            block = _xmp_of(image)
-            size, orientation = image.size, int(image.getexif().get(_ORIENTATION, 1))
-    except Exception as error:  # Pillow's parsers let anything through on malformed headers
-        raise IdClipError(f"it cannot be opened ({str(error).splitlines()[0] if str(error) else error!r})") from None
+        image = open_image(path)
+    except ImageRejected as error:
+        raise IdClipError(error.reason) from None
+    block, size, orientation = xmp_of(image), image.size, orientation_of(image)
     if not block:
         return []
     if len(block) > _MOST_BYTES or b"<!DOCTYPE" in block or b"<!ENTITY" in block:
@@ -66,11 +62,6 @@ def read_regions(path: Path) -> list[FaceRegion]:
     except ElementTree.ParseError as error:
         raise IdClipError(f"its XMP block is damaged ({error})") from None
     return list(_regions(root, size, orientation))
-
-
-def _xmp_of(image: Image.Image) -> bytes:
-    block = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or getattr(image, "tag_v2", {}).get(_TIFF_XMP)
-    return block.encode() if isinstance(block, str) else bytes(block or b"")
 
 
 def _regions(root: ElementTree.Element, size: tuple[int, int], orientation: int) -> Iterator[FaceRegion]:

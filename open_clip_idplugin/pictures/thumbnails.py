@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.pictures.decoding import xmp_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,21 +28,25 @@ _STEM = "thumbnails"
 FILE_NAME = f"{_STEM}.sqlite"
 _PART = ".part.sqlite"  # end of the name of one partition's file
 _QUALITY = 80
+_REDUCING_GAP = 2.0  # averages whole blocks of pixels first, as `PIL.Image.Image.thumbnail` does
+_LONGEST_XMP = 65_000  # bytes; one JPEG segment, and a longer block cannot be written
 _BLOCK = 1024  # thumbnails that are copied at a time
 
 
 def make_thumbnail(picture: "Image.Image", side: int) -> bytes:
-    """JPEG bytes of the picture turned upright, at most `side` pixels in width and height.
+    """JPEG bytes of a decoded picture (see `load_image`), at most `side` pixels in width and height.
 
     An XMP block is kept, because it may say that the picture is synthetic.
     """
-    from PIL import ImageOps
+    from PIL import Image
 
-    marking = picture.info.get("xmp")
-    small = ImageOps.exif_transpose(picture).convert("RGB")
-    small.thumbnail((side, side))
+    scale = side / max(picture.size)
+    if scale < 1:
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+    marking = xmp_of(picture)
     stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=_QUALITY, **({"xmp": marking} if isinstance(marking, bytes) else {}))
+    picture.save(stream, "JPEG", quality=_QUALITY, xmp=marking if len(marking) <= _LONGEST_XMP else b"")
     return stream.getvalue()
 
 

@@ -1,0 +1,309 @@
+"""The one picture decoder: a path, bytes, Pillow image or array -> RGB, or `ImageRejected`.
+
+Every picture that meets an image tower or a face model passes through here, so that vectors, faces, thumbnails and boxes
+are of the same pixels: upright, 8 bit, alpha on white, sRGB, the first frame. A picture that needs none of this comes out
+bit for bit as `PIL.Image.open(...).convert("RGB")` reads it, which is what open_clip and clip-retrieval do. Face models
+silently find nothing (16-bit pixels, floats), silently read damaged files or crash (very long sides) otherwise.
+"""
+
+import io
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Union, cast
+
+import numpy as np
+
+from open_clip_idplugin.pictures import formats
+from open_clip_idplugin.pictures.bounds import MAX_BYTES, MAX_PIXELS, check_header, check_size, too_many_pixels
+from open_clip_idplugin.pictures.colour import to_srgb
+from open_clip_idplugin.pictures.errors import (
+    DecoderMissing,
+    NoPicture,
+    PictureDamaged,
+    PictureMissing,
+    PictureTooLarge,
+    PictureTooSmall,
+    PixelsUnusable,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PictureSource = Union[str, os.PathLike[str], bytes, "Image.Image", np.ndarray]
+
+DECODER_VERSION = 2  # grows whenever a picture gives other pixels than before; 1: whatever Pillow's conversion gave
+MIN_SIDE = 16  # of what a face detector looks at
+_ORIENTATION = 0x0112
+_XMP_OF_TIFF = 700
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_GREY_MODES = ("L", "LA", "La", "1")
+_STRIP = 1 << 20  # pixels that are converted at a time where numbers wider than 8 bit lie between
+
+
+def load_picture(source: PictureSource) -> np.ndarray:
+    """Decode any accepted picture to RGB uint8 [H, W, 3], contiguous.
+
+    EXIF orientation is applied, 16-bit values are scaled to 8 bit, transparency is composited on white, colours are
+    converted from the embedded ICC profile to sRGB, the first frame of an animation is taken. Arrays may be uint8 or
+    uint16 (grey [H, W] or [H, W, 1], RGB, RGBA) or floats in [0, 1].
+
+    Raises:
+        ImageRejected: one of its kinds. `PictureMissing`, `NoPicture`, `DecoderMissing` (HEIC without its extra),
+            `PictureDamaged` (also truncated), `PictureTooLarge` (more than `MAX_PIXELS` pixels, `MAX_SIDE` a side, or
+            a file that takes far longer than its size does), `PictureTooSmall` (a side below `MIN_SIDE`),
+            `PictureTooElongated` (sides beyond 1:`MAX_ASPECT`), `PixelsUnusable` (an array of another shape, type or
+            range).
+    """
+    name = _name_of(source)
+    if isinstance(source, np.ndarray):
+        pixels = _array_to_rgb(source, name)
+    else:
+        image, content = _opened(source, name)
+        _require_side(*image.size, name)
+        pixels = np.asarray(_decoded(image, content, name))
+    _require_side(pixels.shape[1], pixels.shape[0], name)
+    return np.ascontiguousarray(pixels)
+
+
+def load_image(source: PictureSource) -> "Image.Image":
+    """Decode any accepted picture to a Pillow image in mode RGB, by the rules of `load_picture`.
+
+    It is what an image tower's preprocessing gets, so that small pictures pass. An RGB image that needs nothing is
+    returned itself; an XMP block stays in `info["xmp"]`.
+
+    Raises:
+        ImageRejected: as `load_picture`, but for `PictureTooSmall`.
+    """
+    from PIL import Image
+
+    name = _name_of(source)
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(np.ascontiguousarray(_array_to_rgb(source, name)))
+    return _decoded(*_opened(source, name), name)
+
+
+def open_image(source: PictureSource, max_pixels: int = MAX_PIXELS) -> "Image.Image":
+    """Read the header of a picture alone: `size` (as stored), `format` and `info`; no pixel is decoded.
+
+    Raises:
+        ImageRejected: as `load_image`, as far as the header tells; `PictureTooLarge` also beyond `max_pixels`.
+    """
+    name = _name_of(source)
+    if isinstance(source, np.ndarray):
+        raise NoPicture(name, "an array has no header")
+    image, content = _opened(source, name)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureTooLarge(name, too_many_pixels(width, height, max_pixels))
+    check_header(image, content, name)
+    return image
+
+
+def xmp_of(image: "Image.Image") -> bytes:
+    """The XMP block of an opened picture, as it is stored; empty where there is none."""
+    block = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    block = block or getattr(image, "tag_v2", {}).get(_XMP_OF_TIFF)
+    return block.encode() if isinstance(block, str) else bytes(block or b"")
+
+
+def orientation_of(image: "Image.Image") -> int:
+    """The EXIF orientation of an opened picture, 1 to 8; 1 where it has none or its EXIF block is damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a malformed EXIF block is no reason to lose the picture; it is then read as stored
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _name_of(source: PictureSource) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return repr(os.fspath(source))
+    if isinstance(source, np.ndarray):
+        return f"(an array of shape {source.shape}, {source.dtype})"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"(given as {len(source)} bytes)"
+    return f"(given as {type(source).__name__})"
+
+
+def _require_side(width: int, height: int, name: str) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise PictureTooSmall(name, f"{width}x{height} is too small, each side needs at least {MIN_SIDE} pixels")
+
+
+def _opened(source: PictureSource, name: str) -> tuple["Image.Image", bytes | None]:
+    """The opened picture (header only) and the bytes of its file; a Pillow image passes through."""
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        if not formats.is_known(source.format):
+            raise NoPicture(name, f"{source.format} is none of the formats read here")
+        return source, None
+    if isinstance(source, (str, os.PathLike)):
+        content = _read(Path(source), name)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+    else:
+        raise NoPicture(name, "give a path, bytes, a Pillow image or a NumPy array")
+    return _open(content, name), content
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise PictureMissing(name, "it cannot be opened (it is no file)")
+        if status.st_size > MAX_BYTES:
+            raise PictureTooLarge(name, f"the file is larger than {MAX_BYTES >> 20} MB; scale the picture down")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PictureMissing(name, "the file does not exist") from None
+    except OSError as error:
+        raise PictureMissing(name, f"it cannot be opened ({_short(error)})") from None
+
+
+def _open(content: bytes, name: str) -> "Image.Image":
+    from PIL import Image, UnidentifiedImageError
+
+    known = formats.known_formats()
+    try:
+        return Image.open(io.BytesIO(content), formats=known)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"its header claims more than {MAX_PIXELS // 10**6} million pixels; scale it down"
+        raise PictureTooLarge(name, reason) from None
+    except UnidentifiedImageError:
+        remedy = formats.missing_decoder(content)
+        if remedy is not None:
+            raise DecoderMissing(name, remedy) from None
+        raise NoPicture(name, f"it is no picture in a known format ({', '.join(known)})") from None
+    except Exception as error:  # Pillow's parsers let anything through on malformed headers
+        raise PictureDamaged(name, f"it cannot be opened ({_short(error)})") from None
+
+
+def _decoded(image: "Image.Image", content: bytes | None, name: str) -> "Image.Image":
+    """Decode an opened picture to RGB; memory stays below three times that of its RGB pixels in Pillow."""
+    check_header(image, content, name)
+    try:
+        image.load()  # raises on truncated data
+    except Exception as error:  # as above: damaged data raises whatever the decoder met
+        raise PictureDamaged(name, f"its data is damaged or truncated ({_short(error)})") from None
+    try:
+        rgb = _upright(_to_rgb(image, name), orientation_of(image))
+    except (ValueError, OSError) as error:
+        if isinstance(error, PixelsUnusable):
+            raise
+        raise PixelsUnusable(name, f"its colour mode {image.mode} cannot be read as RGB") from None
+    marking = xmp_of(image)
+    if marking and rgb is not image:
+        rgb.info = {"xmp": marking}
+    return rgb
+
+
+def _upright(image: "Image.Image", orientation: int) -> "Image.Image":
+    """Turn by EXIF's number, the ways and numbers being those of `PIL.ImageOps.exif_transpose`."""
+    from PIL import Image
+
+    ways = Image.Transpose
+    turns = {
+        2: ways.FLIP_LEFT_RIGHT,
+        3: ways.ROTATE_180,
+        4: ways.FLIP_TOP_BOTTOM,
+        5: ways.TRANSPOSE,
+        6: ways.ROTATE_270,
+        7: ways.TRANSVERSE,
+        8: ways.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _to_rgb(image: "Image.Image", name: str) -> "Image.Image":
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _by_strips(image, _eight_bit_of(image, name, profile))
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return _by_strips(image, lambda strip: _over_white(strip, profile))
+    if profile and image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
+    if profile or image.mode == "RGB":
+        return to_srgb(image, profile)
+    return image.convert("RGB")
+
+
+def _by_strips(image: "Image.Image", convert: "Callable[[Image.Image], Image.Image]") -> "Image.Image":
+    """Convert to RGB some rows at a time, so that what lies between takes little memory."""
+    from PIL import Image
+
+    width, height = image.size
+    result = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(height, top + rows))
+        result.paste(convert(image.crop(box)), box)
+    return result
+
+
+def _eight_bit_of(image: "Image.Image", name: str, profile: bytes | None) -> "Callable[[Image.Image], Image.Image]":
+    """What turns rows of a picture of wide integers or floats into RGB."""
+    from PIL import Image
+
+    dtype: type = np.float32 if image.mode == "F" else np.uint16
+    if image.mode == "I":  # 32-bit integers, which nearly always hold 8- or 16-bit values
+        low, high = (int(bound) for bound in cast("tuple[int, int]", image.getextrema()))
+        if low < 0 or high > 65_535:
+            raise PixelsUnusable(name, f"its integer values {low} to {high} fit neither 8 nor 16 bits")
+        dtype = np.uint8 if high <= 255 else np.uint16
+
+    def convert(strip: "Image.Image") -> "Image.Image":
+        return to_srgb(Image.fromarray(_to_eight_bit(np.asarray(strip).astype(dtype), name)), profile)
+
+    return convert
+
+
+def _over_white(image: "Image.Image", profile: bytes | None) -> "Image.Image":
+    """Composite a picture with alpha, of any mode, on white."""
+    from PIL import Image
+
+    if image.mode == "La":
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    grey = image.mode in _GREY_MODES
+    colour = image.convert("LA").getchannel("L") if grey and profile else rgba.convert("RGB")
+    result = Image.new("RGB", image.size, "white")
+    result.paste(to_srgb(colour, profile), mask=rgba.getchannel("A"))
+    return result
+
+
+def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    """uint8, uint16 or float [H, W], [H, W, 1 | 3 | 4] -> uint8 [H, W, 3]."""
+    from PIL import Image
+
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise PixelsUnusable(name, "an array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
+    check_size(array.shape[1], array.shape[0], name)
+    array = _to_eight_bit(array, name)
+    if array.shape[2] == 1:
+        return np.repeat(array, 3, axis=2)
+    if array.shape[2] == 4:
+        return np.asarray(_by_strips(Image.fromarray(array), lambda strip: _over_white(strip, None)))
+    return array
+
+
+def _to_eight_bit(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise PixelsUnusable(name, "its values must be uint8, uint16 or floats in [0, 1]")
+    if not np.isfinite(array).all():
+        raise PixelsUnusable(name, "it holds values that are not finite")
+    if array.min() < 0 or array.max() > 1:
+        raise PixelsUnusable(name, "floats must lie in [0, 1]; give 0 to 255 as uint8")
+    return np.rint(array * 255).astype(np.uint8)
+
+
+def _short(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].strip().rstrip(".")

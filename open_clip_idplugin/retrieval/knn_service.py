@@ -72,13 +72,15 @@ class IdentityKnnService(KnnService):
         self._limits = limits
 
     def compute_query(self, clip_resource: IdentityResource, text_input: Any, **others: Any) -> np.ndarray:
-        """The query as [1, D] float32; a text with people is encoded by the encoder that evaluation uses too."""
+        """The query as [1, D] float32; a text is encoded by the encoder that evaluation uses too, with or without people."""
+        encoder = clip_resource.encoder
         if isinstance(text_input, TextWithPeople):
+            persons, groups = text_input.persons, [[str(text_input)]]
             with TEXT_CLIP_INFERENCE_TIME.time():
-                persons = text_input.persons
-                groups = [[str(text_input)]]
-                encoder = clip_resource.encoder
                 return encode_people(encoder, text_input.person_as, groups, [persons.faces], [persons.words])
+        if text_input:
+            with TEXT_CLIP_INFERENCE_TIME.time():
+                return encoder.encode([text_input])
         query: np.ndarray = super().compute_query(clip_resource, text_input, **others)
         return query
 

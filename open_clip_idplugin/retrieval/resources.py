@@ -27,6 +27,7 @@ from open_clip_idplugin.retrieval.card import (
 )
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
+from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 from open_clip_idplugin.retrieval.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.row_metadata import KEY, RowMetadata
@@ -70,7 +71,7 @@ class IndexOpener:
         """
         self._loaded = loaded
         self._mmap = mmap
-        self._towers, self._encoder = Towers(loaded), QueryEncoder(loaded)
+        self._towers, self._encoder = Towers(loaded), JointEncoder(loaded)
         self._tower = fingerprint_image_tower(loaded.model)
         if mmap:
             leave_weights_in_file(loaded)

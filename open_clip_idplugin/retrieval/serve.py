@@ -4,7 +4,6 @@ Role: index folders + model + gallery + face model -> a running HTTP service.
 """
 
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,14 +134,18 @@ def split_indices(listed: str) -> dict[str, Path]:
 
 
 def share_cores(threads: int) -> None:
-    """Let requests that are answered at once share the cores, instead of each waking a thread on every one of them."""
+    """Let searches that run at once share the cores, instead of each waking a thread on every one of them.
+
+    The towers get all cores: one pass at a time goes through them (see `joint_encoding` and `towers`).
+    """
     import faiss
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = max(1, cores // min(threads, cores))
-    torch.set_num_threads(each)
-    faiss.omp_set_num_threads(each)
+    from open_clip_idplugin.retrieval.heap import count_cores
+
+    cores = count_cores()
+    torch.set_num_threads(cores)
+    faiss.omp_set_num_threads(max(1, cores // min(threads, cores)))
 
 
 def open_app(

@@ -5,6 +5,7 @@ Role: `LoadedModel` -> the `model` of clip-retrieval's mapper and resources. The
 index's fingerprint is taken of); a lower precision is reached by autocast.
 """
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class Towers:
-    """The two encoders of a loaded model, under its precision."""
+    """The two encoders of a loaded model, under its precision; several threads take turns, since a pass takes all cores."""
 
     def __init__(self, loaded: "LoadedModel") -> None:
         require_float32_weights(loaded.precision)
         self.device = torch.device(loaded.device)
         self._model = loaded.model
         self._precision = loaded.precision
+        self._one_pass = threading.Lock()
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] float32, preprocessed -> [B, D] float32, not normalised."""
@@ -34,5 +36,5 @@ class Towers:
         return self._run(self._model.encode_text, text)
 
     def _run(self, encode: Callable[[Any], torch.Tensor], batch: Any) -> torch.Tensor:
-        with autocast(self.device, self._precision):
+        with self._one_pass, autocast(self.device, self._precision):
             return encode(batch).float()

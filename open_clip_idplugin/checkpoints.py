@@ -32,19 +32,12 @@ from open_clip_idplugin.delta_files import (
 )
 from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)
-
-# Key of a hub config's `preprocess_cfg` -> parameter of open_clip's factory.
-_PREPROCESSING = {
-    "mean": "image_mean",
-    "std": "image_std",
-    "interpolation": "image_interpolation",
-    "resize_mode": "image_resize_mode",
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ def _load_folder(model: str, checkpoint: str | None, device: str | torch.device,
     folder = model_folders.read_folder(Path(model.removeprefix(model_folders.PREFIX)))
     model_folders.require_unchanged(folder, read_weights(folder.weights))
     with model_folders.known_to_open_clip(folder) as name:
-        loaded = _load_named(name, str(folder.weights), device, precision, folder.preprocess)
+        loaded = _load_named(name, str(folder.weights), device, precision, preprocessing_view(folder.preprocess))
     if isinstance(loaded.tokenizer, IdentityTokenizer):
         loaded.tokenizer.model_name = model
     return replace(loaded, name=model, face_model=folder.note.facts.face_model if folder.note else None)
@@ -101,15 +94,14 @@ def _load_named(
     checkpoint: str | None,
     device: str | torch.device,
     precision: str,
-    preprocessing: Mapping[str, Any] | None = None,
+    view: View | None = None,
 ) -> LoadedModel:
-    """What open_clip knows by name. preprocessing: mean, std and so on as in a hub's config, where it is not the usual."""
+    """What open_clip knows by name. view: of the model, where the checkpoint is not the one to tell."""
     import open_clip
 
     config = _model_config(model)
     require_precision(precision)
     settings: dict[str, Any] = {"precision": precision, "device": resolve_device(device)}
-    settings |= {_PREPROCESSING[key]: value for key, value in (preprocessing or {}).items() if key in _PREPROCESSING}
     pretrained, delta, adaptor_loaded = checkpoint and str(checkpoint), None, False
     if pretrained is None:
         _log.warning("%s has random weights: no checkpoint was given.", model)
@@ -119,6 +111,10 @@ def _load_named(
         shapes = weight_shapes(path)
         adaptor_loaded = delta is not None or has_adaptor(shapes)
         settings |= _settings_of_weights(model, config, path, shapes, delta)
+        view = _view_beside(pretrained, delta) if view is None else view
+    view = view or {}
+    require_takes(view, str(checkpoint))
+    settings |= view
     try:
         built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
         if delta is not None:
@@ -129,7 +125,7 @@ def _load_named(
         raise IdClipError(
             f"the checkpoint {checkpoint} does not fit the model {model}: {first_lines(error)}"
         ) from error
-    tokenizer = open_clip.get_tokenizer(model)
+    tokenizer = open_clip.get_tokenizer(model, context_length=view.get("force_context_length"))
     if isinstance(tokenizer, IdentityTokenizer):
         tokenizer = IdentityTokenizer(tokenizer.base, built.identity_cfg, model)
     named = None if checkpoint is None else str(checkpoint)
@@ -151,8 +147,8 @@ def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Pa
     trained = read_weights(checkpoint_path(model, str(checkpoint)))
     plain = read_weights(checkpoint_path(model, base))
     name = Path(base).name if Path(base).is_file() else base
-    face_model = facts_beside(checkpoint).face_model
-    return write_delta(output, model, trained, plain, name, identity_cfg, face_model)
+    facts = facts_beside(checkpoint)
+    return write_delta(output, model, trained, plain, name, identity_cfg, facts.face_model, facts.view)
 
 
 def _face_model(model: str, checkpoint: str) -> str | None:
@@ -161,6 +157,13 @@ def _face_model(model: str, checkpoint: str) -> str | None:
     if not Path(path).is_file():
         return None
     return read_delta(path).face_model if is_delta(path) else facts_beside(path).face_model
+
+
+def _view_beside(pretrained: str, delta: Delta | None) -> View:
+    """The view that a delta file holds, or that stands beside a file of weights; a tag's is the host's own affair."""
+    if delta is not None:
+        return delta.view
+    return facts_beside(pretrained).view if Path(pretrained).is_file() else {}
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:

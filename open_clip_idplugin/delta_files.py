@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.model_view import View, read_view
 from open_clip_idplugin.weight_keys import OPENAI_FACTS, OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 FORMAT = "idclip-delta-1"
@@ -32,7 +33,7 @@ class Delta:
 
     model: open_clip's name of the IdCLIP model. base: the tag or file name of the plain weights, base_digest: their
     `weights_digest`. tensors: state-dict key -> value. face_model: id of the face model that it was trained with, None
-    where that is not known.
+    where that is not known. view: how the model reads pictures and texts (see `model_view`), as far as that is known.
     """
 
     model: str
@@ -41,11 +42,12 @@ class Delta:
     base_digest: str
     tensors: Mapping[str, torch.Tensor]
     face_model: str | None = None
+    view: View = field(default_factory=dict)
 
 
 def write_delta(
     output: str | Path, model: str, trained: Mapping[str, torch.Tensor], plain: Mapping[str, torch.Tensor], base: str,
-    identity_cfg: IdentityConfig, face_model: str | None = None,
+    identity_cfg: IdentityConfig, face_model: str | None = None, view: View | None = None,
 ) -> Delta:  # fmt: skip
     """Write what `trained` holds beyond or unlike `plain` (both state dicts as `canonical` makes them).
 
@@ -71,7 +73,7 @@ def write_delta(
     }
     shapes = {key: tuple(value.shape) for key, value in trained.items()}
     config = config_of_weights(shapes, identity_cfg)
-    delta = Delta(model, config, base, weights_digest(plain), tensors, face_model)
+    delta = Delta(model, config, base, weights_digest(plain), tensors, face_model, view or {})
     facts = {
         "format": FORMAT,
         "model": model,
@@ -82,6 +84,8 @@ def write_delta(
     }
     if face_model is not None:
         facts["face_model"] = face_model
+    if delta.view:
+        facts["view"] = json.dumps(delta.view)
     from safetensors.torch import save_file
 
     with atomic_path(output) as temporary:
@@ -103,10 +107,11 @@ def read_delta(path: str | Path) -> Delta:
         raise IdClipError(f"{path} is not a delta file of this version ({FORMAT}).")
     try:
         config = IdentityConfig.from_dict(json.loads(facts["identity_cfg"]))
+        view = read_view(json.loads(facts.get("view", "{}")), path)
     except ValueError as error:
         raise IdClipError(f"{path} was changed after it was written: its identity_cfg is {error}.") from error
     tensors, face_model = load_file(str(path)), facts.get("face_model")
-    delta = Delta(facts["model"], config, facts["base"], facts["base_digest"], tensors, face_model)
+    delta = Delta(facts["model"], config, facts["base"], facts["base_digest"], tensors, face_model, view)
     if _content_digest(delta) != facts["digest"]:
         raise IdClipError(f"{path} was changed after it was written: its digest is another; get the file again.")
     if not all(value.isfinite().all() for value in delta.tensors.values()):
@@ -150,6 +155,7 @@ def _content_digest(delta: Delta) -> str:
     """Digest of everything but itself, the order of whose parts is fixed."""
     facts = [FORMAT, delta.model, delta.identity_cfg.to_dict(), delta.base, delta.base_digest]
     facts += [] if delta.face_model is None else [delta.face_model]
+    facts += [dict(delta.view)] if delta.view else []
     return hashlib.sha256(f"{json.dumps(facts)} {weights_digest(delta.tensors)}".encode()).hexdigest()
 
 

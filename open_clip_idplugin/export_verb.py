@@ -61,6 +61,8 @@ def export_folder(
     if not isinstance(loaded.tokenizer, IdentityTokenizer) or not trained:
         raise IdClipError(f"{checkpoint} holds no adaptor for {model}; give the checkpoint of a trained IdCLIP model.")
     facts = replace(origin.facts, model=model, face_model=loaded.face_model)
+    if delta is not None:
+        facts = replace(facts, view=delta.view)
     digest = None
     if base is not None:
         facts, digest = replace(facts, base=base), weights_digest(read_weights(checkpoint_path(model, base)))

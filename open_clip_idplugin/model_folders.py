@@ -24,6 +24,7 @@ from open_clip_idplugin.atomic import PUBLIC
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_card import Origin, model_card
+from open_clip_idplugin.model_view import with_view
 from open_clip_idplugin.tokenizer import vocabulary_file
 from open_clip_idplugin.training_facts import TrainingFacts
 
@@ -71,7 +72,8 @@ def write_folder(output: Path, model: Any, tokenizer: Any, name: str, origin: Or
     from safetensors.torch import save_file
 
     require_free(output)
-    config = open_clip.get_model_config(name) | {"identity_cfg": model.identity_cfg.to_dict()}
+    config = with_view(open_clip.get_model_config(name), origin.facts.view)
+    config["identity_cfg"] = model.identity_cfg.to_dict()
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     shown = replace(origin, facts=replace(origin.facts, base=_name_alone(origin.facts.base)))
     note = FolderNote(name, shown.facts, shown.base_digest, weights_digest(state))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, same_model
+from open_clip_idplugin.model_view import read_view
 
 FILE_NAME = "training_facts.json"
 
@@ -25,13 +26,15 @@ class TrainingFacts:
     """Everything is None or empty where it is not known.
 
     model: open_clip's name of the model. base: tag or file of the weights that training began from. face_model: id of the
-    model that made the face embeddings (`FaceEngine.model_id`). recipe: training flags and their values.
+    model that made the face embeddings (`FaceEngine.model_id`). recipe: training flags and their values. view: how the
+    model reads pictures and texts (see `model_view`).
     """
 
     model: str | None = None
     base: str | None = None
     face_model: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    view: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -49,7 +52,7 @@ class TrainingFacts:
             raise IdClipError(f"{path} does not say how a model was trained; get the file again or delete it.")
         if not isinstance(facts.recipe, dict):
             raise IdClipError(f"{path} holds no table of training flags; get the file again or delete it.")
-        return facts
+        return replace(facts, view=read_view(facts.view, path))
 
 
 def write_facts(folder: Path, facts: TrainingFacts) -> None:

@@ -13,7 +13,8 @@ import torch
 from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small_world, write_shards
 
 from open_clip_idplugin import add_identity_model, host_patches
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints import export_delta, load_model
+from open_clip_idplugin.export_verb import export_folder
 from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, TEXT_TOWER, part_of
 from training_patches.__main__ import main
@@ -32,6 +33,18 @@ def world(tmp_path_factory):
     write_shards(folder / "train", small_world(), shards=2)
     write_shards(folder / "val", small_world(first_person=50, people=3, scenes=4), shards=1)
     return folder
+
+
+@pytest.fixture
+def plain_weights_of(world, tmp_path):
+    """A function: name of a plain model -> a file with random weights of it."""
+
+    def make(name):
+        torch.manual_seed(1)
+        torch.save(open_clip.create_model(name).state_dict(), tmp_path / "plain.pt")
+        return tmp_path / "plain.pt"
+
+    return make
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -211,7 +224,7 @@ def test_a_run_notes_its_base_face_model_and_recipe(world, tmp_path, capsys):
         assert "was trained with embeddings of the face model 'insightface:a/r50'" in capsys.readouterr().err
     both = ("--train-data", f"{tmp_path}/train0/00000.tar::{tmp_path}/train1/00000.tar", "--train-num-samples", "8")
     assert train(world, "both-models", *PAPER, *both, logs=tmp_path) == 2
-    assert "face embeddings of two models" in capsys.readouterr().err
+    assert "come from different models" in capsys.readouterr().err
 
 
 def with_face_model(sample, face_model):
@@ -605,3 +618,58 @@ def test_flags_that_do_not_fit_the_model_are_refused(world, tmp_path, paper_run,
     arguments = [argument.format(world=world) for argument in arguments]
     assert train(world, "unfit", *arguments, logs=tmp_path) == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+VIEW = (
+    "--image-mean", "0.2", "0.4", "0.6", "--image-std", "0.5", "0.6", "0.7", "--image-interpolation", "bilinear",
+    "--image-resize-mode", "longest", "--force-quick-gelu", "--force-image-size", "48",
+)  # fmt: skip
+
+
+def evaluated(world, checkpoint, model=MODEL):
+    from open_clip_idplugin.evaluation.protocols import Settings
+    from webdataset_tools.evaluate import evaluate_shards
+
+    settings = Settings(("conf1",), templates="0", image_to_text=False)
+    loaded = load_model(model, None if checkpoint is None else str(checkpoint))
+    return evaluate_shards(str(world / "val" / "00000.tar"), loaded, settings).results.metrics["conf1"]
+
+
+def test_a_checkpoint_reads_pictures_as_its_training_did_wherever_it_is_loaded(world, plain_weights_of, tmp_path):
+    base, logs = plain_weights_of(PLAIN_MODEL), tmp_path / "logs"
+    flags = (*PAPER, "--pretrained", str(base), *VIEW, "--id-val-data", str(world / "val"))
+    assert train(world, "view", *flags, logs=logs) == 0
+    folder = logs / "view" / "checkpoints"
+    told = json.loads((folder / "results.jsonl").read_text().splitlines()[-1])
+    view = facts_beside(folder / "epoch_1.pt").view
+    assert view["image_mean"] == (0.2, 0.4, 0.6) and view["force_image_size"] == 48 and view["force_quick_gelu"]
+
+    metrics = evaluated(world, folder / "epoch_1.pt")
+    assert metrics == pytest.approx({name: told[name] for name in metrics}, abs=1e-6)
+    features = load_model(MODEL, str(folder / "epoch_1.pt"))
+    export_delta(MODEL, folder / "epoch_1.pt", str(base), tmp_path / "small.safetensors")
+    export_folder(MODEL, folder / "epoch_1.pt", tmp_path / "whole")
+    export_folder(MODEL, f"{base}+{tmp_path / 'small.safetensors'}", tmp_path / "from-delta")
+    for model, weights in (
+        (MODEL, f"{base}+{tmp_path / 'small.safetensors'}"),
+        (f"local-dir:{tmp_path / 'whole'}", None),
+        (f"local-dir:{tmp_path / 'from-delta'}", None),
+    ):
+        assert evaluated(world, weights, model) == metrics
+        assert load_model(model, weights).model.visual.preprocess_cfg == features.model.visual.preprocess_cfg
+
+    assert train(world, "on", *PAPER, "--pretrained", str(folder / "epoch_1.pt"), logs=logs) == 0  # without the flags
+    assert facts_beside(logs / "on" / "checkpoints" / "epoch_1.pt").view == view
+
+
+def test_a_run_is_not_resumed_with_another_view_of_pictures(world, paper_run, capsys):
+    latest = str(world / "logs" / "paper" / "checkpoints" / "epoch_2.pt")
+    arguments = (*PAPER, "--resume", latest, "--image-std", "0.5", "0.5", "0.5", "--accum-freq", "2")
+    assert train(world, "other-view", *arguments, epochs=3) == 2
+    assert "was trained with another --image-std than this command's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--torchscript", "--trace"])
+def test_what_no_checkpoint_can_hold_is_refused_by_name(world, capsys, flag):
+    assert train(world, f"not-kept{flag}", flag) == 2
+    assert f"{flag} {'compiles' if flag == '--torchscript' else 'traces'} the model" in capsys.readouterr().err

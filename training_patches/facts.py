@@ -5,8 +5,12 @@ of it.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.model_view import View, differences, require_takes
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside, require_face_model, write_facts
 from training_patches.params import IdentityOptions, flag_name
 
@@ -15,21 +19,57 @@ _HOST_FLAGS = (
     "lr", "wd", "beta1", "beta2", "eps", "opt", "batch_size", "accum_freq", "world_size", "train_num_samples", "epochs",
     "warmup", "lr_scheduler", "precision", "lock_image", "lock_text", "siglip", "grad_clip_norm", "seed",
 )  # fmt: skip
+# What makes something of a model that its name and weights do not make again.
+_NOT_KEPT = {
+    "torchscript": "compiles the model to a TorchScript program",
+    "trace": "traces the model to a TorchScript program",
+    "use_bnb_linear": "puts layers of bitsandbytes into the model",
+}
 _PLACES = ("val_data", "cache_images")  # of ours; where data are is nobody's business
 
 
-def note_facts(args: argparse.Namespace, options: IdentityOptions, face_model: str | None) -> None:
-    """Check the shards' face model against what training goes on from, and write the facts (on rank 0).
+def note_facts(args: argparse.Namespace, options: IdentityOptions, view: View, face_model: str | None) -> None:
+    """Check the run against what training goes on from, and write the facts (on rank 0).
 
-    Raises IdClipError where the earlier weights were trained with another face model.
+    view: of the model that is trained. face_model: of the training shards, where they name one. Raises IdClipError where the
+    earlier weights were trained with another face model, or a resumed run with another view of pictures.
     """
     for earlier in (args.resume, args.pretrained):
         if earlier and Path(earlier).is_file():
             require_face_model(facts_beside(earlier).face_model, face_model, "the faces of the training shards")
+    if args.resume and Path(args.resume).is_file():
+        before = facts_beside(args.resume).view
+        if before and (flags := differences(before, view)):
+            raise IdClipError(
+                f"the checkpoint {args.resume} was trained with another {', '.join(flags)} than this command's; repeat the "
+                "flags of its run."
+            )
     folder = Path(args.checkpoint_path)
     if args.rank == 0 and (args.logs or "none").lower() != "none" and folder.is_dir():
         base = args.pretrained or None
-        write_facts(folder, TrainingFacts(args.model, base, face_model, recipe(args, options)))
+        write_facts(folder, TrainingFacts(args.model, base, face_model, recipe(args, options), view))
+
+
+def require_kept(model_name: str, args: argparse.Namespace) -> None:
+    """Refuse flags of the host that make another model of an IdCLIP than its checkpoint can be loaded as."""
+    import open_clip
+
+    if (open_clip.get_model_config(model_name) or {}).get("identity_cfg") is None:
+        return
+    for name, what in _NOT_KEPT.items():
+        if getattr(args, name, None):
+            raise IdClipError(
+                f"--{name.replace('_', '-')} {what}, which the checkpoints of {model_name} cannot hold; drop it."
+            )
+
+
+def view_to_go_on_with(weights: str | None, settings: Mapping[str, Any]) -> View:
+    """The view that `weights` were trained with, as far as the factory's `settings` do not say otherwise."""
+    if not (weights and Path(weights).is_file()):
+        return {}
+    view = facts_beside(weights).view
+    require_takes(view, str(weights))
+    return {name: value for name, value in view.items() if settings.get(name) in (None, False)}
 
 
 def recipe(args: argparse.Namespace, options: IdentityOptions) -> dict[str, object]:

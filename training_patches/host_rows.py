@@ -23,11 +23,12 @@ from open_clip_idplugin.checkpoints import first_lines, weight_shapes
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
+from open_clip_idplugin.model_view import view_of
 from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
 from training_patches import params
 from training_patches.best import BEST, keep_best
 from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs
-from training_patches.facts import note_facts
+from training_patches.facts import note_facts, require_kept, view_to_go_on_with
 from training_patches.image_cache import cached_sample, cached_shards, read_features, require_cacheable
 from training_patches.learning_rates import TowerRates, require_trained_towers
 from training_patches.loss_choice import identity_loss
@@ -143,6 +144,7 @@ class TrainingRun:
         self.validation: IdentityValidation | None = None
         self.rates: TowerRates | None = None
         self.args = argparse.Namespace()  # the host's
+        self.settings: Mapping[str, Any] = {}  # of open_clip's factory for the model
         self.built_as: Any = None  # the model's IdentityConfig when the optimizer was made
 
     def __call__(self, arguments: Sequence[str]) -> Any:
@@ -188,10 +190,13 @@ class TrainingRun:
         if self.model is not None:
             return host(model_name, *args, **kwargs)
         require_tensors_only(self.args)
+        require_kept(model_name, self.args)
         changes = self.options.model
         if changes:
             kwargs["identity_cfg"] = changed_config(model_name, changes)
         weights = args[0] if args else kwargs.get("pretrained")
+        kwargs |= view_to_go_on_with(weights, kwargs)
+        self.settings = kwargs
         try:
             created = host(model_name, *args, **kwargs)
         except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes
@@ -250,10 +255,12 @@ class TrainingRun:
         if args.train_data and Path(args.train_data).is_dir():
             args.train_data = "::".join(shard_paths(args.train_data))
         with_identities = isinstance(self.model, IdCLIP) and args.train_data and _reads_shards(args)
+        face_model = None
         if with_identities:
             face_model = check_training_shards(args, tokenizer.identity_cfg.face_dim)
             self._require_same_model(args)
-            note_facts(args, self.options, face_model)
+        if args.train_data:
+            note_facts(args, self.options, view_of(self.model, self.settings), face_model)
         read_image: Callable[[bytes], torch.Tensor] = Decoder(preprocess_fns[0])
         read_sample: Callable[[Mapping[str, Any]], Sample] = members_to_sample
         if self.options.cache_images and args.train_data:

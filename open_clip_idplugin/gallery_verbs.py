@@ -15,6 +15,7 @@ from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import SAME_FACE, find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.person_words import noun_phrase
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy
@@ -32,6 +33,7 @@ def enroll(
     consent: str | None = None,
     consent_date: str | None = None,
     consent_until: str | None = None,
+    word: str | None = None,
     same_face: float = SAME_FACE,
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
@@ -48,6 +50,7 @@ def enroll(
         consent: reference of the person's consent, such as a form's number.
         consent_date: day on which it was given, YYYY-MM-DD.
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
+        word: what the person is in a text where no identity token stands for the face, such as "a woman".
         same_face: warn when a photo has this cosine or more with a person of another name; above 1 never warns.
     """
     fold_name(name)  # refuse a bad name before the face model is loaded
@@ -56,7 +59,9 @@ def enroll(
     from open_clip_idplugin.faces import load_face_engine
 
     policy = face_policy(face)
-    details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
+    details = {
+        "notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until, "word": word,
+    }  # fmt: skip
     Details().changed(**details)  # as with the name: a bad date is refused before the face model is loaded
     engine = load_face_engine(faces, det_size=det_size)
     enroll_photos(Gallery(gallery), name, photos, engine, policy, crops, details, same_face)
@@ -130,6 +135,8 @@ def list_people(gallery: str | None = None) -> None:
         photos = f"{person.photos:>3} photo{'s' if person.photos != 1 else ''}"
         aliases = f", also called {', '.join(person.aliases)}" if person.aliases else ""
         print(f"{person.name:<{width}}  {photos}{aliases}, {_consent(person.details)}")
+        if person.details.word:
+            print(f"{'':<{width}}  in words: {person.details.word}")
         if person.details.notes:
             print(f"{'':<{width}}  {' '.join(person.details.notes.split())}")
     print(f"{len(people)} people in {opened.path}, face model {opened.model_id}")
@@ -151,9 +158,10 @@ def edit(
     consent: str | None = None,
     consent_date: str | None = None,
     consent_until: str | None = None,
+    word: str | None = None,
     gallery: str | None = None,
 ) -> None:
-    """Change the notes or the consent of an enrolled person; what is not given stays, an empty text takes away.
+    """Change the notes, the consent or the word of an enrolled person; what is not given stays, an empty text takes away.
 
     Args:
         name: the person.
@@ -161,13 +169,17 @@ def edit(
         consent: reference of the person's consent, such as a form's number.
         consent_date: day on which it was given, YYYY-MM-DD.
         consent_until: last day on which it holds, YYYY-MM-DD.
+        word: what the person is in a text where no identity token stands for the face, such as "a woman".
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
     """
-    changes = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
+    changes = {
+        "notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until, "word": word,
+    }  # fmt: skip
     if all(value is None for value in changes.values()):
         raise IdClipError(f"nothing to change was given for '{name}': use --{', --'.join(changes)}")
     person = Gallery(gallery).edit(name, **changes)
-    print(f"'{person.name}': {_consent(person.details)}; notes: {person.details.notes or 'none'}")
+    notes, word = person.details.notes or "none", noun_phrase(person.details.word)
+    print(f"'{person.name}': {_consent(person.details)}; notes: {notes}; in words: {word}")
 
 
 def rename(old: str, new: str, gallery: str | None = None) -> None:

@@ -238,11 +238,32 @@ def test_a_file_of_the_first_schema_is_upgraded(tmp_path):
 def test_a_file_of_the_second_schema_is_upgraded(gallery):
     gallery.enroll("Ada", draw_embeddings(1), MODEL)
     with sqlite3.connect(gallery.path) as connection:
-        for column in ("notes", "consent", "consent_date", "consent_until"):
+        for column in ("notes", "consent", "consent_date", "consent_until", "word"):
             connection.execute(f"ALTER TABLE people DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 2")
     assert gallery.person("Ada") == Person("Ada", 1)
     assert gallery.edit("Ada", notes="a poet's daughter").details.notes == "a poet's daughter"
+
+
+def test_a_file_of_the_third_schema_is_upgraded(gallery):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL, details={"consent": "form 7", "consent_until": "2999-01-01"})
+    with sqlite3.connect(gallery.path) as connection:
+        connection.execute("ALTER TABLE people DROP COLUMN word")
+        connection.execute("PRAGMA user_version = 3")
+    assert gallery.person("Ada").details == Details("", "form 7", "", "2999-01-01")
+    assert gallery.edit("Ada", word="a woman").details == Details("", "form 7", "", "2999-01-01", "a woman")
+
+
+def test_a_word_for_a_person(gallery, capsys):
+    where = str(gallery.path)
+    gallery.enroll("Ada", draw_embeddings(1), MODEL, details={"consent": "form 7"})
+    gallery_verbs.edit("Ada", word="countess of Lovelace", gallery=where)
+    assert "consent form 7; notes: none; in words: a countess of Lovelace" in capsys.readouterr().out
+    gallery_verbs.list_people(where)
+    assert "in words: countess of Lovelace" in capsys.readouterr().out
+    gallery.enroll("Lady", draw_embeddings(1, seed=1), MODEL, details={"word": "a lady"})
+    assert gallery.merge("Lady", "Ada").details.word == "countess of Lovelace"
+    assert gallery.forget("Ada").clean and b"countess" not in gallery.path.read_bytes()
 
 
 def test_better_photos_weigh_more_and_the_best_is_the_cover(gallery):
@@ -324,6 +345,9 @@ def test_an_expired_consent_is_refused_until_it_is_renewed(gallery, capsys):
         {"consent_date": "2026-02-30"},
         {"consent_date": "2026-02-02", "consent_until": "2026-02-01"},
         {"notes": "x" * 10_001},
+        {"word": "x" * 61},
+        {"word": "a [TOK]"},
+        {"word": "a\nwoman"},
     ],
 )
 def test_bad_details_change_nothing(gallery, bad):

@@ -23,6 +23,7 @@ def draw_embeddings(count: int, seed: int = 0) -> np.ndarray:
 def gallery(tmp_path) -> Gallery:
     gallery = Gallery(tmp_path / "gallery.sqlite")
     details = {"notes": "née Byron", "consent": "form 7", "consent_date": "2020-01-02", "consent_until": "2021-01-02"}
+    details["word"] = "a woman"
     gallery.enroll("Ada", draw_embeddings(2), MODEL, ["a.jpg", "b.jpg"], [0.5, 2], [CROP, None], details)
     gallery.add_alias("Ada", "Countess")
     gallery.enroll("José", draw_embeddings(1, seed=1), MODEL)
@@ -42,7 +43,7 @@ def test_everything_travels(gallery, tmp_path, capsys):
     assert "2 people were enrolled" in capsys.readouterr().out
     other = Gallery(tmp_path / "other.sqlite")
     assert other.people() == gallery.people()
-    assert other.person("Countess").details == Details("née Byron", "form 7", "2020-01-02", "2021-01-02")
+    assert other.person("Countess").details == Details("née Byron", "form 7", "2020-01-02", "2021-01-02", "a woman")
     assert other.cover("Ada") == CROP
     for mine, theirs in zip(gallery.photos("Ada"), other.photos("Ada"), strict=True):
         assert (mine.label, mine.quality, mine.crop) == (theirs.label, theirs.quality, theirs.crop)
@@ -92,6 +93,13 @@ def rewrite(path: str, people=None, **members: bytes | None) -> None:
         for name, value in content.items():
             if value is not None:
                 archive.writestr(name, value)
+
+
+def test_an_export_of_before_words_is_read(gallery, tmp_path):
+    path = export(gallery, "Ada")
+    rewrite(path, people=lambda head: (head.update(schema=3), head["people"][0].pop("word")))
+    import_people(path, str(tmp_path / "other.sqlite"))
+    assert Gallery(tmp_path / "other.sqlite").person("Ada").details.word == ""
 
 
 def pickled() -> bytes:

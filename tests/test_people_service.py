@@ -110,9 +110,9 @@ def test_faces_of_a_photo(service):
 
 def test_naming_a_face_of_the_index(service):
     answer = service.ask(
-        "enroll", name="The Stranger", image_id=20, face=0, consent="by word", consent_date="2026-01-02"
+        "enroll", name="The Stranger", image_id=20, face=0, consent="by word", consent_date="2026-01-02", word="man"
     )
-    assert answer["alike"] == [] and answer["person"]["consent"] == "by word"
+    assert answer["alike"] == [] and (answer["person"]["consent"], answer["person"]["word"]) == ("by word", "man")
     assert Image.open(io.BytesIO(base64.b64decode(answer["person"]["image"]))).size == (112, 112)
     np.testing.assert_allclose(service.gallery.embedding("The Stranger"), embedding_of(STRANGER), atol=1e-6)
     assert service.ask("in-image", image_id=16)["faces"][0]["name"] == "The Stranger"

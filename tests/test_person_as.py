@@ -9,7 +9,7 @@ pytest.importorskip("clip_retrieval")
 
 from face_index_fixtures import unit
 from retrieval_fixtures import FACE_DIM, IDENTITY, tiny_models  # noqa: F401
-from test_hybrid_search import ADA, MODEL, TEXT, World, ada_similarities, best_first
+from test_hybrid_search import ADA, GRACE, MODEL, TEXT, World, ada_similarities, best_first
 
 from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.errors import IdClipError
@@ -134,6 +134,29 @@ def test_several_people_any_and_none(world, plain):
     prompts += ["A person in the image.", "There is a person in the picture."]
     vector = QueryEncoder(world.loaded).encode_ensemble([prompts])[0]
     assert [result["id"] for result in alone] == late_fusion(world, vector)
+
+
+def test_enrolled_people_have_words_of_their_own(world, models):
+    gallery = Gallery(world.folder.parent / "words.sqlite")
+    gallery.enroll("Ada Lovelace", ADA, MODEL, details={"word": "woman"})
+    gallery.enroll("Grace Hopper", GRACE, MODEL, details={"word": "an old woman"})
+    client = create_app({"archive": world.folder}, models["plain"], People(gallery)).test_client()
+
+    def ask(**body):
+        return client.post("/knn-service", json={"include_images": False, **body}).get_json()
+
+    results = ask(text="Grace Hopper hugs ADA  lovelace")
+    assert "'an old woman hugs a woman'" in results[0]["why"] and results[0]["id"] in range(5, 10)
+    vector = words_vector(world, "a woman beside coloured blocks")
+    assert [result["id"] for result in ask(text="Ada Lovelace beside coloured blocks")] == late_fusion(world, vector)
+    one_of = ask(text="beside blocks", people={"any": ["Ada Lovelace", "Grace Hopper"]})
+    written = {
+        name: {row["why"].split("'")[1] for row in one_of if row["matched"][0]["name"] == name}
+        for name in gallery.names()
+    }
+    assert written == {"Ada Lovelace": {"a woman beside blocks"}, "Grace Hopper": {"an old woman beside blocks"}}
+    gallery.edit("Ada Lovelace", word="")
+    assert "'a person hugs an old woman'" in ask(text="Ada Lovelace hugs Grace Hopper")[0]["why"]
 
 
 def test_a_person_is_never_ignored(plain, trained):

@@ -1,4 +1,4 @@
-"""What is written down about an enrolled person: notes, and the consent under which the face is used.
+"""What is written down about an enrolled person: notes, the consent under which the face is used, and a word for the person.
 
 Role: values and their checks; knows no file.
 """
@@ -7,8 +7,10 @@ import datetime
 from dataclasses import dataclass, fields, replace
 
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
+from open_clip_idplugin.prompts import placeholder_numbers
 
 LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference
+LONGEST_WORD = 60  # characters: it stands in the texts of queries
 _DATES = ("consent_date", "consent_until")
 
 
@@ -21,18 +23,24 @@ class Details:
         consent: reference of the consent, such as a form's number or a file's name.
         consent_date: day on which it was given, as YYYY-MM-DD.
         consent_until: last day on which it holds; the person is not searched for afterwards.
+        word: what the person is in a text where no identity token stands for the face, such as "a woman" or "my sister".
     """
 
     notes: str = ""
     consent: str = ""
     consent_date: str = ""
     consent_until: str = ""
+    word: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, str) or len(value) > LONGEST_TEXT:
                 raise GalleryError(f"{field.name} must be a text of at most {LONGEST_TEXT} characters")
+        if len(self.word) > LONGEST_WORD or not self.word.isprintable() or placeholder_numbers(self.word):
+            raise GalleryError(
+                f"word must be a few words for the person, such as 'a woman': at most {LONGEST_WORD} characters"
+            )
         for name in _DATES:
             _require_date(name, getattr(self, name))
         if self.consent_date and self.consent_until and self.consent_until < self.consent_date:
@@ -48,11 +56,12 @@ class Details:
         return replace(self, **{name: value for name, value in values.items() if value is not None})
 
     def joined(self, other: "Details") -> "Details":
-        """Those of one person who had two entries: this one's consent first, all notes, the earlier end."""
+        """Those of one person who had two entries: this one's consent and word first, all notes, the earlier end."""
         ends = [end for end in (self.consent_until, other.consent_until) if end]
         notes = [text for text in dict.fromkeys((self.notes, other.notes)) if text]
         first = self if self.consent or self.consent_date else other
-        return Details("\n".join(notes), first.consent, first.consent_date, min(ends, default=""))
+        word = self.word or other.word
+        return Details("\n".join(notes), first.consent, first.consent_date, min(ends, default=""), word)
 
     def require_valid(self, name: str) -> None:
         """Refuse a person whose consent has expired."""

@@ -1,7 +1,7 @@
 """People in a file that can be carried to another gallery: one private zip.
 
-    people.json       format, schema, face model, and for each person: name, aliases, notes, consent, photos (label, quality,
-                      row of the embedding, name of the crop's file or null)
+    people.json       format, schema, face model, and for each person: name, aliases, notes, consent, word, photos (label,
+                      quality, row of the embedding, name of the crop's file or null)
     embeddings.npy    [N, D] float32, rows of length 1
     crops/000000.jpg  the faces' pictures
 
@@ -146,7 +146,8 @@ def _person(archive: zipfile.ZipFile, entry: dict[str, Any], rows: np.ndarray) -
     name, aliases = _text(entry["name"]), tuple(_text(alias) for alias in entry["aliases"])
     for spelling in (name, *aliases):
         fold_name(spelling)
-    details = Details(*(_text(entry[field]) for field in ("notes", "consent", "consent_date", "consent_until")))
+    texts = {field: _text(entry[field]) for field in ("notes", "consent", "consent_date", "consent_until")}
+    details = Details(**texts, word=_text(entry.get("word", "")))  # exports of before schema 4 have no word
     return CarriedPerson(name, aliases, details, faces)
 
 

@@ -52,18 +52,18 @@ def read_person(connection: sqlite3.Connection, person: int) -> Person:
 
 
 def read_details(connection: sqlite3.Connection, person: int) -> Details:
-    """Notes and consent of the person of an id."""
+    """Notes, consent and word of the person of an id."""
     row = connection.execute(
-        "SELECT notes, consent, consent_date, consent_until FROM people WHERE id = ?", (person,)
+        "SELECT notes, consent, consent_date, consent_until, word FROM people WHERE id = ?", (person,)
     ).fetchone()
     return Details(*row)
 
 
 def write_details(connection: sqlite3.Connection, person: int, details: Details) -> None:
-    """Set notes and consent of the person of an id."""
+    """Set notes, consent and word of the person of an id."""
     connection.execute(
         "UPDATE people SET notes = :notes, consent = :consent, consent_date = :consent_date, "
-        "consent_until = :consent_until WHERE id = :id",
+        "consent_until = :consent_until, word = :word WHERE id = :id",
         {**vars(details), "id": person},
     )
 
@@ -85,7 +85,7 @@ def read_secrets(connection: sqlite3.Connection, person: int | None) -> Secrets:
         "SELECT embedding, crop, label FROM photos WHERE :id IS NULL OR person = :id", {"id": person}
     ).fetchall()
     people = connection.execute(
-        "SELECT name, folded, notes, consent FROM people WHERE :id IS NULL OR id = :id", {"id": person}
+        "SELECT name, folded, notes, consent, word FROM people WHERE :id IS NULL OR id = :id", {"id": person}
     ).fetchall()
     aliases = connection.execute(
         "SELECT alias, folded FROM aliases WHERE :id IS NULL OR person = :id", {"id": person}

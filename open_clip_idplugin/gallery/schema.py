@@ -37,7 +37,11 @@ ALTER TABLE people ADD COLUMN consent TEXT NOT NULL DEFAULT '';
 ALTER TABLE people ADD COLUMN consent_date TEXT NOT NULL DEFAULT '';
 ALTER TABLE people ADD COLUMN consent_until TEXT NOT NULL DEFAULT '';
 """
-_STEPS = (_FIRST, _SECOND, _THIRD)
+# From version 3: what a person is called in a text that names nobody, such as "a woman".
+_FOURTH = """
+ALTER TABLE people ADD COLUMN word TEXT NOT NULL DEFAULT '';
+"""
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 SCHEMA_VERSION = len(_STEPS)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open_clip_idplugin.gallery import LONGEST_NAME
+from open_clip_idplugin.gallery.details import LONGEST_WORD
 from open_clip_idplugin.retrieval.people_requests import LONGEST_DETAIL, LONGEST_LABEL, MOST_PEOPLE, USUAL_PEOPLE
 
 Schema = dict[str, Any]
@@ -92,6 +93,9 @@ def _enroll_fields() -> Schema:
         "consent": _optional(**text),
         "consent_date": _optional(**date),
         "consent_until": _optional(**date),
+        "word": _optional(
+            type="string", maxLength=LONGEST_WORD, description="what the person is in words, such as 'a woman'"
+        ),
     }
 
 
@@ -126,6 +130,7 @@ PERSON = _object(
         "consent": {"type": "string"},
         "consent_date": {"type": "string"},
         "consent_until": {"type": "string"},
+        "word": {"type": "string"},
         "expired": {"type": "boolean"},
         "image": _PICTURE,
     },

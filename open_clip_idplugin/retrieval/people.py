@@ -13,6 +13,7 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.person_words import SOMEBODY
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine
@@ -77,6 +78,10 @@ class People:
     def names(self) -> dict[str, str]:
         """Every enrolled name and alias -> the name, for finding people in texts; empty without a gallery."""
         return {} if self.gallery is None else self.gallery.names_and_aliases()
+
+    def word(self, name: str) -> str:
+        """What an enrolled person is in a text that names nobody: the gallery's word, else "a person"."""
+        return (self.gallery.person(name).details.word if self.gallery is not None else "") or SOMEBODY
 
     def embeddings(self, faces: Sequence[str | np.ndarray], identities: Sequence[str]) -> np.ndarray:
         """[F, D] float32: those of `faces` (base64 photos or embeddings), then those of the enrolled `identities`.

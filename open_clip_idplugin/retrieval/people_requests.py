@@ -23,7 +23,7 @@ from open_clip_idplugin.retrieval.request_fields import (
 MOST_PEOPLE = 500  # of one page of the list
 USUAL_PEOPLE = 60
 LONGEST_LABEL = 200  # characters
-DETAILS = ("notes", "consent", "consent_date", "consent_until")
+DETAILS = ("notes", "consent", "consent_date", "consent_until", "word")
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,8 @@ def _resolve(queries: Sequence[PersonQuery], people: People, faces: FaceIndex | 
 
 
 def _word_of(query: PersonQuery, people: People) -> str:
-    return SOMEBODY
+    """What a person is in a text without a token: the own word of whoever is enrolled."""
+    return people.word(query.identity) if query.identity is not None else SOMEBODY
 
 
 def _face_of(query: PersonQuery, people: People, faces: FaceIndex | None) -> np.ndarray:

@@ -15,6 +15,7 @@ export function namingForm(where, done, cancel) {
       make("div", { class: "pair" },
         make("label", {}, "Given on ", make("input", { name: "consent_date", type: "date" })),
         make("label", {}, "Holds until ", make("input", { name: "consent_until", type: "date" }))),
+      make("label", {}, "In words ", make("input", { name: "word", autocomplete: "off", maxLength: 60, placeholder: "such as a woman" })),
       make("label", {}, "Notes ", make("textarea", { name: "notes", rows: 2 }))),
     failure,
     make("div", { class: "actions" }, save, make("button", { type: "button", onclick: cancel }, "Cancel")));

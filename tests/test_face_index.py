@@ -15,7 +15,8 @@ from open_clip_idplugin.fusion import NO_FACE
 from open_clip_idplugin.retrieval import face_index, face_index_build
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.face_index import load_face_index
-from open_clip_idplugin.retrieval.face_index_build import add_faces, index_faces, read_keys
+from open_clip_idplugin.retrieval.face_index_build import add_faces, index_faces
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 
 SIZE = 16
 MODEL = "test faces"

@@ -16,8 +16,8 @@ from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval import generations, index_add
 from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import load_face_index
-from open_clip_idplugin.retrieval.face_index_build import read_keys
 from open_clip_idplugin.retrieval.index_remove import index_remove
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images

@@ -21,7 +21,7 @@ def folder(tmp_path):
     frames = [
         {"image_path": ["a", "b", "c"], "year": [1843, None, 1852], "sure": [True, None, False], "words": [["x"]] * 3},
         {"image_path": [], "year": []},
-        {"image_path": ["d", "e"], "year": ["about 1850", "unknown"], "score": [0.5, math.nan], "day": [day, None]},
+        {"image_path": ["d", "e"], "year": ["about 1850", "unknown"], "grade": [0.5, math.nan], "day": [day, None]},
     ]
     for number, columns in enumerate(frames):
         frame = pd.DataFrame(columns)
@@ -51,15 +51,15 @@ def test_rows_are_those_of_clip_retrieval(folder):
     wanted = [{name: value for name, value in row.items() if value == value} for row in expected(folder)]
     assert metadata.get(range(5)) == wanted
     assert metadata.get([4, 0, 4]) == [wanted[4], wanted[0], wanted[4]]
-    assert metadata.get([3], ["key", "score"]) == [{"key": "d", "score": 0.5}]
+    assert metadata.get([3], ["key", "grade"]) == [{"key": "d", "grade": 0.5}]
     assert metadata.get([]) == []
     assert len(metadata) == 5
-    assert metadata.columns == ["key", "year", "sure", "words", "score", "day"]
+    assert metadata.columns == ["key", "year", "sure", "words", "grade", "day"]
 
 
 def test_columns_are_those_of_clip_retrieval(folder):
     metadata, frame = RowMetadata(folder), stock(folder).metadata_df
-    for name in ("year", "sure", "score"):
+    for name in ("year", "sure", "grade"):
         assert metadata[name].astype(object).where(metadata[name].notna(), None).tolist() == (
             frame[name].astype(object).where(frame[name].notna(), None).tolist()
         )

@@ -14,7 +14,6 @@ import numpy as np
 from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
-from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.face_index import (
     FAISS_FILE,
     FOLDER,
@@ -25,7 +24,7 @@ from open_clip_idplugin.retrieval.face_index import (
     read_info,
 )
 from open_clip_idplugin.retrieval.generations import exchange
-from open_clip_idplugin.retrieval.writer import KEY_COLUMN
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 
 _BLOCK = 65_536  # faces that are copied at a time
 _SAMPLE_A_LIST = 64  # faces that a list of faces.index is trained with
@@ -77,22 +76,6 @@ def add_faces(index: Path, face_table: str | Path) -> FaceIndexInfo:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return info
-
-
-def read_keys(index: Path) -> list[str]:
-    """Keys of all rows of an index folder; raises IndexMismatch where it has none."""
-    import pyarrow.parquet as pq
-
-    keys: list[str] = []
-    for path in sorted((index / "metadata").glob("*.parquet")):
-        names = pq.read_schema(path).names
-        name = next((name for name in ("key", KEY_COLUMN) if name in names), None)
-        if name is None:
-            raise IndexMismatch(f"'{path}' names no pictures (column {KEY_COLUMN}): make the index again")
-        keys += map(str, pq.read_table(path, columns=[name])[name].to_pylist())
-    if not keys:
-        raise IndexMismatch(f"'{index}' is no image index: make one with `idclip index`")
-    return keys
 
 
 def join_faces(keys: list[str], table: FaceTable, index: Path) -> tuple[np.ndarray, np.ndarray]:

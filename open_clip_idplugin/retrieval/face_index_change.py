@@ -24,7 +24,8 @@ from open_clip_idplugin.retrieval.face_index import (
     keys_digest,
     read_info,
 )
-from open_clip_idplugin.retrieval.face_index_build import candidates_index, join_faces, read_keys, table_arrays
+from open_clip_idplugin.retrieval.face_index_build import candidates_index, join_faces, table_arrays
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 
 Arrays = dict[str, np.ndarray]
 

@@ -77,13 +77,19 @@ def _compare(values: "pd.Series[Any]", kind: str, operand: Any, name: str) -> "p
         raise BadRequest(f"the column '{name}' has no order for '{kind}'") from None
 
 
+def _holds_booleans(values: "pd.Series[Any]") -> bool:
+    """Whether an object column holds true, false and missing values; 0 and 1 are numbers."""
+    known = values.dropna() if values.dtype == object else []
+    return len(known) > 0 and all(isinstance(value, bool) for value in known)
+
+
 def _fit(values: "pd.Series[Any]", operand: Any, name: str) -> Any:
     """The operand as a value of the column's type."""
     import pandas as pd
 
     if not isinstance(operand, (str, int, float)):
         raise BadRequest(f"the filter on '{name}' must compare with texts, numbers, true or false")
-    if pd.api.types.is_bool_dtype(values) or set(values.dropna().unique()[:3]) <= {True, False}:
+    if pd.api.types.is_bool_dtype(values) or _holds_booleans(values):
         return _WORDS.get(operand.lower(), operand) if isinstance(operand, str) else operand
     if not pd.api.types.is_numeric_dtype(values):
         return operand if isinstance(operand, str) else str(operand)

@@ -22,6 +22,7 @@ from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import PLAN_FILE, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.index_plan import IndexPlan, checkpoint_digest, make_plan
+from open_clip_idplugin.retrieval.metadata_columns import renamed, stored_columns
 from open_clip_idplugin.retrieval.partitions import (
     DONE_FOLDER,
     PYSPARK,
@@ -180,10 +181,14 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         "shards_that_break_off": broken,
         "captions": source.has_captions,
         "records": source.has_records,
+        "renamed_columns": renamed(stored_columns(folder)),
     }
     atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     if skipped:
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         print(f"Skipped, cannot be read: {', '.join(skipped[:_SHOWN])}{more}")
+    if values["renamed_columns"]:
+        names = ", ".join(f"{name} is now {other}" for name, other in values["renamed_columns"].items())
+        print(f"Columns of the metadata with names of our own: {names}")
     if broken:
         print(f"Tar files that break off, read up to there: {', '.join(broken)}")

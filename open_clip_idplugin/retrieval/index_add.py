@@ -27,7 +27,7 @@ from open_clip_idplugin.retrieval.card import (
 )
 from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index_build import add_faces, read_keys
+from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.face_index_change import extend_faces, require_fitting_faces
 from open_clip_idplugin.retrieval.generations import (
     building_folder,
@@ -39,6 +39,7 @@ from open_clip_idplugin.retrieval.generations import (
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.removed_rows import read_removed
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys

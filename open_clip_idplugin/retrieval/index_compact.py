@@ -18,11 +18,11 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails, ThumbnailWriter
 from open_clip_idplugin.retrieval.card import IndexCard, IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index_build import read_keys
 from open_clip_idplugin.retrieval.face_index_change import compact_faces
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import building_folder, changing, discard_building, replacing
 from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.removed_rows import count_rows, read_removed
 
 _TOWERS = {"img": "image", "text": "text"}  # of a folder of embeddings -> of the faiss index over it

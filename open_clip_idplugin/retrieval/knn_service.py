@@ -27,6 +27,7 @@ from open_clip_idplugin.retrieval.explain import explain
 from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits
+from open_clip_idplugin.retrieval.metadata_columns import KEY, KEY_COLUMN
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.query_parts import Persons, named_people, person_as_of, query_parts
 from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, first_of_each, near_duplicates, rank
@@ -91,6 +92,11 @@ class IdentityKnnService(KnnService):
             name = "image_index" if modality == "image" else "text_index"
             clip_resource = replace(clip_resource, **{name: IndexWithout(getattr(clip_resource, name), left)})
         return super().knn_search(query, modality, num_result_ids, clip_resource, **rest)
+
+    def map_to_metadata(self, *args: Any, **kwargs: Any) -> Answer:
+        """The host's, with the key under clip-retrieval's name too: a text, never the file of that name."""
+        results: Answer = super().map_to_metadata(*args, **kwargs)
+        return [{**result, KEY_COLUMN: result[KEY]} if KEY in result else result for result in results]
 
     @FULL_KNN_REQUEST_TIME.time()
     def post(self) -> Any:

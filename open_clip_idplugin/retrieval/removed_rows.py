@@ -18,6 +18,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.generations import FolderHandle, changing
+from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.selection import selected
 
 FILE_NAME = "removed.json"
@@ -123,24 +124,10 @@ def remove_rows(folder: Path, ids: np.ndarray, thumbnails: Thumbnails) -> int:
 
 
 def rows_of_keys(folder: Path, keys: set[str]) -> tuple[np.ndarray, set[str]]:
-    """Rows of all images with these keys, and the keys that no image has."""
-    import pyarrow.parquet
-
-    rows: list[int] = []
-    found: set[str] = set()
-    start = 0
-    for path in sorted((folder / "metadata").glob("*.parquet")):
-        names = pyarrow.parquet.read_schema(path).names
-        name = next((name for name in ("image_path", "key") if name in names), None)
-        if name is None:
-            raise IdClipError(f"the metadata of '{folder}' has no column image_path or key: name images by --ids")
-        here = pyarrow.parquet.read_table(path, columns=[name])[name].to_pylist()
-        for row, key in enumerate(here, start):
-            if key in keys:
-                rows.append(row)
-                found.add(key)
-        start += len(here)
-    return np.asarray(rows, np.int64), keys - found
+    """Rows of all images with these keys, and the keys that no image has; raises IndexMismatch as `read_keys` does."""
+    held = read_keys(folder)
+    rows = [row for row, key in enumerate(held) if key in keys]
+    return np.asarray(rows, np.int64), keys - set(held)
 
 
 def count_rows(folder: Path) -> int:

@@ -29,8 +29,9 @@ from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
+from open_clip_idplugin.retrieval.metadata_columns import KEY
 from open_clip_idplugin.retrieval.removed_rows import RemovedRows
-from open_clip_idplugin.retrieval.row_metadata import KEY, RowMetadata
+from open_clip_idplugin.retrieval.row_metadata import RowMetadata
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.vectors import StoredVectors
 

@@ -17,22 +17,21 @@ import pyarrow.parquet as pq
 
 from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.retrieval.card import IndexMismatch
-from open_clip_idplugin.retrieval.writer import KEY_COLUMN
+from open_clip_idplugin.retrieval.metadata_columns import shown_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "metadata_arrow"
-KEY = "key"
 _SOURCE = b"idclip_source"  # size and time of the parquet file
 _BATCH = 65_536  # rows
 _COLUMNS_KEPT = 4  # that filters used last
 
 
 class RowMetadata:
-    """Metadata of rows: missing values are left out, and the image's key is called `key`.
+    """Metadata of rows under the names of `metadata_columns`; missing values are left out.
 
-    clip-retrieval calls it `image_path` and would send whatever file of that name lies in the service's working
+    clip-retrieval calls the key `image_path` and would send whatever file of that name lies in the service's working
     directory. Safe to use from several threads.
     """
 
@@ -52,7 +51,7 @@ class RowMetadata:
             raise IndexMismatch(f"the metadata of '{folder}' cannot be read ({reason}): make the index again") from None
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
         names = list(dict.fromkeys(name for batch in self._batches for name in batch.schema.names))
-        self._stored = {KEY if name == KEY_COLUMN and KEY not in names else name: name for name in names}
+        self._stored = {shown: stored for stored, shown in shown_names(names).items()}
         self._column = lru_cache(_COLUMNS_KEPT)(self.read)
 
     def __len__(self) -> int:

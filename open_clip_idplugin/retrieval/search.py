@@ -113,7 +113,8 @@ def search(
         min_similarity: cosine of text and image below which nothing is shown.
         min_face_similarity: cosine of the faces below which nothing is shown.
         negative_text: what the images should not show.
-        where: conditions on metadata, several separated by commas: column=value, column=a|b, column=1900..1950.
+        where: conditions on metadata, several separated by commas: column=value, column=a|b, column=1900..1950 (numbers or
+            dates), column==value for a text with such signs in it.
         offset: results to leave out at the start, for the next page.
         collapse: near_duplicates, or a column of which every value is shown once.
         person_as: what people are in the text: token, words, both, or auto (the token where an adaptor trained for this

@@ -3,11 +3,17 @@
 Role: words on the command line -> the JSON that `ranking_request` checks.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
+
+# A number, or a date with or without a time as ISO 8601 writes it.
+_ORDERED = re.compile(
+    r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?)?"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class SearchOptions:
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, Any]:
-    """ "column=value", "column=one|other" (either), "column=1900..1950" (both ends included, either may be left out).
+    """ "column=value", "column=one|other" (either), "column=1900..1950" (both ends included, either may be left out; numbers
+    or dates), "column==value" (just this text, whatever signs are in it).
 
     Raises:
         IdClipError: a condition without an equals sign.
@@ -57,9 +64,16 @@ def parse_where(conditions: Sequence[str]) -> dict[str, Any]:
             raise IdClipError(
                 f"--where '{condition}' is no condition: write 'column=value', 'column=a|b' or 'column=1..9'"
             )
-        if ".." in value:
-            ends = dict(zip(("min", "max"), value.split("..", 1), strict=True))
-            filters[column.strip()] = {name: end for name, end in ends.items() if end}
-        else:
-            filters[column.strip()] = value.split("|") if "|" in value else value
+        filters[column.strip()] = _range(value) or (value[1:] if value.startswith("=") else _either(value))
     return filters
+
+
+def _range(value: str) -> dict[str, str] | None:
+    """min and max of "1900..1950"; None for what is no range of numbers or dates, such as the file name a..b.jpg."""
+    ends = dict(zip(("min", "max"), value.split("..", 1)))
+    given = {name: end for name, end in ends.items() if end}
+    return given if len(ends) == 2 and given and all(map(_ORDERED.fullmatch, given.values())) else None
+
+
+def _either(value: str) -> str | list[str]:
+    return value.split("|") if "|" in value else value

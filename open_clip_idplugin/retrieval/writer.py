@@ -15,9 +15,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter
-
-KEY_COLUMN = "image_path"  # clip-retrieval's name for it
-CAPTION_COLUMN = "caption"
+from open_clip_idplugin.retrieval.metadata_columns import CAPTION_COLUMN, KEY_COLUMN, PREFIX
 
 
 class PartitionWriter:
@@ -65,7 +63,9 @@ class PartitionWriter:
         if self._captions:
             columns[CAPTION_COLUMN] = self._captions
         for name, values in record_columns(self._records).items():
-            columns.setdefault(name, values)
+            while name in columns:  # of our own, or what another one was renamed to
+                name = f"{PREFIX}{name}"
+            columns[name] = values
         table = pyarrow.table({name: _column(values) for name, values in columns.items()})
         with atomic_path(self._folder / "metadata" / f"metadata_{self._name}.parquet") as path:
             pyarrow.parquet.write_table(table, path)

@@ -1,7 +1,8 @@
 """People named in a sentence: "Ada Lovelace feeding a horse" -> "[TOK] feeding a horse" and the list of people.
 
-Role: text + the gallery's names and aliases -> text with placeholders. A pure function: it knows no gallery and no model.
-Names are compared as the gallery compares them: compatibility-normalised, caseless, any white space between words.
+Role: text + the gallery's names and aliases -> text with placeholders, and hints at names that may have been meant. A pure
+function: it knows no gallery and no model. Names are compared as the gallery compares them: compatibility-normalised, caseless,
+any white space between words. A name of one word may be a word (Rose, May, Will): it counts only where it is written as a name.
 """
 
 import re
@@ -9,17 +10,21 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import PLACEHOLDER, PLACEHOLDERS, placeholder_numbers
 
 # Scripts written without spaces: a name needs no word boundary there.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+_SENTENCE_START = re.compile(r"(?:^|[.!?:\u2026]\s)[\s\"'(\[\u00ab\u201c\u2018\u00bf\u00a1]*$")
 
 
-class AmbiguousName(IdClipError):
-    """A name in the text that may mean several enrolled people."""
+@dataclass(frozen=True)
+class Hint:
+    """A word that stayed text and may have been meant as a name: as it was written, and the enrolled people of that name."""
+
+    written: str
+    people: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,27 +34,31 @@ class NamedText:
     Attributes:
         text: with `[TOK]`, `[TOK:2]` ... in place of the names found; the rest is as it was written.
         identities: canonical names in order of their placeholders, after those that the text had already.
+        hints: at people who may have been meant by words that stayed as they are.
     """
 
     text: str
     identities: tuple[str, ...] = ()
+    hints: tuple[Hint, ...] = ()
 
 
 def find_people(text: str, names: Mapping[str, str]) -> NamedText:
     """Replace enrolled names in a text by placeholders: the longest match first, whole words only.
 
+    A name or alias of one word that was enrolled with a capital counts only where it is written with one that does not just
+    begin a sentence ("beside Rose", not "a rose" or "Rose in a vase"). A first word of longer names never counts. Both
+    become hints where they are written with a capital.
+
     Args:
         text: what to look for. Placeholders that it has already keep their numbers; the names found are numbered after
             the highest of them.
         names: every name and alias -> the person's canonical name.
-
-    Raises:
-        AmbiguousName: a word that is the first word of several people's names and nobody's name or alias by itself.
     """
     spellings: dict[str, str] = {}
     for spelling, person in names.items():
         spellings[_fold(spelling)] = person
-    first_words = _shared_first_words(names.items())
+    words = {_fold(spelling) for spelling in names if _may_be_a_word(spelling)}
+    first_words = _first_words(names.items())
     candidates = sorted(({*spellings, *first_words} - {""}), key=lambda name: (-len(name), name))
     if not candidates:
         return NamedText(text)
@@ -58,6 +67,7 @@ def find_people(text: str, names: Mapping[str, str]) -> NamedText:
     written = [match.span() for match in PLACEHOLDERS.finditer(text)]
     taken = max(placeholder_numbers(text), default=0)
     numbers: dict[str, int] = {}
+    hints: dict[Hint, None] = {}
     pieces, end, place = [], 0, 0
     while match := somebody.search(folded, place):
         first = match.start()
@@ -69,23 +79,41 @@ def find_people(text: str, names: Mapping[str, str]) -> NamedText:
         start, stop = origins[first][0], origins[first + len(name) - 1][1]
         if any(start < right and left < stop for left, right in written):
             continue
-        if name not in spellings:
-            people = ", ".join(f"'{person}'" for person in first_words[name])
-            raise AmbiguousName(f"'{text[start:stop]}' may be {people}: write the whole name, or give one an alias")
+        if name not in spellings or (name in words and not _written_as_name(text, start, stop)):
+            if text[start].isupper():
+                people = (spellings[name],) if name in spellings else tuple(first_words[name])
+                hints[Hint(text[start:stop], people)] = None
+            place = first + len(name)
+            continue
         number = numbers.setdefault(spellings[name], taken + len(numbers) + 1)
         pieces += [text[end:start], PLACEHOLDER if number == 1 else f"{PLACEHOLDER[:-1]}:{number}]"]
         end, place = stop, first + len(name)
-    return NamedText("".join([*pieces, text[end:]]), tuple(numbers))
+    left = (hint for hint in hints if not set(hint.people) & set(numbers))
+    return NamedText("".join([*pieces, text[end:]]), tuple(numbers), tuple(left))
 
 
-def _shared_first_words(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """First words that several people's names begin with -> those people."""
+def _may_be_a_word(spelling: str) -> bool:
+    """Whether a name could be read as a word: one word, whose capital tells the two apart."""
+    return len(spelling.split()) == 1 and spelling.strip()[:1].isupper()
+
+
+def _written_as_name(text: str, start: int, stop: int) -> bool:
+    """Whether a word stands there with a capital that says something: not that of a sentence, or of a text in capitals."""
+    if not text[start].isupper() or text == text.upper():
+        return False
+    if stop - start > 1 and text[start:stop].isupper():
+        return True
+    return _SENTENCE_START.search(text[:start]) is None
+
+
+def _first_words(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """First words of names of several words -> the people who are called so."""
     owners: dict[str, set[str]] = {}
     for spelling, person in names:
         words = _fold(spelling).split()
         if len(words) > 1:
             owners.setdefault(words[0], set()).add(person)
-    return {word: sorted(people) for word, people in owners.items() if len(people) > 1}
+    return {word: sorted(people) for word, people in owners.items()}
 
 
 def _stands_alone(folded: str, origins: list[tuple[int, int]], start: int, stop: int) -> bool:

@@ -20,6 +20,7 @@ from open_clip_idplugin.retrieval.face_index import load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.search import print_hints
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images
 
@@ -130,6 +131,21 @@ def test_names_in_the_sentence(world):
     assert {result["id"] for result in by_hand[:5]} == set(range(5, 10))
     boxes = [[entry["face_box"][0] for entry in result["matched"]] for result in by_hand[:5]]
     assert boxes == [[4.0, 12.0]] * 5
+
+
+def test_words_that_may_be_names_are_hinted_at_and_stay_words(world, capsys):
+    body = {"text": "a horse that Ada rides beside ADA", "include_images": False}
+    response = world.client.post("/knn-service", data=json.dumps(body))
+    assert json.loads(response.headers["Idclip-Hints"]) == [
+        {"written": "Ada", "people": ["Ada Lovelace"]},
+        {"written": "ADA", "people": ["Ada Lovelace"]},
+    ]
+    assert response.get_json() == world.ask(text=body["text"], find_names=False)
+    silent = ({"text": "Ada Lovelace's horse"}, {"text": "a horse"}, {"text": "Ada", "find_names": False})
+    for quiet in silent:
+        assert "Idclip-Hints" not in world.client.post("/knn-service", data=json.dumps(quiet)).headers
+    print_hints(response.headers)
+    assert "'Ada' was read as a word; for 'Ada Lovelace' write the whole name" in capsys.readouterr().out
 
 
 def test_all_any_none_only(world):

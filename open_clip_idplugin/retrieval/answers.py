@@ -6,12 +6,15 @@ Role: the thin layer between Flask and the two services (`knn_service`, `service
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import flask
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.named_people import Hint
 from open_clip_idplugin.retrieval.knn_request import BadRequest
+from open_clip_idplugin.retrieval.request_fields import HINTS
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
 Answer = list[dict[str, Any]]
@@ -30,6 +33,15 @@ def answer(work: Callable[[], Any]) -> Any:
         return work()
     except IdClipError as error:
         return {"message": str(error)}, 400
+
+
+def with_hints(answered: Any, hints: Sequence[Hint]) -> Any:
+    """An answer with its hints (`[{"written": "Will", "people": [...]}]`) in the header HINTS, where there are any."""
+    if not hints or isinstance(answered, tuple):
+        return answered
+    response = flask.jsonify(answered)
+    response.headers[HINTS] = json.dumps([asdict(hint) for hint in hints])  # JSON escapes what is not ASCII
+    return response
 
 
 def json_body() -> Any:

@@ -174,6 +174,7 @@ def count_synthetic(metadata: Path) -> int:
 def _write_report(folder: Path, source: ImageSource, reports: list[PartitionReport]) -> None:
     skipped = [key for report in reports for key in report.skipped]
     broken = [name for report in reports for name in report.broken_shards]
+    other_names = renamed(stored_columns(folder))
     values = {
         "found": source.count,
         "indexed": sum(report.rows for report in reports),
@@ -181,14 +182,14 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         "shards_that_break_off": broken,
         "captions": source.has_captions,
         "records": source.has_records,
-        "renamed_columns": renamed(stored_columns(folder)),
+        "renamed_columns": other_names,
     }
     atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     if skipped:
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         print(f"Skipped, cannot be read: {', '.join(skipped[:_SHOWN])}{more}")
-    if values["renamed_columns"]:
-        names = ", ".join(f"{name} is now {other}" for name, other in values["renamed_columns"].items())
+    if other_names:
+        names = ", ".join(f"{name} is now {other}" for name, other in other_names.items())
         print(f"Columns of the metadata with names of our own: {names}")
     if broken:
         print(f"Tar files that break off, read up to there: {', '.join(broken)}")

@@ -18,11 +18,11 @@ from clip_retrieval.clip_back import (
     normalized,
 )
 
-from open_clip_idplugin.named_people import find_people
+from open_clip_idplugin.named_people import Hint, find_people
 from open_clip_idplugin.person_as import encode_people
 from open_clip_idplugin.prompts import placeholder_numbers
 from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces, require_ranked
-from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
+from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body, with_hints
 from open_clip_idplugin.retrieval.explain import explain
 from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
@@ -71,6 +71,7 @@ class IdentityKnnService(KnnService):
         self._people = people
         self._fetch = fetch
         self._limits = limits
+        self.hints: tuple[Hint, ...] = ()  # of the last search
 
     def compute_query(self, clip_resource: IdentityResource, text_input: Any, **others: Any) -> np.ndarray:
         """The query as [1, D] float32; a text is encoded by the encoder that evaluation uses too, with or without people."""
@@ -100,8 +101,8 @@ class IdentityKnnService(KnnService):
 
     @FULL_KNN_REQUEST_TIME.time()
     def post(self) -> Any:
-        """Answer one request."""
-        return answer(lambda: self.search(parse_request(json_body())))
+        """Answer one request; hints at people who may have been meant come in a header, as the answer is a plain list."""
+        return with_hints(answer(lambda: self.search(parse_request(json_body()))), self.hints)
 
     def search(self, request: KnnRequest) -> Answer:
         """Results of a request, best first; `similarity` is the cosine in [-1, 1].
@@ -239,6 +240,7 @@ class IdentityKnnService(KnnService):
             return request
         names = self._people.names()
         named = find_people(request.text, names)
+        self.hints = named.hints
         people = without_named(request.people, named.identities, names)
         return replace(request, text=named.text, identities=request.identities + named.identities, people=people)
 

@@ -12,6 +12,7 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 
 MOST_RESULTS = 100_000
+HINTS = "Idclip-Hints"  # header of an answer: names that its text may have meant
 
 
 class BadRequest(IdClipError):

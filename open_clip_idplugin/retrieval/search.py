@@ -17,6 +17,7 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.request_fields import HINTS
 from open_clip_idplugin.retrieval.results_page import render_page
 from open_clip_idplugin.retrieval.search_options import SearchOptions
 
@@ -171,7 +172,15 @@ def search_service(url: str, query: Query, include_images: bool = False) -> Resu
     token = os.environ.get("IDCLIP_TOKEN", "").strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     body = query.to_json(include_images)
-    return _answer_of(lambda: requests.post(address, json=body, headers=headers, timeout=_TIMEOUT), address)
+    answered: list[requests.Response] = []
+
+    def ask() -> requests.Response:
+        answered.append(requests.post(address, json=body, headers=headers, timeout=_TIMEOUT))
+        return answered[0]
+
+    results: Results = _answer_of(ask, address)
+    print_hints(answered[0].headers)
+    return results
 
 
 def search_any_backend(url: str, query: Query, setup: LocalModel) -> Results:
@@ -200,7 +209,9 @@ def search_folder(index: str, query: Query, setup: LocalModel, include_images: b
     from open_clip_idplugin.retrieval.serve import open_app
 
     response = open_app(index, setup).test_client().post("/knn-service", json=query.to_json(include_images))
-    return _results(response.get_json(), index)
+    results: Results = _results(response.get_json(), index)
+    print_hints(response.headers)
+    return results
 
 
 def encode_query(query: Query, setup: LocalModel) -> list[float]:
@@ -232,6 +243,13 @@ def print_results(results: Results) -> None:
         print(f"{rank:>3}  {result['similarity']:.4f}  {_key(result):<{width}}{who}  {result.get('caption', '')[:90]}")
         if result.get("why"):
             print(f"     {result['why']}")
+
+
+def print_hints(headers: Any) -> None:
+    """Say which words of the text may have been meant as names (see `answers.with_hints`)."""
+    for hint in json.loads(headers.get(HINTS, "[]")):
+        people = " or ".join(f"'{name}'" for name in hint["people"])
+        print(f"'{hint['written']}' was read as a word; for {people} write the whole name, or --identities NAME")
 
 
 def _answer_of(ask: Callable[[], Any], url: str) -> Any:

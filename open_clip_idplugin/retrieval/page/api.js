@@ -2,8 +2,9 @@
 
 export class ServiceError extends Error {}
 
-// GET without a body, POST of JSON with one. Throws ServiceError with the service's own sentence.
-export async function ask(address, body) {
+// GET without a body, POST of JSON with one. Throws ServiceError with the service's own sentence. `headers`: takes those of the
+// answer.
+export async function ask(address, body, headers = () => {}) {
   const options = body === undefined ? {} : {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body),
   };
@@ -26,5 +27,6 @@ export async function ask(address, body) {
   if (!answer.ok) {
     throw new ServiceError(value.message || (value.status === "loading" ? "the service is still loading: try again in a moment" : `the service refused (HTTP ${answer.status})`));
   }
+  headers(answer.headers);
   return value;
 }

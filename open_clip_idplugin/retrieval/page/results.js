@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { boxedPicture } from "./boxes.js";
 import { announce, byId, counted, jpeg, make, shortNumber, showError } from "./dom.js";
+import { showHints } from "./hints.js";
 import { indexName, setSimilar, state } from "./state.js";
 
 export const found = []; // results on the page, best first
@@ -55,7 +56,9 @@ export async function search({ onward = false, asked = false } = {}) {
     byId("results").setAttribute("aria-busy", "true");
     announce("Searching…");
     // one more than is shown tells whether there is another page
-    const results = await ask("knn-service", { ...fields, offset, num_images: size + 1, num_result_ids: size + 1 });
+    const results = await ask("knn-service", { ...fields, offset, num_images: size + 1, num_result_ids: size + 1 }, (headers) => {
+      if (number === searches && !onward) showHints(headers);
+    });
     if (number !== searches) return;
     show(results.slice(0, size), onward, results.length > size, fields.indice_name);
     if (asked && !onward) bringIntoView();

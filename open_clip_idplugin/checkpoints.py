@@ -2,17 +2,13 @@
 
 Checkpoints are plain CLIP weights, IdCLIP weights or open_clip_train's `epoch_N.pt`, as safetensors, torch files or
 OpenAI's TorchScript archives, or the tag of pretrained weights; or a delta file (see `delta_files`) that names them, or
-both joined by a plus sign. Only tensors are unpickled. The shape of our own parts is read from the checkpoint where it
-holds them.
+both joined by a plus sign. Nothing in a file is run (see `weight_files`). The shape of our own parts is read from the
+checkpoint where it holds them.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-import pickle
-import textwrap
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +31,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside
+from open_clip_idplugin.weight_files import first_lines, load_tensors, weight_shapes
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)
@@ -167,60 +164,10 @@ def _view_beside(pretrained: str, delta: Delta | None) -> View:
 
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """A checkpoint's tensors under the names they have in an IdCLIP; raises IdClipError as `weight_shapes` does."""
-    import open_clip
-
-    path = Path(path)
-    if is_torchscript(path):
-        return canonical(torch.jit.load(str(path), map_location="cpu").state_dict())
-    weight_shapes(path)
-    return canonical(open_clip.factory.load_state_dict(str(path), device="cpu"))
-
-
-def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of a checkpoint's tensors by state-dict key; the tensors themselves are not read where the format allows.
-
-    Empty for TorchScript archives. Raises IdClipError if the file is not a checkpoint or holds more than tensors.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return _safetensors_shapes(path)
-    if is_torchscript(path):
-        return {}
-    try:
-        content = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise IdClipError(
-            f"{path} is not a checkpoint of tensors ({first_lines(error, 1)}); save the model's state_dict alone."
-        ) from error
-    weights = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    shapes = {str(key): tuple(value.shape) for key, value in weights.items() if isinstance(value, torch.Tensor)}
-    if not shapes:
-        raise IdClipError(f"{path} holds no tensors; give a file with a model's state_dict.")
-    return {key.removeprefix("module."): shape for key, shape in shapes.items()}
-
-
-def is_torchscript(path: str | Path) -> bool:
-    """Whether a file is a TorchScript archive, the form in which OpenAI published its weights.
-
-    Asked as torch.load asks it: a file that only looks like one would be unpickled whole.
-    """
-    if not zipfile.is_zipfile(path):
-        return False
-    try:
-        return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
-    except RuntimeError:  # a zip file that is not one of torch's
-        return False
-
-
-def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    import safetensors
-
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except safetensors.SafetensorError as error:
-        raise IdClipError(f"{path} is not a safetensors file: {error}.") from error
+    """A checkpoint's tensors under the names they have in an IdCLIP; raises IdClipError as `load_tensors` does."""
+    weight_shapes(path)  # refuses what holds no tensors
+    content = load_tensors(path)
+    return canonical(content.get("state_dict", content))
 
 
 def checkpoint_path(model: str, checkpoint: str) -> Path:
@@ -279,8 +226,6 @@ def _settings_of_weights(
     model: str, config: Mapping[str, Any], path: Path, shapes: Mapping[str, tuple[int, ...]], delta: Delta | None
 ) -> dict[str, Any]:
     """Arguments for open_clip's factory that depend on the checkpoint at `path`, whose tensors have these `shapes`."""
-    import open_clip
-
     settings: dict[str, Any] = {}
     if delta is not None:
         settings["identity_cfg"] = delta.identity_cfg.to_dict()
@@ -288,14 +233,4 @@ def _settings_of_weights(
         settings["identity_cfg"] = config_of_weights(shapes, IdentityConfig.from_dict(config["identity_cfg"])).to_dict()
         if not has_adaptor(shapes):
             _log.warning("%s holds plain CLIP weights: the adaptor of %s is not trained.", path, model)
-    if is_torchscript(path):
-        # open_clip 3 renamed this. Nothing is unpickled: torch.load hands such archives to torch.jit.load.
-        known = inspect.signature(open_clip.create_model_and_transforms).parameters
-        settings["weights_only" if "weights_only" in known else "load_weights_only"] = False
     return settings
-
-
-def first_lines(error: BaseException, count: int = 4) -> str:
-    """An error's message on one line of a readable length."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return textwrap.shorten(" ".join(lines[:count]) or type(error).__name__, 400)

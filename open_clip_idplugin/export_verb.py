@@ -15,7 +15,6 @@ from open_clip_idplugin.checkpoints import (
     export_delta,
     load_model,
     read_weights,
-    weight_shapes,
 )
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
@@ -23,6 +22,7 @@ from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
+from open_clip_idplugin.weight_files import weight_shapes
 from open_clip_idplugin.weight_keys import has_adaptor
 
 

@@ -165,6 +165,12 @@ def _download_with_remedy(original: Any) -> Any:
     return download_with_remedy(original)
 
 
+def _reading_tensors_only(original: Any) -> Any:
+    from open_clip_idplugin.weight_files import reading_tensors_only
+
+    return reading_tensors_only(original)
+
+
 _CHECKED = "open_clip 2.32 and 3.3"
 
 OPEN_CLIP: tuple[PatchRow, ...] = (
@@ -205,6 +211,13 @@ OPEN_CLIP: tuple[PatchRow, ...] = (
         reason="a failed download is a raw error of the hub, which names no file to provide",
         hosts=_CHECKED,
         parameters=("cfg", "cache_dir"),
+    ),
+    PatchRow(
+        targets=("open_clip.factory:load_state_dict",),
+        replacement=_reading_tensors_only,
+        reason="reads OpenAI's TorchScript archives only by running them; the reader is not pluggable",
+        hosts=_CHECKED,
+        parameters=("checkpoint_path", "device", "weights_only"),
     ),
     PatchRow(
         targets=("open_clip.transformer:TextTransformer._embeds",),

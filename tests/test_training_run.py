@@ -11,6 +11,7 @@ import open_clip_train.main
 import pytest
 import torch
 from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small_world, write_shards
+from weight_file_fixtures import openai_archive, pickle_before
 
 from open_clip_idplugin import add_identity_model, host_patches
 from open_clip_idplugin.checkpoints import export_delta, load_model
@@ -178,10 +179,13 @@ def test_a_foreign_or_tampered_checkpoint_is_one_sentence_and_not_unpickled(worl
     torn = tmp_path / "epoch_1.pt"
     whole = (world / "logs" / "paper" / "checkpoints" / "epoch_1.pt").read_bytes()
     torn.write_bytes(whole[: len(whole) // 2])
+    whole_archive = world / "logs" / "paper" / "checkpoints" / "epoch_1.pt"
     for path, words in (
         (harmful, "is not a checkpoint of tensors"),
         (text, "is not a checkpoint of tensors"),
         (torn, "is not a checkpoint of tensors"),
+        (openai_archive({}, tmp_path / "script.pt", evil=str(mark)), "is a TorchScript archive"),
+        (pickle_before(whole_archive, mark, tmp_path / "polyglot.pt"), "begins as one file and ends as a zip file"),
     ):
         assert train(world, f"foreign-{path.stem}", *PAPER, flag, str(path), logs=tmp_path / "logs") == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]

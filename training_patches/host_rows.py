@@ -19,12 +19,12 @@ from open_clip_train.train import unwrap_model
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_idplugin import host_patches
-from open_clip_idplugin.checkpoints import first_lines, weight_shapes
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.model_view import view_of
 from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
+from open_clip_idplugin.weight_files import TORCHSCRIPT, first_lines, kind_of, weight_shapes
 from training_patches import params
 from training_patches.best import BEST, keep_best
 from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs
@@ -344,6 +344,8 @@ def require_tensors_only(args: argparse.Namespace) -> None:
     for path in (args.pretrained, args.resume):
         if path and Path(path).is_file():
             weight_shapes(path)
+    if args.resume and Path(args.resume).is_file() and kind_of(args.resume) == TORCHSCRIPT:
+        raise IdClipError(f"{args.resume} is no checkpoint of a training run; start from it with --pretrained.")
     if args.resume and Path(args.resume).name == BEST:
         raise IdClipError(
             f"{args.resume} holds no state of the optimizer, so that training cannot go on from it; resume an epoch_N.pt, or "

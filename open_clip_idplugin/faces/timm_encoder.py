@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from open_clip_idplugin.devices import AUTO, resolve_device
+from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.errors import (
     EngineUnknown,
     ModelUnreadable,
@@ -25,6 +26,7 @@ from open_clip_idplugin.faces.errors import (
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.loading import EngineOptions
 from open_clip_idplugin.faces.model_identity import ModelIdentity, description_hash, weights_hash
+from open_clip_idplugin.weight_files import TORCHSCRIPT, kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -153,9 +155,9 @@ def _build(recipe: _Recipe) -> tuple["torch.nn.Module", Mapping[str, Any]]:
     if not timm.is_model(recipe.architecture.partition(".")[0]):
         raise EngineUnknown(f"timm has no model {recipe.architecture!r}; `timm.list_models()` names them.")
     try:
-        weights = load_state_dict(
-            str(recipe.checkpoint), weights_only=True
-        )  # of tensors alone: nothing in the file is executed
+        if kind_of(recipe.checkpoint) == TORCHSCRIPT:  # torch before 2.6 would run it
+            raise IdClipError("it is a TorchScript program")
+        weights = load_state_dict(str(recipe.checkpoint), weights_only=True)
     except Exception as error:  # unpickling and safetensors raise what they like on a damaged file
         raise ModelUnreadable(f"The checkpoint {recipe.checkpoint} cannot be read ({_short(error)}).") from error
     try:

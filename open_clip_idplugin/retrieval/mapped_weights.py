@@ -6,16 +6,15 @@ tower after its fingerprint was taken, which is more than half of a CLIP; the sy
 
 import ctypes
 import mmap
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from open_clip_idplugin import model_folders
-from open_clip_idplugin.checkpoints import LoadedModel, base_and_delta, checkpoint_path, is_torchscript
+from open_clip_idplugin.checkpoints import LoadedModel, base_and_delta, checkpoint_path
 from open_clip_idplugin.delta_files import canonical
 from open_clip_idplugin.retrieval.heap import return_freed_memory
+from open_clip_idplugin.weight_files import ARCHIVE, SAFETENSORS, kind_of, load_tensors
 
 _PAGE_OUT = 21  # Linux's MADV_PAGEOUT, which Python does not name
 _library = ctypes.CDLL(None)
@@ -52,13 +51,9 @@ def _weights_file(loaded: LoadedModel) -> Path | None:
 
 def _mapped_tensors(path: Path) -> dict[str, torch.Tensor]:
     """A file's tensors under the names they have in an IdCLIP; none where its format cannot be mapped."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return canonical(load_file(path))
-    if not zipfile.is_zipfile(path) or is_torchscript(path):
+    if kind_of(path) not in (SAFETENSORS, ARCHIVE):
         return {}
-    content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    content = load_tensors(path, mapped=True)
     return canonical(content.get("state_dict", content))
 
 

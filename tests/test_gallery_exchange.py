@@ -2,8 +2,10 @@
 
 import io
 import json
+import sqlite3
 import stat
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +89,8 @@ def rewrite(path: str, people=None, **members: bytes | None) -> None:
         people(head)
         content["people.json"] = json.dumps(head).encode()
     content |= {
-        name.replace("__", "/").replace("_npy", ".npy").replace("_jpg", ".jpg"): v for name, v in members.items()
+        name.replace("__", "/").replace("_npy", ".npy").replace("_jpg", ".jpg").replace("_json", ".json"): v
+        for name, v in members.items()
     }
     with zipfile.ZipFile(path, "w") as archive:
         for name, value in content.items():
@@ -100,6 +103,18 @@ def test_an_export_of_before_words_is_read(gallery, tmp_path):
     rewrite(path, people=lambda head: (head.update(schema=3), head["people"][0].pop("word")))
     import_people(path, str(tmp_path / "other.sqlite"))
     assert Gallery(tmp_path / "other.sqlite").person("Ada").details.word == ""
+
+
+def array(rows) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(rows))
+    return stream.getvalue()
+
+
+def claiming(shape: str) -> bytes:
+    """An array's header for more numbers than follow."""
+    content = array(np.zeros((3, 16), np.float32))
+    return content.replace(b"(3, 16)", shape.encode()).replace(b" " * (len(shape) - 7) + b"\n", b"\n")
 
 
 def pickled() -> bytes:
@@ -124,6 +139,21 @@ def pickled() -> bytes:
         ({"embeddings_npy": None}, "damaged"),
         ({"embeddings_npy": pickled()}, "damaged"),
         ({"crops__000000_jpg": b"<script>"}, "damaged"),
+        ({"crops__000000_jpg": CROP + bytes(1 << 22)}, "damaged"),
+        ({"people": lambda head: head["people"][0]["photos"][1].update(crop="crops/000000.jpg")}, "damaged"),
+        ({"people": lambda head: head["people"][0]["photos"][1].update(row=0)}, "damaged"),
+        ({"people": lambda head: head["people"][0]["photos"][0].update(row=True)}, "damaged"),
+        ({"people": lambda head: head["people"][0]["photos"][0].update(row="0")}, "damaged"),
+        ({"people": lambda head: head["people"][0]["photos"][0].update(quality="2")}, "damaged"),
+        ({"people": lambda head: head["people"][0]["photos"][0].update(quality=10**400)}, "damaged"),
+        ({"people": lambda head: head.update(embedding_size=512)}, "damaged"),
+        ({"people": lambda head: head.update(people=7)}, "damaged"),
+        ({"people_json": b"[" * 100_000}, "damaged"),
+        ({"embeddings_npy": array(np.zeros(48, np.float32))}, "damaged"),
+        ({"embeddings_npy": array(np.full((3, 16), np.nan, np.float32))}, "zero or not finite"),
+        ({"embeddings_npy": array([["a"] * 16] * 3)}, "damaged"),
+        ({"embeddings_npy": claiming("(99999999999, 99999999999)")}, "damaged"),
+        ({"embeddings_npy": b"\x93NUMPY\x01\x00\x03"}, "damaged"),
     ],
 )
 def test_what_is_wrong_inside_is_refused_before_anybody_is_enrolled(gallery, tmp_path, change, reason):
@@ -141,3 +171,62 @@ def test_files_that_are_no_export(gallery, tmp_path):
             import_people(str(tmp_path / name), str(gallery.path))
     with pytest.raises(GalleryError, match="nobody is enrolled"):
         export_people(str(tmp_path / "a.zip"), gallery=str(tmp_path / "empty.sqlite"))
+
+
+def test_an_import_is_all_or_nothing(gallery, tmp_path):
+    """The last person of a file cannot be enrolled: the first one is not either, and what was there stays."""
+    path, other = export(gallery), Gallery(tmp_path / "other.sqlite")
+    other.enroll("Grace", draw_embeddings(1, seed=9), MODEL)
+    before = other.path.read_bytes()
+    rewrite(path, people=lambda head: head["people"][1].update(aliases=["Pepe", "PEPE"]))
+    with pytest.raises(GalleryError, match="'PEPE' is an alias of 'José'"):
+        import_people(path, str(other.path))
+    assert other.names() == ["Grace"] and other.path.read_bytes() == before
+
+
+def test_vectors_of_another_length_than_the_gallerys_are_refused(gallery, tmp_path):
+    path, other = export(gallery), Gallery(tmp_path / "other.sqlite")
+    other.enroll("Grace", np.ones((1, 8)), MODEL)
+    with pytest.raises(GalleryError, match=r"holds 8-d embeddings of .*cannot be mixed with 16-d ones"):
+        import_people(path, str(other.path))
+    assert other.names() == ["Grace"]
+
+
+@pytest.mark.parametrize("place", [100, 400, 900])
+def test_damaged_bytes_are_one_sentence(gallery, tmp_path, place):
+    """Wherever a packed member is torn, zlib's own error too."""
+    path = export(gallery)
+    with Path(path).open("r+b") as stream:
+        stream.seek(place)
+        stream.write(bytes(40))
+    with pytest.raises(GalleryError, match=r"damaged or no export|cannot be read"):
+        import_people(path, str(tmp_path / "other.sqlite"))
+
+
+FOREIGN_ROWS = {
+    "UPDATE photos SET embedding = x'010203' WHERE label = ''": "an embedding in it is no 16 numbers",
+    "UPDATE photos SET embedding = 'text' WHERE label = ''": "an embedding in it is no 16 numbers",
+    "UPDATE photos SET embedding = zeroblob(68) WHERE label = ''": "an embedding in it is no 16 numbers",
+    "UPDATE photos SET quality = 'heavy'": "a photo's weight in it is no number above 0",
+    "UPDATE photos SET quality = -1": "a photo's weight in it is no number above 0",
+    "UPDATE face_model SET size = 'many'": "its face model is no name and number",
+    "UPDATE people SET name = x'ff00'": "a name in it is no text",
+}
+
+
+@pytest.mark.parametrize("statement", FOREIGN_ROWS)
+def test_rows_that_somebody_else_wrote_are_refused_by_every_reader(gallery, statement):
+    with sqlite3.connect(gallery.path) as connection:
+        connection.execute(statement)
+    readers = {
+        "means": gallery.means,
+        "embedding": lambda: gallery.embedding("José"),
+        "photos": lambda: gallery.photos("José"),
+        "people": gallery.people,
+    }
+    readers = {name: read for name, read in readers.items() if (name == "people") == ("people" in statement)}
+    for read in readers.values():
+        with pytest.raises(
+            GalleryError, match=rf"gallery\.sqlite' cannot be used as a gallery: {FOREIGN_ROWS[statement]}"
+        ):
+            read()

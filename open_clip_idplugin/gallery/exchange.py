@@ -1,17 +1,18 @@
 """People in a file that can be carried to another gallery: one private zip.
 
-    people.json       format, schema, face model, and for each person: name, aliases, notes, consent, word, photos (label,
-                      quality, row of the embedding, name of the crop's file or null)
+    people.json       format, schema, face model, size of its embeddings, and for each person: name, aliases, notes,
+                      consent, word, photos (label, quality, row of the embedding, name of the crop's file or null)
     embeddings.npy    [N, D] float32, rows of length 1
     crops/000000.jpg  the faces' pictures
 
-Role: a gallery -> the zip, and back. Reading trusts nothing in it: nothing is unpacked to the disk, sizes are bounded,
-and every value goes through the gallery's own checks.
+Role: a gallery -> the zip, and back. Reading trusts nothing in it: nothing is unpacked to the disk, sizes are bounded, each
+embedding and crop belongs to one photo, every value goes through the gallery's own checks, and all of it happens or none.
 """
 
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +27,14 @@ from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.names import fold_name
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.gallery.rows import Person
+from open_clip_idplugin.gallery.rows import Person, unit_rows
 from open_clip_idplugin.gallery.schema import SCHEMA_VERSION
 from open_clip_idplugin.gallery.store import Gallery
 
 FORMAT = "idclip-people-v1"
 PEOPLE_FILE, EMBEDDINGS_FILE, CROPS = "people.json", "embeddings.npy", "crops"
-_MOST_BYTES = {PEOPLE_FILE: 1 << 28, EMBEDDINGS_FILE: 1 << 33}
-_MOST_CROP_BYTES = 1 << 22
+_MOST_BYTES = {PEOPLE_FILE: 1 << 26, EMBEDDINGS_FILE: 1 << 30}
+_MOST_CROP_BYTES, _MOST_CROPS_BYTES = 1 << 22, 1 << 30  # one, and all of them together
 _JPEG = b"\xff\xd8"
 
 
@@ -67,7 +68,8 @@ def export_people(gallery: Gallery, target: Path, names: Sequence[str] = ()) -> 
             photos.append({"label": face.label, "quality": face.quality, "row": len(rows), "crop": crop})
             rows.append(face.embedding)
         entries.append({"name": person.name, "aliases": list(person.aliases), **vars(person.details), "photos": photos})
-    head = {"format": FORMAT, "schema": SCHEMA_VERSION, "model_id": gallery.model_id, "people": entries}
+    facts = {"model_id": gallery.model_id, "embedding_size": gallery.embedding_size}
+    head = {"format": FORMAT, "schema": SCHEMA_VERSION, **facts, "people": entries}
     array = io.BytesIO()
     np.save(array, np.stack(rows).astype(np.float32))
     with atomic_path(target, PRIVATE) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -86,13 +88,14 @@ def _put(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def import_people(gallery: Gallery, source: Path) -> tuple[list[Person], list[str]]:
-    """Enroll the people of a zip; whoever has a name or alias that the gallery knows is left out.
+    """Enroll the people of a zip, all of them or, where one cannot be, none; whoever has a name or alias that the gallery
+    knows is left out.
 
     Returns:
         who was enrolled, and a sentence for everybody who was left out.
 
     Raises:
-        GalleryError: not such a zip, of a newer schema, or of another face model than the gallery's.
+        GalleryError: not such a zip, of a newer schema, or of another face model or size than the gallery's.
     """
     model_id, people = read_people(source)
     if not same_model(gallery.model_id, model_id):
@@ -100,6 +103,11 @@ def import_people(gallery: Gallery, source: Path) -> tuple[list[Person], list[st
             f"'{source}' holds embeddings of the face model '{model_id}', the gallery '{gallery.path}' ones of "
             f"'{gallery.model_id}', which cannot be mixed: import into another gallery file"
         )
+    with gallery.at_once():
+        return _enroll(gallery, model_id, people)
+
+
+def _enroll(gallery: Gallery, model_id: str, people: Sequence[CarriedPerson]) -> tuple[list[Person], list[str]]:
     enrolled, conflicts = [], []
     for person in people:
         known = {fold_name(spelling): name for spelling, name in gallery.names_and_aliases().items()}
@@ -129,18 +137,56 @@ def read_people(source: Path) -> tuple[str, list[CarriedPerson]]:
                 )
             array = io.BytesIO(_get(archive, EMBEDDINGS_FILE, _MOST_BYTES[EMBEDDINGS_FILE]))
             rows = np.load(array, allow_pickle=False).astype(np.float32)
-            people = [_person(archive, entry, rows) for entry in head["people"]]
+            if rows.ndim != 2 or rows.shape[1] != head.get("embedding_size", rows.shape[1]):  # not in older exports
+                raise ValueError("embeddings of another size than the face model's")
+            unused = _Unused(rows, archive)
+            people = [_person(entry, unused) for entry in head["people"]]
             return _text(head["model_id"]), people
     except OSError as error:
         raise GalleryError(f"'{source}' cannot be read ({error.strerror or error}): name another file") from error
     except GalleryError:
         raise
-    except (zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise GalleryError(f"'{source}' is damaged or no export of people: export them again") from error
 
 
-def _person(archive: zipfile.ZipFile, entry: dict[str, Any], rows: np.ndarray) -> CarriedPerson:
-    faces = tuple(_face(archive, photo, rows) for photo in entry["photos"])
+# What zipfile, zlib, json and numpy raise on bytes that somebody made up.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
+    ArithmeticError, MemoryError,
+)  # fmt: skip
+
+
+class _Unused:
+    """What the photos have not yet taken: a small file cannot become large by naming one crop many times."""
+
+    def __init__(self, rows: np.ndarray, archive: zipfile.ZipFile) -> None:
+        self._rows, self._archive = rows, archive
+        self._taken: set[int | str] = set()
+        self._left = _MOST_CROPS_BYTES
+
+    def row(self, place: object) -> np.ndarray:
+        if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(self._rows):
+            raise ValueError("a row that is not there")
+        self._take(place)
+        return unit_rows(self._rows[place : place + 1])[0]
+
+    def crop(self, name: object) -> bytes:
+        self._take(_text(name))
+        content = _get(self._archive, _text(name), min(_MOST_CROP_BYTES, self._left))
+        self._left -= len(content)
+        if not content.startswith(_JPEG):
+            raise ValueError("a crop that is no JPEG")
+        return content
+
+    def _take(self, what: int | str) -> None:
+        if what in self._taken:
+            raise ValueError(f"two photos have {what}")
+        self._taken.add(what)
+
+
+def _person(entry: dict[str, Any], unused: _Unused) -> CarriedPerson:
+    faces = tuple(_face(photo, unused) for photo in entry["photos"])
     if not faces:
         raise ValueError("a person without a photo")
     name, aliases = _text(entry["name"]), tuple(_text(alias) for alias in entry["aliases"])
@@ -151,14 +197,12 @@ def _person(archive: zipfile.ZipFile, entry: dict[str, Any], rows: np.ndarray) -
     return CarriedPerson(name, aliases, details, faces)
 
 
-def _face(archive: zipfile.ZipFile, photo: dict[str, Any], rows: np.ndarray) -> PhotoFace:
-    place, quality = photo["row"], float(photo["quality"])
-    if not 0 <= place < len(rows) or not 0 < quality < np.inf:
-        raise ValueError("a row that is not there, or a quality that is none")
-    crop = None if photo["crop"] is None else _get(archive, photo["crop"], _MOST_CROP_BYTES)
-    if crop is not None and not crop.startswith(_JPEG):
-        raise ValueError("a crop that is no JPEG")
-    return PhotoFace(_text(photo["label"]), rows[place], quality, crop)
+def _face(photo: dict[str, Any], unused: _Unused) -> PhotoFace:
+    quality = photo["quality"]
+    if isinstance(quality, bool) or not isinstance(quality, int | float) or not 0 < quality < np.inf:
+        raise ValueError("a quality that is none")
+    crop = None if photo["crop"] is None else unused.crop(photo["crop"])
+    return PhotoFace(_text(photo["label"]), unused.row(photo["row"]), float(quality), crop)
 
 
 def _get(archive: zipfile.ZipFile, name: str, most: int) -> bytes:

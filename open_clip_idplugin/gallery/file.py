@@ -6,6 +6,7 @@ Role: a path -> open connections. The file is readable by its owner only from it
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -27,6 +28,17 @@ class GalleryFile:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         """`path`: the SQLite file (None: `default_gallery()`); it is made by the first enrolment."""
         self.path = Path(path) if path is not None else default_gallery()
+        self._joined = threading.local()  # the connection of `at_once`
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """All calls of this thread inside the block are one transaction: if one raises, none has happened."""
+        with self._open(create=True) as connection:
+            self._joined.connection = connection
+            try:
+                yield
+            finally:
+                self._joined.connection = None
 
     def _existing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         if not self.path.exists():
@@ -36,6 +48,10 @@ class GalleryFile:
     @contextlib.contextmanager
     def _open(self, create: bool = False) -> Iterator[sqlite3.Connection]:
         """A connection inside one transaction: committed if the block succeeds, else rolled back; always closed."""
+        joined = getattr(self._joined, "connection", None)
+        if joined is not None:
+            yield joined
+            return
         if create and not self.path.exists():
             self._create_private()
         try:

@@ -48,6 +48,8 @@ def read_person(connection: sqlite3.Connection, person: int) -> Person:
         "SELECT name, (SELECT count(*) FROM photos WHERE person = people.id) FROM people WHERE id = ?", (person,)
     ).fetchone()
     aliases = connection.execute("SELECT alias FROM aliases WHERE person = ? ORDER BY folded", (person,)).fetchall()
+    if not all(isinstance(spelling, str) for spelling in (name, *(alias for (alias,) in aliases))):
+        raise sqlite3.DatabaseError("a name in it is no text")
     return Person(name, photos, tuple(alias for (alias,) in aliases), read_details(connection, person))
 
 
@@ -73,10 +75,28 @@ def read_photos(connection: sqlite3.Connection, person: int) -> list[PhotoFace]:
     rows = connection.execute(
         "SELECT label, embedding, quality, crop FROM photos WHERE person = ? ORDER BY rowid", (person,)
     )
-    return [
-        PhotoFace(label, np.frombuffer(embedding, "<f4").astype(np.float32), quality, crop)
-        for label, embedding, quality, crop in rows
-    ]
+    size = read_face_model(connection)[1]
+    photos = []
+    for label, blob, quality, crop in rows:
+        if not isinstance(label, str) or not isinstance(crop, bytes | None):
+            raise sqlite3.DatabaseError("a photo in it is damaged")
+        photos.append(PhotoFace(label, read_vector(blob, quality, size), quality, crop))
+    return photos
+
+
+def read_vector(blob: object, quality: object, size: int | None) -> npt.NDArray[np.float32]:
+    """The [size] float32 embedding of a row of photos, whose weight must be one too.
+
+    Raises sqlite3.DatabaseError, as SQLite does for a damaged file: somebody else wrote the row, or half of it.
+    """
+    if not isinstance(blob, bytes) or len(blob) != 4 * (size or 0):
+        raise sqlite3.DatabaseError(f"an embedding in it is no {size} numbers")
+    if not isinstance(quality, int | float) or not 0 < quality < np.inf:
+        raise sqlite3.DatabaseError("a photo's weight in it is no number above 0")
+    vector = np.frombuffer(blob, "<f4").astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise sqlite3.DatabaseError("an embedding in it is not finite")
+    return vector
 
 
 def read_secrets(connection: sqlite3.Connection, person: int | None) -> Secrets:
@@ -107,7 +127,11 @@ def require_no_alias(connection: sqlite3.Connection, folded: str, display: str) 
 def read_face_model(connection: sqlite3.Connection) -> tuple[str | None, int | None]:
     """The face model of all embeddings and their size; None while nobody is enrolled."""
     row = connection.execute("SELECT id, size FROM face_model").fetchone()
-    return (row[0], row[1]) if row is not None else (None, None)
+    if row is None:
+        return None, None
+    if not isinstance(row[0], str) or not isinstance(row[1], int) or row[1] < 1:
+        raise sqlite3.DatabaseError("its face model is no name and number")
+    return row[0], row[1]
 
 
 def require_face_model(connection: sqlite3.Connection, model_id: str, size: int, path: Path) -> None:

@@ -24,6 +24,7 @@ from open_clip_idplugin.gallery.rows import (
     read_person,
     read_photos,
     read_secrets,
+    read_vector,
     require_face_model,
     require_no_alias,
     unit_rows,
@@ -193,8 +194,10 @@ class Gallery(GalleryFile):
             return [], np.zeros((0, 0), np.float32)
         sums: dict[int, npt.NDArray[np.float32]] = {}
         with self._open() as connection:
+            size = read_face_model(connection)[1]
             for person, blob, quality in connection.execute("SELECT person, embedding, quality FROM photos"):
-                sums[person] = sums.get(person, np.float32(0)) + np.float32(quality) * np.frombuffer(blob, "<f4")
+                vector = read_vector(blob, quality, size)
+                sums[person] = sums.get(person, np.float32(0)) + np.float32(quality) * vector
             people = {person: read_person(connection, person) for person in sorted(sums)}
         valid = [person for person, found in people.items() if not found.details.expired]
         rows = unit_rows(np.stack([sums[person] for person in valid])) if valid else np.zeros((0, 0), np.float32)

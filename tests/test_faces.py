@@ -22,6 +22,7 @@ from open_clip_idplugin.faces import (
     PackNotFound,
     SeveralFaces,
     choose_face,
+    licences,
     load_face_engine,
     load_picture,
 )
@@ -380,10 +381,23 @@ class TestPacks:
         assert engine._encoder._model.session.get_session_options().intra_op_num_threads == 1
 
     def test_licence_is_printed_once(self, tmp_path, capsys):
-        folder = write_pack(tmp_path / "licensed")
+        folder = write_pack(tmp_path / "buffalo_l")
         for _ in range(2):
             load_face_engine(f"insightface:{folder}")
-        assert capsys.readouterr().err.count("non-commercial research only") == 1
+        told = capsys.readouterr().err
+        assert told.count("for non-commercial research only") == 2
+        assert told.count("detector 'det' of the pack 'buffalo_l'") == told.count("recogniser 'rec' of the pack") == 1
+
+    def test_licences_are_of_the_files_that_were_opened(self, tmp_path, capsys, monkeypatch):
+        """Nothing is said of the half of a pack that is not used, nor of insightface for a pack of somebody else."""
+        monkeypatch.setattr(licences, "_said", set())
+        own, theirs = write_pack(tmp_path / "own"), write_pack(tmp_path / "antelopev2")
+        load_face_engine(f"insightface:{theirs}+insightface:{own}")
+        first, second = capsys.readouterr().err.splitlines()
+        assert first.startswith("Face detector 'det' of the pack 'antelopev2': insightface's model packs")
+        assert second == "Face recogniser 'rec' of the pack 'own': its licence is its makers'; see it before any use."
+        load_face_engine(f"insightface:{write_pack(tmp_path / 'miniature')}")  # not the shipped one, by that name
+        assert "of the pack 'miniature': its licence is its makers'" in capsys.readouterr().err
 
 
 def test_importing_faces_is_cheap():

@@ -244,9 +244,9 @@ class TestSpecs:
         assert split_spec("insightface:a") == ("insightface:a", "insightface:a")
         assert split_spec("opencv:a+b+insightface:c") == ("opencv:a+b", "insightface:c")
 
-    @pytest.mark.parametrize("spec", ["", "buffalo_l", "insightface:", "dlib:x", "opencv:x+timm:"])
+    @pytest.mark.parametrize("spec", ["", "buffalo_l", "insightface:", "opencv:x+timm:", "onnx:"])
     def test_unknown(self, spec):
-        with pytest.raises(EngineUnknown, match="opencv:<folder>, timm:<name>@<checkpoint>"):
+        with pytest.raises(EngineUnknown, match="opencv:<folder>, dlib:hog or dlib:cnn, timm:<name>@<checkpoint>"):
             load_face_engine(spec)
 
     def test_combinations_that_do_not_fit(self):

@@ -23,6 +23,7 @@ ONLY_IN = {
         ("insightface", "onnxruntime"),
         ("open_clip_idplugin/faces", "webdataset_tools/miniature", "webdataset_tools/faceswap"),
     ),
+    "dlib": ("open_clip_idplugin/faces",),
     "onnx": ("open_clip_idplugin/faces", "webdataset_tools/miniature"),
     "training_patches": ("training_patches",),
     "webdataset_tools": ("webdataset_tools", "training_patches"),

@@ -7,6 +7,7 @@ needs them.
 
 from open_clip_idplugin.faces.engine import FaceEngine
 from open_clip_idplugin.faces.errors import (
+    EngineInvalid,
     EngineUnknown,
     FaceNotAligned,
     ModelMismatch,
@@ -22,6 +23,7 @@ from open_clip_idplugin.faces.model_identity import require_same_model, same_mod
 from open_clip_idplugin.pictures import ImageRejected, PictureSource, load_picture
 
 __all__ = [
+    "EngineInvalid",
     "EngineUnknown",
     "Face",
     "FaceEngine",

@@ -6,13 +6,13 @@ Detectors and encoders are anything with the two small interfaces here; `loading
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.alignment import align_face
-from open_clip_idplugin.faces.errors import EmbeddingBroken
+from open_clip_idplugin.faces.errors import EmbeddingBroken, EngineInvalid
 from open_clip_idplugin.faces.face import Face, FacePolicy, choose_aligned_face, choose_face
 from open_clip_idplugin.pictures import PictureSource, load_picture
 
@@ -50,12 +50,25 @@ class FaceEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class AligningEncoder(Protocol):
+    """An encoder that cuts its own crops: nets that were not trained on ArcFace's crops are bad on them."""
+
+    def align(self, picture: np.ndarray, found: Detection) -> np.ndarray | None:
+        """RGB uint8 [H, W, 3] and a face in it -> crop [crop_size, crop_size, 3]; None where it cannot be aligned."""
+        ...
+
+
 class FaceEngine:
-    """A detector and an encoder behind one small interface; safe to use from several threads."""
+    """A detector and an encoder behind one small interface; safe to use from several threads.
+
+    Crops are cut as the encoder does it where it is an `AligningEncoder`, else to ArcFace's five points.
+    """
 
     def __init__(self, detector: FaceDetector, encoder: FaceEncoder):
         self._detector = detector
         self._encoder = encoder
+        self._cut = encoder.align if isinstance(encoder, AligningEncoder) else self._arcface_crop
 
     @property
     def model_id(self) -> str:
@@ -137,11 +150,24 @@ class FaceEngine:
         return cv2.resize(crop, (self.crop_size, self.crop_size), interpolation=cv2.INTER_LINEAR)
 
     def _align(self, picture: np.ndarray, found: Detection) -> Face:
-        crop = align_face(picture, found.landmarks, self.crop_size)
+        if np.shape(found.box) != (4,) or np.shape(found.landmarks) != (5, 2):
+            raise EngineInvalid(
+                f"The face detector gave a box of the shape {list(np.shape(found.box))} and landmarks of "
+                f"{list(np.shape(found.landmarks))}, not [4] and [5, 2]."
+            )
+        crop = self._cut(picture, found)
+        side = self.crop_size
+        if crop is not None and (crop.shape != (side, side, 3) or crop.dtype != np.uint8):
+            raise EngineInvalid(
+                f"The encoder {self.model_id} cut a crop of {list(crop.shape)} {crop.dtype}, not [{side}, {side}, 3] uint8."
+            )
         pixels = np.zeros((self.crop_size, self.crop_size, 3), np.uint8) if crop is None else crop
         return Face(
             found.box, found.landmarks, found.score, pixels, None, found.gender, found.age, aligned=crop is not None
         )
+
+    def _arcface_crop(self, picture: np.ndarray, found: Detection) -> np.ndarray | None:
+        return align_face(picture, found.landmarks, self.crop_size)
 
     def _encode(self, crops: list[np.ndarray]) -> list[np.ndarray | None]:
         """Unit rows in order; None where the numbers are not finite or zero."""
@@ -150,7 +176,13 @@ class FaceEngine:
         for start in range(0, len(crops), step):
             chunk = crops[start : start + step]
             padding = [chunk[-1]] * (step - len(chunk)) if self._encoder.fixed_batch else []
-            raw = self._encoder.encode(chunk + padding)[: len(chunk)].astype(np.float32)
+            raw = self._encoder.encode(chunk + padding)
+            if raw.shape != (len(chunk) + len(padding), self.embedding_size):
+                raise EmbeddingBroken(
+                    f"The recogniser {self.model_id} gave numbers of the shape {list(raw.shape)} for {len(chunk)} crops, not "
+                    f"{self.embedding_size} for each."
+                )
+            raw = raw[: len(chunk)].astype(np.float32)
             norms = np.linalg.norm(raw, axis=1)
             usable = np.isfinite(raw).all(axis=1) & np.isfinite(norms) & (norms > 0)
             rows.extend(row / norm if good else None for row, norm, good in zip(raw, norms, usable))

@@ -11,6 +11,10 @@ class EngineUnknown(IdClipError):
     """A spec names no face engine that there is, or combines two that do not fit."""
 
 
+class EngineInvalid(EngineUnknown):
+    """A spec names code that is not there, or that is no face engine."""
+
+
 class ProviderUnavailable(IdClipError):
     """The hardware or runtime asked for is not there; hosts would fall back to the CPU without a word."""
 

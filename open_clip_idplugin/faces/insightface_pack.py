@@ -3,7 +3,6 @@
 Role: engine kind `insightface`. Pictures are RGB here and BGR in insightface; the reversal happens in this module alone.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,20 +11,22 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.faces.engine import Detection
-from open_clip_idplugin.faces.errors import DetectorMissing, ModelUnreadable, PackInvalid, ProviderUnavailable
-from open_clip_idplugin.faces.licences import announce
-from open_clip_idplugin.faces.loading import EngineOptions
-from open_clip_idplugin.faces.pack_files import SHIPPED_PACK, Pack, find_pack
+from open_clip_idplugin.faces.errors import DetectorMissing, ModelUnreadable, PackInvalid
+from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
+from open_clip_idplugin.faces.onnx_sessions import GPU, session_settings, usable_cores
+from open_clip_idplugin.faces.options import EngineOptions
+from open_clip_idplugin.faces.pack_files import Pack, find_pack
+from open_clip_idplugin.model_store.registry import MODELS
 
 _DETECTION_THRESHOLD = 0.5
 _BATCH = 32  # beyond, nothing is gained on a CPU: the layers no longer fit its caches
-_GPU = "CUDAExecutionProvider"
 _GPU_BATCH = 128
 # Threads that share each layer of a small net wait for each other most of the time: they get whole crops instead.
 _SMALL_NET = 16 << 20  # bytes of the file
 _CROPS_A_TURN = 4  # few, so that no thread waits long for the last one
 _TURNS = 16  # of each thread in a call
 _MOST_LANES = 16
+_WORDS = {"detection": "detector", "recognition": "recogniser"}
 
 
 class InsightFaceDetector:
@@ -72,7 +73,7 @@ class InsightFaceEncoder:
         self._lane_session = None if self.fixed_batch else lane_session
         self._lanes = lanes
         self._pool = ThreadPoolExecutor(lanes, "face encoder") if self._lane_session is not None else None
-        on_gpu = _GPU in model.session.get_providers()
+        on_gpu = GPU in model.session.get_providers()
         self.batch = fixed if self.fixed_batch else _GPU_BATCH if on_gpu else _BATCH
         if self._pool is not None:
             self.batch = _TURNS * _CROPS_A_TURN * lanes
@@ -97,7 +98,7 @@ class InsightFaceEncoder:
 def load_detector(name: str, options: EngineOptions) -> InsightFaceDetector:
     """Open the pack's detector and its (optional) gender and age model; print a foreign pack's licence once."""
     pack = find_pack(name, "detection")
-    host_options = _session_options(options)
+    host_options = session_settings(options)
     detector = _open(pack, "detection", host_options)
     attributes = _open(pack, "genderage", host_options) if "genderage" in pack.files else None
     if not detector.use_kps:
@@ -105,48 +106,24 @@ def load_detector(name: str, options: EngineOptions) -> InsightFaceDetector:
     if detector.static_input_size is None:
         side = options.det_size or pack.det_size
         detector.prepare(0, input_size=(side, side), det_thresh=_DETECTION_THRESHOLD)
-    _announce_licence(pack)
+    _announce_licence(pack, "detection")
     return InsightFaceDetector(detector, attributes)
 
 
 def load_encoder(name: str, options: EngineOptions) -> InsightFaceEncoder:
     """Open the pack's recogniser; print a foreign pack's licence once."""
     pack = find_pack(name, "recognition")
-    model = _open(pack, "recognition", _session_options(options))
-    lanes = min(options.threads or _cores(), _MOST_LANES)
-    small = pack.files["recognition"].stat().st_size <= _SMALL_NET and _GPU not in model.session.get_providers()
+    model = _open(pack, "recognition", session_settings(options))
+    lanes = min(options.threads or usable_cores(), _MOST_LANES)
+    small = pack.files["recognition"].stat().st_size <= _SMALL_NET and GPU not in model.session.get_providers()
     lane_session = None
     if small and lanes > 1:
-        lane_session = _open(pack, "recognition", _session_options(replace(options, threads=1))).session
+        lane_session = _open(pack, "recognition", session_settings(replace(options, threads=1))).session
     encoder = InsightFaceEncoder(model, pack.model_id, lane_session, lanes if lane_session is not None else 1)
     if encoder.crop_size % 112 and encoder.crop_size % 128:
         raise PackInvalid(f"The recogniser {pack.files['recognition']} takes {encoder.crop_size} px; 112 or 128 align.")
-    _announce_licence(pack)
+    _announce_licence(pack, "recognition")
     return encoder
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _session_options(options: EngineOptions) -> dict[str, Any]:
-    """Keyword arguments of `get_model`; onnxruntime itself would replace an unavailable provider without a word."""
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    chosen = list(options.providers or [p for p in (_GPU, "CPUExecutionProvider") if p in available])
-    unknown = [provider for provider in chosen if provider not in available]
-    if unknown:
-        raise ProviderUnavailable(
-            f"onnxruntime has no provider {', '.join(unknown)} here; available: {', '.join(available)}."
-        )
-    session_options = onnxruntime.SessionOptions()
-    session_options.log_severity_level = 3  # errors only: models of old exporters cause pages of warnings
-    if options.threads is not None:
-        session_options.intra_op_num_threads = options.threads
-        session_options.inter_op_num_threads = 1
-    return {"providers": chosen, "sess_options": session_options}
 
 
 def _open(pack: Pack, task: str, host_options: dict[str, Any]) -> Any:
@@ -164,11 +141,14 @@ def _open(pack: Pack, task: str, host_options: dict[str, Any]) -> Any:
     return model
 
 
-def _announce_licence(pack: Pack) -> None:
-    if pack.name == SHIPPED_PACK:
+def _announce_licence(pack: Pack, task: str) -> None:
+    """What is known of the licence of the files that were opened for this task."""
+    if pack.shipped:
         return
     if pack.manifest:
         note = "its licence is in its folder (MODEL.LICENSE)"
+    elif pack.name in MODELS:
+        note = f"insightface's model packs are for {MODELS[pack.name].licence}; see {MODELS[pack.name].terms}"
     else:
-        note = "insightface's model packs are for non-commercial research only; see its licence before any other use"
-    announce(f"Face pack {pack.name!r}", note)
+        note = UNKNOWN_LICENCE
+    announce(f"Face {_WORDS[task]} {pack.files[task].stem!r} of the pack {pack.name!r}", note)

@@ -2,6 +2,7 @@
 
 import sys
 
+UNKNOWN_LICENCE = "its licence is its makers'; see it before any use"
 _said: set[tuple[str, str]] = set()
 _state = {"quiet": False}
 

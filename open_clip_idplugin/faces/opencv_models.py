@@ -21,8 +21,8 @@ from open_clip_idplugin.faces.errors import (
     RecogniserMissing,
 )
 from open_clip_idplugin.faces.licences import announce
-from open_clip_idplugin.faces.loading import EngineOptions
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
+from open_clip_idplugin.faces.options import EngineOptions
 from open_clip_idplugin.model_store import how_to_get, opencv_folder
 
 _DETECTOR, _RECOGNISER = "face_detection_yunet", "face_recognition_sface"

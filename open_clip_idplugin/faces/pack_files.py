@@ -45,6 +45,11 @@ class Pack:
     det_size: int = 640
 
     @property
+    def shipped(self) -> bool:
+        """Whether it is the pack of drawn faces that comes with this package, and no other folder of that name."""
+        return self.folder == _folder_of(SHIPPED_PACK)
+
+    @property
     def model_id(self) -> str:
         """`insightface:<pack>/<recogniser>-<12 hex digits of its SHA-256>`: other weights, other id."""
         recogniser = self.files["recognition"]

@@ -23,9 +23,9 @@ from open_clip_idplugin.faces.errors import (
     PackNotFound,
     ProviderUnavailable,
 )
-from open_clip_idplugin.faces.licences import announce
-from open_clip_idplugin.faces.loading import EngineOptions
+from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, description_hash, weights_hash
+from open_clip_idplugin.faces.options import EngineOptions
 from open_clip_idplugin.weight_files import TORCHSCRIPT, kind_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def load_encoder(name: str, options: EngineOptions) -> TimmEncoder:
         raise PackInvalid(
             f"The timm model {recipe.architecture} gives no embedding for a {height}-pixel crop ({_short(error)})."
         ) from error
-    announce(f"Face encoder {model_id!r}", "its checkpoint's licence is its makers'; see it before any use")
+    announce(f"Face encoder {model_id!r}", UNKNOWN_LICENCE)
     return encoder
 
 

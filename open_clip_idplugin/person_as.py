@@ -17,6 +17,11 @@ from open_clip_idplugin.query_encoder import QueryEncoder, unit_rows
 from open_clip_idplugin.tokenizer import placeholders_of, require_places
 
 
+def takes_faces(loaded: LoadedModel) -> bool:
+    """Whether a model has an adaptor at all, trained or not."""
+    return isinstance(getattr(loaded.model, "identity_cfg", None), IdentityConfig)
+
+
 def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: int | None = None) -> str | None:
     """Why a model can make no identity token of faces, as a clause of a sentence; None where it can.
 
@@ -26,8 +31,7 @@ def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: 
         face_model: of the faces; what is not known agrees with every adaptor.
         face_size: numbers of a face embedding, where known.
     """
-    config = getattr(loaded.model, "identity_cfg", None)
-    if not isinstance(config, IdentityConfig):
+    if not takes_faces(loaded):
         return f"{loaded.name} is a plain CLIP, which has no identity token"
     if not loaded.adaptor_loaded:
         return f"the adaptor of this {loaded.name} was not trained: its weights are plain CLIP's or random"
@@ -36,8 +40,9 @@ def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: 
             f"the adaptor of this {loaded.name} was trained for faces of '{loaded.face_model}', and these come from "
             f"'{face_model}'"
         )
-    if face_size not in (None, config.face_dim):
-        return f"the adaptor of this {loaded.name} takes {config.face_dim} numbers a face, and these have {face_size}"
+    takes = loaded.model.identity_cfg.face_dim
+    if face_size not in (None, takes):
+        return f"the adaptor of this {loaded.name} takes {takes} numbers a face, and these have {face_size}"
     return None
 
 

@@ -86,10 +86,10 @@ class PageWorld:
             gallery.enroll(person.replace("_", " "), embedding_of(hue), MODEL, crops=[photo_of(hue)])
         return gallery
 
-    def app(self, gallery: Gallery | None, engine: bool = True, **options):
+    def app(self, gallery: Gallery | None, engine: bool = True, loaded: object = None, **options):
         people = People(gallery, FaceEngine(FramedSquares(), Hues()) if engine else None)
         indices = {"archive": self.folder / "archive", "bare": self.folder / "bare"}
-        return create_app(indices, self.loaded, people, **{"access": Access(), **options})
+        return create_app(indices, loaded or self.loaded, people, **{"access": Access(), **options})
 
 
 @pytest.fixture(scope="module")

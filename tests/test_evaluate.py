@@ -214,6 +214,29 @@ def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, p
 
 
 @pytest.mark.host
+def test_the_verb_takes_any_model(shards, tiny_identity_models, plain_weights, monkeypatch, capsys):
+    from open_clip_idplugin import cli, faces
+
+    monkeypatch.setattr(faces, "load_face_engine", lambda spec, det_size: KnownFaces())
+    _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
+    plain = tiny_identity_models["IdCLIP-ViT-tiny"]
+    common = f"--data {shards} --checkpoint {checkpoint} --workers 0 --templates 0 --protocols general"
+
+    def run(*flags):
+        code = cli.run(cli.VERBS, ["evaluate", *common.split(), *flags], "idclip")
+        return code, capsys.readouterr()
+
+    for model, reason in ((plain, "is a plain CLIP"), ("IdCLIP-ViT-tiny", "was not trained")):
+        code, printed = run("--model", model, "--rival", "insightface:test")
+        assert code == 0 and "Without conf1, conf2" in printed.out and reason in printed.out
+        table = printed.out.split("General retrieval (percent)")[1]
+        assert "late fusion" in table and "names" in table and "conf1" not in table and "hybrid" not in table
+    code, printed = run("--model", plain, "--configurations", "captions,conf1")
+    assert code == 2 and "conf1 need an identity token, but" in printed.err and "late fusion" in printed.err
+    assert run("--model", "IdCLIP-ViT-tiny", "--configurations", "conf1")[0] == 0  # a baseline
+
+
+@pytest.mark.host
 def test_metrics_are_those_of_the_model_asked_directly(shards, tiny_identity_models, plain_weights):
     from open_clip_idplugin.checkpoints import load_model
     from open_clip_idplugin.evaluation.protocols import Settings

@@ -249,3 +249,26 @@ def test_errors_are_said(open_page, page_world):  # noqa: F811
     page.wait_for_selector("#error:has-text('[TOK]')")
     page.set_input_files("#file", file("one.jpg", STRANGER))
     page.wait_for_selector("#photo-facts:has-text('without a face model')")
+
+
+def test_a_plain_model_says_that_people_are_words(open_page, page_world, tiny_models):  # noqa: F811
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
+    gallery = page_world.gallery("words", Ada_Lovelace=ADA)
+    page = open_page(page_world.app(gallery, loaded=tiny_models.load_plain()))
+    page.get_by_role("button", name="Ada Lovelace").click()
+    page.get_by_label("What is to be seen?").fill("feeding a horse")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("the faces decide who it is")
+    expect(page.locator("#person-as-note")).to_contain_text("is a plain CLIP")
+    first = page.locator("#cards > li").first
+    first.get_by_text("Why").click()
+    expect(first).to_contain_text("to 'a person feeding a horse'")
+    page.get_by_text("More options").click()
+    assert page.locator("#person-as option:disabled").count() == 2
+    page.get_by_label("Index").select_option("bare")
+    expect(page.locator("#error")).to_contain_text("idclip index_faces")
+    expect(page.locator("#person-as-note")).to_contain_text("holds no faces")
+    expected = re.compile("Failed to load resource.*400")  # the refusal, which the page showed
+    assert all(expected.match(complaint) for complaint in page.complaints)

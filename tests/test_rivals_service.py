@@ -1,4 +1,4 @@
-"""The hybrid of the evaluation ranks as the search service does."""
+"""What is measured is what is served: the evaluation's hybrid and late fusion rank as the search service does."""
 
 from types import SimpleNamespace
 
@@ -10,14 +10,24 @@ from open_clip_idplugin import fusion
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.metrics import top_k
 from open_clip_idplugin.evaluation.protocols import Settings, ask
-from open_clip_idplugin.evaluation.rivals import FacedQueries
+from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE, UNTUNED, FacedQueries
+from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.fusion import Fusion
+from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.query_encoder import QueryEncoder
+from webdataset_tools.evaluation_data import detect_faces, encode_images, load_evaluation_set
+from webdataset_tools.miniature import demo as steps
+from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize
 
 pytest.importorskip("faiss", reason="clip-retrieval is not installed")
 from open_clip_idplugin.retrieval.face_index import FaceIndex, FaceIndexInfo
+from open_clip_idplugin.retrieval.face_index_build import read_keys
+from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.query_parts import Alternative, Persons, QueryParts
 from open_clip_idplugin.retrieval.ranking import Searched, rank
 from open_clip_idplugin.retrieval.ranking_request import RankingRequest
+from open_clip_idplugin.retrieval.service import create_app
+from webdataset_tools.miniature import demo_results
 
 
 @pytest.mark.parametrize("rule", fusion.RULES)
@@ -45,3 +55,57 @@ def test_the_hybrid_ranks_as_the_service(rule):
         served = rank(parts, request, False, searched, 9).rows
         assert len(served) == 9 or rule == fusion.FILTER
         assert order[query, : len(served)].tolist() == served.tolist()  # a filter of the service leaves the others out
+
+
+SMALL = ReleaseSize(SplitSize(4, 8), SplitSize(4, 8), SplitSize(16, 8), faces_per_scene=2, photos_per_person=2)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """`idclip demo` of a small world with the shipped CLIP, whose adaptor nobody trained: the run, the model and a client."""
+    from open_clip_idplugin.checkpoints import load_model
+    from webdataset_tools.miniature.release_writer import write_release
+
+    run = steps.Demo(tmp_path_factory.mktemp("demo"), seed=0, workers=1, epochs=1)
+    write_release(run.release, SMALL, seed=3, workers=1, face_model=steps.FACES)
+    steps.pack(run)
+    loaded = load_model(steps.MODEL, "miniature")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.Demo, "checkpoint", "miniature")
+        demo_results.searchable(run, loaded)
+    demo_results.add_faces(run)
+    people = People(Gallery(str(run.gallery)))
+    return run, loaded, create_app({"index": run.index}, loaded, people).test_client()
+
+
+def test_words_rank_as_the_evaluations_late_fusion_on_the_demos_index(demo):
+    run, loaded, client = demo
+    shards, gallery = str(run.shards("test")), Gallery(str(run.gallery))
+    found = load_evaluation_set(shards)
+    engine = load_face_engine(steps.FACES, det_size=steps.DETECTOR_SIDE)
+    faces = detect_faces(shards, found, engine, progress=False)
+    enrolled = {name: gallery.embedding(name) for name in gallery.names()}
+    settings = Settings(("captions",), ("general",), 0)
+    encoder = QueryEncoder(loaded)
+    encoded = encode_images(shards, found, encoder, loaded.preprocess, workers=0, progress=False).features
+    # The index keeps half precision, which would decide between images that are nearly equal.
+    keys = read_keys(run.index)
+    stored = np.load(run.index / "img_emb" / "img_emb_000000.npy").astype(np.float32)[
+        [keys.index(key) for key in found.keys]
+    ]
+    np.testing.assert_allclose(stored, encoded, atol=1e-3)
+    asked = ask(found, "captions", encoder, settings)
+    own = np.stack([enrolled.get(name, face) for name, face in zip(found.names, found.faces, strict=True)])
+    late_fusion = FacedQueries(found, asked, stored, faces, own, settings)
+    order = top_k(late_fusion.scores(UNTUNED[CAPTION_AND_FACE]), len(found))
+    texts = late_fusion.queries
+    known = [query for query, owner in enumerate(texts.image_of_query) if found.names[owner] in enrolled]
+    assert len(known) > 40
+    for query in known[::3]:
+        owner = texts.image_of_query[query]
+        body = {"text": texts.texts[texts.text_of_query[query]], "people": {"all": [found.names[owner]]}}
+        answer = client.post(
+            "/knn-service", json={**body, "include_images": False, "num_images": len(found)}
+        ).get_json()
+        assert {result["person_as"] for result in answer} == {"words"}
+        assert [result["key"] for result in answer] == [found.keys[row] for row in order[query]], body

@@ -26,8 +26,16 @@ from open_clip_idplugin.evaluation.rivals import (
 )
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
 from open_clip_idplugin.fusion import WEIGHTED, Fusion
+from open_clip_idplugin.person_as import takes_faces, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
-from webdataset_tools.evaluation_data import EncodedImages, Shards, detect_faces, encode_images, load_evaluation_set
+from webdataset_tools.evaluation_data import (
+    EncodedImages,
+    Shards,
+    detect_faces,
+    encode_images,
+    face_model_of,
+    load_evaluation_set,
+)
 from webdataset_tools.photo_features import crop_features
 
 SHOWN_SKIPPED = 10
@@ -79,7 +87,7 @@ def evaluate(
     model: str,
     checkpoint: str | None = None,
     output: str | None = None,
-    configurations: str = ",".join(prompts.CONFIGURATIONS),
+    configurations: str | None = None,
     protocols: str = ",".join(PROTOCOLS),
     templates: str = "all",
     rival: str | None = None,
@@ -97,10 +105,11 @@ def evaluate(
 
     Args:
         data: shards (a tar, 'folder/{00000..00007}.tar', or a folder of tars).
-        model: a model name, such as IdCLIP-ViT-B-32.
+        model: a model name, such as IdCLIP-ViT-B-32, or any other of open_clip.
         checkpoint: a file, or a pretrained tag (then plain CLIP answers); without one the weights are random.
         output: a folder for results.json, results.csv and results.md.
-        configurations: of captions, names, conf1 to conf6, separated by commas.
+        configurations: of captions, names, conf1 to conf6, separated by commas; by default all, or captions and names alone
+            where the model can make no identity token of the shards' faces.
         protocols: of general, entity.
         templates: all 11 texts of a caption, or the numbers of some (0 is "An image with [ENTITY]. [CAPTION]").
         rival: a face engine (insightface:buffalo_l, insightface:miniature): adds rankings by detected faces and face photos.
@@ -116,7 +125,7 @@ def evaluate(
     """
     device = str(resolve_device(device))
     settings = Settings(
-        configurations=_words(configurations),
+        configurations=prompts.CONFIGURATIONS if configurations is None else _words(configurations),
         protocols=_words(protocols),
         templates=templates,
         seed=seed,
@@ -127,6 +136,7 @@ def evaluate(
     if rival is None and (rival_weight is not None or rival_data is not None):
         raise IdClipError("--rival_weight and --rival_data need a face engine; give --rival, as insightface:buffalo_l")
     loaded = load_model(model, checkpoint, device=device, precision=precision)
+    settings = _askable(settings, loaded, data, configurations is not None)
     opponent = None if rival is None else Rival(rival, rival_weight, rival_data, det_size)
     evaluation = evaluate_shards(data, loaded, settings, loading, opponent)
     source = {"data": data, "model": model, "checkpoint": checkpoint, "precision": precision, "rival": rival}
@@ -173,6 +183,27 @@ def evaluate_shards(
         captions = side[CAPTION_AND_FACE].asked
         results.update(photo_results(images.evaluation_set, captions, images.features, photos, settings))
     return Evaluation(results, images, encoder)
+
+
+def _askable(settings: Settings, loaded: LoadedModel, data: Shards, named: bool) -> Settings:
+    """The settings without configurations that need an identity token where none can be made.
+
+    named: somebody chose the configurations. A plain model cannot be asked for them; an adaptor that was not trained can, as a
+    baseline.
+    """
+    tokens = [configuration for configuration in settings.configurations if prompts.needs_face(configuration)]
+    if not tokens or (named and takes_faces(loaded)):
+        return settings
+    why_not = why_no_token(loaded, *face_model_of(data))
+    if why_not is None:
+        return settings
+    if named:
+        raise IdClipError(
+            f"{', '.join(tokens)} need an identity token, but {why_not}: give --configurations captions,names, and --rival for "
+            "late fusion, which is how such a model finds people"
+        )
+    print(f"Without {', '.join(tokens)}, which need an identity token: {why_not}.")
+    return replace(settings, configurations=tuple(name for name in settings.configurations if name not in tokens))
 
 
 def _encode(

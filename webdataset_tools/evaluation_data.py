@@ -94,6 +94,12 @@ def load_evaluation_set(
     )
 
 
+def face_model_of(shards: Shards) -> tuple[str | None, int | None]:
+    """Face model and size of the face embeddings in the shards, by their first sample; None for what is not known."""
+    first = next(_usable_samples(shards, {}), None)
+    return (None, None) if first is None else (first.record.face_model, len(first.face))
+
+
 def encode_images(
     shards: Shards,
     evaluation_set: EvaluationSet,

@@ -38,7 +38,7 @@ LABELS = {
     "captions": "CLIP, caption",
     "names": "CLIP, caption + name",
     "conf1": "Id-CLIP (conf1), caption + face token",
-    CAPTION_AND_FACE: "rival: caption score + face match",
+    CAPTION_AND_FACE: "late fusion: any CLIP, caption + face match",
 }
 COLUMNS = {"t2i_R@1": "R@1", "t2i_R@5": "R@5", "t2i_R@10": "R@10", "mAP@10_standard": "mAP@10, face or name only"}
 EXAMPLE_QUERIES = 8

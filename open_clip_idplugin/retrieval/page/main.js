@@ -66,6 +66,12 @@ function fitToIndex() {
     ...(index.has_faces ? [make("option", { value: "near_duplicates" }, "group of near-duplicates")] : []),
     ...index.columns.filter((column) => !["caption", "key"].includes(column)).map((column) => make("option", { value: column }, column)));
   byId("filters").replaceChildren();
+  const { auto, note } = index.person_as, choice = byId("person-as");
+  byId("person-as-note").hidden = note === null;
+  byId("person-as-note").textContent = note ?? "";
+  choice.options[0].textContent = auto === "words" ? "Words (default)" : "Identity token (default)";
+  for (const option of choice.options) option.disabled = auto === "words" && ["token", "both"].includes(option.value);
+  if (choice.selectedOptions[0].disabled) choice.value = "";
 }
 
 function addFilter() {

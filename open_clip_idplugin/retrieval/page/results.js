@@ -85,8 +85,14 @@ function show(results, onward, more, index) {
   byId("cards").append(...results.map((result, place) => card(found[first + place], first + place)));
   byId("more").hidden = !more;
   const words = counted(found.length, "result", "results") + (more ? ", and there are more" : "");
-  announce(found.length ? words : "Nothing was found. Fewer people, or lower least scores, show more.");
+  announce(found.length ? words + wayOf(found[0]) : "Nothing was found. Fewer people, or lower least scores, show more.");
   if (onward) byId("cards").children[first]?.querySelector("button").focus();
+}
+
+// What the people were in the text, where that was no identity token alone.
+function wayOf(result) {
+  if (result.person_as === "words") return ". The person is words in the text: the faces decide who it is";
+  return result.person_as === "both" ? ". The person is a token and words in the text" : "";
 }
 
 function bringIntoView() {
@@ -112,7 +118,7 @@ function pictureOf(result, title) {
 }
 
 export function scoresOf(result) {
-  const parts = [[result.like ? "likeness" : "IdCLIP", result.similarity], ["face", result.face_similarity]].filter(([, value]) => typeof value === "number");
+  const parts = [[result.like ? "likeness" : result.person_as === "words" ? "text" : "IdCLIP", result.similarity], ["face", result.face_similarity]].filter(([, value]) => typeof value === "number");
   return make("p", { class: "scores" }, ...parts.map(([name, value]) => make("span", {}, `${name} `, make("b", {}, shortNumber(value)))));
 }
 

@@ -212,7 +212,8 @@ def test_faces_of_any_size_are_compared(world, models, tmp_path):
     gallery.enroll("Ada", np.eye(5)[2], "small faces")
     for name in ("plain", "trained"):
         client = create_app({"small": tmp_path / "small"}, models[name], People(gallery)).test_client()
-        answer = client.post("/knn-service", json={"text": "Ada beside blocks", "include_images": False}).get_json()
+        asked = {"text": TEXT, "identities": ["Ada"], "include_images": False}
+        answer = client.post("/knn-service", json=asked).get_json()
         assert {result["id"] % 5 for result in answer[:6]} == {2} and answer[0]["person_as"] == "words"
         refused = client.post("/knn-service", json={"text": TEXT, "faces": [[1.0] * FACE_DIM]}).get_json()
         assert "has 16 numbers" in refused["message"]

@@ -23,6 +23,10 @@ class Verb(typing.NamedTuple):
 
 
 VERBS: Mapping[str, Verb] = {
+    "open": Verb(
+        "open_clip_idplugin.retrieval.open:open_pictures",
+        "make your own pictures searchable by who and what, and serve them",
+    ),
     "demo": Verb("webdataset_tools.miniature.demo:demo", "make, train, evaluate, index and search a small world"),
     "miniature": Verb("webdataset_tools.miniature.command:miniature", "draw a small COCO-PFS release (no downloads)"),
     "swap": Verb("webdataset_tools.faceswap.command:swap", "make a COCO-PFS release from COCO and identity photos"),

@@ -121,7 +121,7 @@ def test_what_a_machine_lacks_is_one_sentence(shards, loaded, tmp_path):
     source = find_images(str(shards))
     with pytest.raises(IdClipError, match="needs --checkpoint"):
         index.build_index(source, replace(loaded, checkpoint=None), tmp_path / "index", ON_SPARK)
-    job = embed_on_spark._job(source, loaded, OPTIONS, open_partitions(source, tmp_path, OPTIONS.workers))
+    job = embed_on_spark._job(source, loaded, OPTIONS, open_partitions(source, tmp_path, OPTIONS))
     for lacking in (replace(job, image_tower="another"), replace(job, weights="another")):
         with pytest.raises(IdClipError, match="holds other weights on one of Spark's machines"):
             embed_on_spark.embed_partitions([0], lacking)
@@ -137,7 +137,7 @@ def test_a_worker_embeds_what_is_left_as_this_process_does(shards, loaded, tmp_p
         (folder / "metadata").mkdir()
     options = replace(OPTIONS, workers=0)
     reports = embed_images(source, loaded, here, options)
-    partitions = open_partitions(source, there, options.workers)
+    partitions = open_partitions(source, there, options)
     job = embed_on_spark._job(source, loaded, options, partitions)
     embed_on_spark.embed_partitions([0, 3], job)
     assert sorted(partitions.done()) == [0, 3]

@@ -151,6 +151,11 @@ class FaceTable:
             column = column.fill_null(-1)
         return column.to_numpy()
 
+    @property
+    def arrow(self) -> "pyarrow.Table":
+        """All rows, with the columns of `schema`."""
+        return self._table
+
     @cached_property
     def face_of_embedding(self) -> np.ndarray:
         """[N] int64: for each row of the embeddings its row of the table."""

@@ -11,6 +11,7 @@ from open_clip_idplugin.pictures.decoding import (
     load_picture,
     open_image,
     orientation_of,
+    read_picture,
     xmp_of,
 )
 from open_clip_idplugin.pictures.errors import (
@@ -41,5 +42,6 @@ __all__ = [
     "load_picture",
     "open_image",
     "orientation_of",
+    "read_picture",
     "xmp_of",
 ]

@@ -84,6 +84,26 @@ def load_image(source: PictureSource) -> "Image.Image":
     return _decoded(*_opened(source, name), name)
 
 
+def read_picture(path: Path) -> bytes:
+    """The bytes of a picture file, for whoever needs them beside the pixels.
+
+    Raises:
+        ImageRejected: `PictureMissing` or `PictureTooLarge`.
+    """
+    name = _name_of(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
+            raise PictureMissing(name, "it cannot be opened (it is no file)")
+        if status.st_size > MAX_BYTES:
+            raise PictureTooLarge(name, f"the file is larger than {MAX_BYTES >> 20} MB; scale the picture down")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PictureMissing(name, "the file does not exist") from None
+    except OSError as error:
+        raise PictureMissing(name, f"it cannot be opened ({_short(error)})") from None
+
+
 def open_image(source: PictureSource, max_pixels: int = MAX_PIXELS) -> "Image.Image":
     """Read the header of a picture alone: `size` (as stored), `format` and `info`; no pixel is decoded.
 
@@ -141,26 +161,12 @@ def _opened(source: PictureSource, name: str) -> tuple["Image.Image", bytes | No
             raise NoPicture(name, f"{source.format} is none of the formats read here")
         return source, None
     if isinstance(source, (str, os.PathLike)):
-        content = _read(Path(source), name)
+        content = read_picture(Path(source))
     elif isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     else:
         raise NoPicture(name, "give a path, bytes, a Pillow image or a NumPy array")
     return _open(content, name), content
-
-
-def _read(path: Path, name: str) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would never end
-            raise PictureMissing(name, "it cannot be opened (it is no file)")
-        if status.st_size > MAX_BYTES:
-            raise PictureTooLarge(name, f"the file is larger than {MAX_BYTES >> 20} MB; scale the picture down")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise PictureMissing(name, "the file does not exist") from None
-    except OSError as error:
-        raise PictureMissing(name, f"it cannot be opened ({_short(error)})") from None
 
 
 def _open(content: bytes, name: str) -> "Image.Image":

@@ -30,7 +30,7 @@ def embed_images(
 
     Returns one report a partition, in order. A picture that cannot be read costs its row and one entry in the report.
     """
-    partitions = open_partitions(source, folder, options.workers)
+    partitions = open_partitions(source, folder, options)
     done = partitions.done()
     with tqdm(total=source.count, unit="img", desc="Embedding images") as progress:
         progress.update(sum(report.rows + len(report.skipped) for report in done.values()))

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE
-from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
+from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.retrieval.face_index import (
     ARRAYS,
@@ -30,11 +30,10 @@ from open_clip_idplugin.retrieval.metadata_columns import read_keys
 Arrays = dict[str, np.ndarray]
 
 
-def require_fitting_faces(index: Path, table: FaceTable) -> None:
-    """Refuse a face table of another face model than the index's faces, where it has some: raises ModelMismatch."""
+def require_fitting_faces(index: Path, model_id: str, what: str) -> None:
+    """Refuse faces of another model than the index's, where it has some: raises ModelMismatch, which names `what`."""
     if (index / FOLDER).is_dir():
-        known = read_info(index / FOLDER).model_id
-        require_same_model(known, table.model_id, f"the faces of the index and those of the table '{table.folder}'")
+        require_same_model(read_info(index / FOLDER).model_id, model_id, f"the faces of the index '{index}' and {what}")
 
 
 def extend_faces(folder: Path, face_table: str | Path) -> FaceIndexInfo:
@@ -45,7 +44,7 @@ def extend_faces(folder: Path, face_table: str | Path) -> FaceIndexInfo:
         IdClipError: the table knows none of these images.
     """
     table = load_face_table(face_table)
-    require_fitting_faces(folder, table)
+    require_fitting_faces(folder, table.model_id, f"those of the table '{table.folder}'")
     info, before = _read(folder / FOLDER)
     keys = read_keys(folder)
     rows, faces = join_faces(keys[info.images :], table, folder)

@@ -8,6 +8,7 @@ on there.
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from open_clip_idplugin.atomic import atomic_write
@@ -15,13 +16,17 @@ from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.retrieval.card import IndexCard, load_card
 from open_clip_idplugin.retrieval.embed import embed_images
+from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index import read_info
 from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import PLAN_FILE, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.index_plan import IndexPlan, checkpoint_digest, make_plan
+from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 from open_clip_idplugin.retrieval.metadata_columns import renamed, stored_columns
 from open_clip_idplugin.retrieval.partitions import (
     DONE_FOLDER,
@@ -31,10 +36,20 @@ from open_clip_idplugin.retrieval.partitions import (
     PartitionReport,
     check_distributor,
 )
+from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images
 
 REPORT_FILE = "index_report.json"
+Finish = Callable[[Path, list[PartitionReport]], object]
 _SHOWN = 5
+
+
+class NothingReadable(IdClipError):
+    """Not one of the pictures could be read; `reports` say why."""
+
+    def __init__(self, message: str, reports: list[PartitionReport]) -> None:
+        super().__init__(message)
+        self.reports = reports
 
 
 def index(
@@ -50,6 +65,8 @@ def index(
     embed_captions: bool = False,
     index_key: str | None = None,
     face_table: str | None = None,
+    faces: str | None = None,
+    det_size: int | None = None,
     distributor: str = SEQUENTIAL,
 ) -> None:
     """Embed images with clip-retrieval and build a search index with autofaiss.
@@ -68,6 +85,9 @@ def index(
         embed_captions: also embed the captions and build a text index (clip-retrieval's modality "text").
         index_key: faiss index type, e.g. Flat for exact search; autofaiss chooses by default (Flat below 1000 images).
         face_table: folder made by `idclip faces` from the same pictures, for searches that compare faces.
+        faces: face engine, such as opencv:default or insightface:buffalo_l: find the faces of the pictures in the same pass,
+            in the place of `idclip faces` and --face_table; each file is read and decoded once.
+        det_size: side of the square in which the face detector sees a picture (default: the model's own).
         distributor: sequential, or pyspark to embed on Spark (and to fill inverted files there); every machine needs the
             pictures, the checkpoint and the output under the same paths.
     """
@@ -75,30 +95,61 @@ def index(
         raise IdClipError("--batch_size must be at least 1, --workers and --thumbnail_size at least 0")
     require_float32_weights(precision)
     check_distributor(distributor)
+    finding = choose_finding(faces, det_size, face_table, distributor)
     if face_table is not None:
         load_face_table(face_table)  # what is no face table is refused before the work, not after it
     source = find_images(images)
     if embed_captions and not source.has_captions:
         raise IdClipError("--embed_captions needs a caption (.txt) in every sample of the shards; leave the flag out")
     loaded = load_model(model, checkpoint, device="cpu" if distributor == PYSPARK else device, precision=precision)
-    options = EmbedOptions(batch_size, workers, thumbnail_size, embed_captions, distributor, device)
+    options = EmbedOptions(batch_size, workers, thumbnail_size, embed_captions, distributor, device, finding)
     card = build_index(source, loaded, Path(output), options, index_key)
     print(f"{output}: {card.images} images, {card.skipped} skipped (see {REPORT_FILE})")
-    if face_table is not None:
-        info = add_faces(Path(output), face_table)
+    if face_table is not None or finding is not None:
+        info = read_info(Path(output) / FACES) if face_table is None else add_faces(Path(output), face_table)
         print(f"{output}: {info.faces} faces in {info.images_with_faces} images, by {info.model_id}")
     flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
     print(f'Next: idclip search "..." --index {output} {flags}\n  or: idclip serve --index {output} {flags}')
 
 
+def choose_finding(
+    faces: str | None, det_size: int | None, face_table: str | None, distributor: str = SEQUENTIAL
+) -> FaceFinding | None:
+    """How to find faces in the same pass, where `faces` asks for it.
+
+    Raises:
+        IdClipError: flags that exclude each other, or no such engine.
+    """
+    if faces is None:
+        return None
+    if face_table is not None:
+        raise IdClipError("--faces finds the faces of the pictures, --face_table has them already: give one of the two")
+    if distributor == PYSPARK:
+        raise IdClipError(
+            "--faces works on this machine alone: find the faces with `idclip faces --distributor pyspark`, and give "
+            "--face_table"
+        )
+    finding = FaceFinding(faces, det_size)
+    passing_engine(finding)  # a model that is not there is said before the work
+    return finding
+
+
 def build_index(
-    source: ImageSource, loaded: LoadedModel, output: Path, options: EmbedOptions, index_key: str | None = None
+    source: ImageSource,
+    loaded: LoadedModel,
+    output: Path,
+    options: EmbedOptions,
+    index_key: str | None = None,
+    finish: Finish | None = None,
 ) -> IndexCard:
     """Build the index folder `output`, or return the card of the same index if it is there already.
 
-    `loaded` must keep float32 weights (fp32, amp or amp_bf16). Raises
-    IdClipError where `output` is something else, and where no picture
-    could be read.
+    `loaded` must keep float32 weights (fp32, amp or amp_bf16). `finish` is called with the folder and the reports of its
+    partitions before it takes its name.
+
+    Raises:
+        NothingReadable: no picture could be read.
+        IdClipError: `output` is something else.
     """
     verify_hosts()
     require_float32_weights(loaded.precision)
@@ -112,12 +163,19 @@ def build_index(
             (building / name).mkdir(exist_ok=True)
         reports = embed_images(source, loaded, building, options)
         if not any(report.rows for report in reports):
-            raise IdClipError(f"none of the {source.count} pictures could be read, so that there is nothing to index")
+            raise NothingReadable(
+                f"none of the {source.count} pictures could be read, so that there is nothing to index", reports
+            )
         build_faiss(building, "img", "image", index_key, options.distributor)
         if options.embed_captions:
             build_faiss(building, "text", "text", index_key, options.distributor)
         card = _make_card(loaded, building, plan, reports)
         _write_report(building, source, reports)
+        if options.faces is not None:
+            finish_faces(building, len(reports), passing_engine(options.faces), source.name)
+            add_faces(building, building / FACE_TABLE)
+        if finish is not None:
+            finish(building, reports)
         shutil.rmtree(building / DONE_FOLDER)
         (building / PLAN_FILE).unlink()
         card.write(building)

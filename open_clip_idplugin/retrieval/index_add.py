@@ -37,10 +37,13 @@ from open_clip_idplugin.retrieval.generations import (
     replacing,
 )
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
-from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
+from open_clip_idplugin.retrieval.index import REPORT_FILE, Finish, NothingReadable, count_synthetic
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
+from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.kept_face_table import add_to_table
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport
+from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
 from open_clip_idplugin.retrieval.removed_rows import read_removed
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys
 
@@ -110,12 +113,16 @@ def add_images(
     loaded: LoadedModel,
     options: EmbedOptions,
     face_table: str | None = None,
+    finish: Finish | None = None,
 ) -> Added:
     """Embed the pictures of `source` that the index does not hold, and add them to it; all or nothing.
 
+    finish: called with the new folder and the reports of the new partitions before it takes the old one's place.
+
     Raises:
+        NothingReadable: none of the pictures could be read.
         IndexMismatch: no index, or one that another image tower made.
-        IdClipError: none of the pictures could be read, or the face table does not fit.
+        IdClipError: the face table does not fit.
     """
     verify_hosts()
     require_float32_weights(loaded.precision)
@@ -123,8 +130,12 @@ def add_images(
     with changing(index):
         card = _fitting_card(index, loaded)
         if face_table is not None:
-            require_fitting_faces(index, load_face_table(face_table))
-        new, known = without_keys(source, _keys_left(index))
+            table = load_face_table(face_table)
+            require_fitting_faces(index, table.model_id, f"those of the table '{table.folder}'")
+        elif options.faces is not None:
+            require_fitting_faces(index, passing_engine(options.faces).model_id, "those of --faces")
+        alive = keys_left(index)
+        new, known = without_keys(source, alive)
         if not new.shards and not new.keys:
             discard_building(index)
             return Added(card, 0, 0, known)
@@ -136,14 +147,22 @@ def add_images(
                 (embedded / name).mkdir(parents=True, exist_ok=True)
             reports = embed_images(new, loaded, embedded, options)
             if not any(report.rows for report in reports):
-                raise IdClipError(f"none of the {new.count} new pictures could be read: the index stays as it was")
+                raise NothingReadable(
+                    f"none of the {new.count} new pictures could be read: the index stays as it was", reports
+                )
             with replacing(index, building) as folder:
                 together = _join_card(card, embedded, reports, new, plan)
                 _assemble(index, embedded, folder, len(card.partitions))
                 _write_report(folder, new, reports, known)
                 together.write(folder)
-                if face_table is not None:
-                    (extend_faces if (folder / FACES).is_dir() else add_faces)(folder, face_table)
+                if options.faces is not None:
+                    finish_faces(embedded, len(reports), passing_engine(options.faces), new.name)
+                    _join_faces(folder, embedded / FACE_TABLE)
+                    add_to_table(folder, embedded / FACE_TABLE, alive)
+                elif face_table is not None:
+                    _join_faces(folder, face_table)
+                if finish is not None:
+                    finish(folder, reports)
     return Added(together, together.images - card.images, together.skipped - card.skipped, known)
 
 
@@ -158,7 +177,11 @@ def _fitting_card(index: Path, loaded: LoadedModel) -> IndexCard:
     return card
 
 
-def _keys_left(index: Path) -> set[str]:
+def _join_faces(folder: Path, face_table: str | Path) -> None:
+    (extend_faces if (folder / FACES).is_dir() else add_faces)(folder, face_table)
+
+
+def keys_left(index: Path) -> set[str]:
     """Keys of the images that are not removed: a removed one may come back, as a new row."""
     removed = set(read_removed(index).tolist())
     return {key for row, key in enumerate(read_keys(index)) if row not in removed}

@@ -20,9 +20,12 @@ from open_clip_idplugin.retrieval.card import IndexCard, IndexMismatch, load_car
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index_change import compact_faces
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
-from open_clip_idplugin.retrieval.generations import building_folder, changing, discard_building, replacing
+from open_clip_idplugin.retrieval.generations import building_folder, changing, discard_building, link_tree, replacing
 from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
+from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.retrieval.picture_manifest import FILE_NAME as MANIFEST
 from open_clip_idplugin.retrieval.removed_rows import count_rows, read_removed
 
 _TOWERS = {"img": "image", "text": "text"}  # of a folder of embeddings -> of the faiss index over it
@@ -90,6 +93,7 @@ def _write(index: Path, folder: Path, stays: np.ndarray, index_key: str | None) 
     thumbnails = _keep_thumbnails(index, folder, stays, partitions)
     faces = compact_faces(index, folder, stays) if (index / FACES).is_dir() else 0
     _keep_report(index, folder, stays)
+    _keep_lists(index, folder, stays)
     if card is not None:
         _compact_card(card, folder, parts).write(folder)
     return Left(int((~stays).sum()), thumbnails, faces, int(stays.sum()))
@@ -163,6 +167,14 @@ def _keep_report(index: Path, folder: Path, stays: np.ndarray) -> None:
         known["keys"] = [key for key in known["keys"] if key not in gone]
     values["removed"] = values.get("removed", 0) + int((~stays).sum())
     atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def _keep_lists(index: Path, folder: Path, stays: np.ndarray) -> None:
+    """What names the pictures that stay: the manifest, and the face table without the faces of the others."""
+    for name in (MANIFEST, FACE_TABLE):
+        if (index / name).exists():
+            link_tree(index / name, folder / name)
+    keep_only(folder, {key for key, stay in zip(read_keys(index), stays.tolist(), strict=True) if stay})
 
 
 def _compact_card(card: IndexCard, folder: Path, partitions: tuple[int, ...]) -> IndexCard:

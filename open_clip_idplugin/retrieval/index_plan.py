@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
 from open_clip_idplugin.retrieval.partitions import EmbedOptions
+from open_clip_idplugin.retrieval.passing_faces import passing_engine
 from open_clip_idplugin.retrieval.sources import ImageSource
 
 
@@ -25,10 +27,14 @@ class IndexPlan:
     thumbnail_size: int
     text_tower: str | None  # of embedded captions
     index_key: str | None
+    faces: str | None = None  # how faces were found in the same pass
 
     def to_json(self) -> str:
         """One text a plan."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        if self.faces is None:  # as indices of before have it
+            del values["faces"]
+        return json.dumps(values, sort_keys=True)
 
     @property
     def digest(self) -> str:
@@ -40,7 +46,14 @@ def make_plan(source: ImageSource, loaded: LoadedModel, options: EmbedOptions, i
     """The plan of an index over `source`."""
     tower = fingerprint_image_tower(loaded.model)
     text = f"{loaded.name} {checkpoint_digest(loaded)}" if options.embed_captions else None
-    return IndexPlan(source.describe(), tower, loaded.precision, options.thumbnail_size, text, index_key)
+    faces = None if options.faces is None else _describe_faces(options.faces)
+    return IndexPlan(source.describe(), tower, loaded.precision, options.thumbnail_size, text, index_key, faces)
+
+
+def _describe_faces(finding: FaceFinding) -> str:
+    """What determines which faces are found; where they are computed does not."""
+    values = {name: value for name, value in asdict(finding).items() if name not in ("providers", "threads")}
+    return json.dumps({**values, "model_id": passing_engine(finding).model_id}, sort_keys=True)
 
 
 def checkpoint_digest(loaded: LoadedModel) -> str | None:

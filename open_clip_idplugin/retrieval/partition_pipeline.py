@@ -7,9 +7,11 @@ work, around them are the model that the plugin loaded, a decoder that no bad pi
 and a progress bar.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,18 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.faces.part_collecting import PicturePlace
 from open_clip_idplugin.identity_text import PLACEHOLDER
-from open_clip_idplugin.pictures import ImageRejected, PictureSource, load_image
+from open_clip_idplugin.pictures import ImageRejected, PictureMissing, PictureSource, load_image, read_picture
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter, make_thumbnail
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport, Partitions
+from open_clip_idplugin.retrieval.passing_faces import FaceReader, PartFaces, passing_engine
+from open_clip_idplugin.retrieval.picture_changes import hash_file
 from open_clip_idplugin.retrieval.sources import CAPTION_MEMBER, ImageSource, Shard, picture_keys
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.writer import PartitionWriter
+
+CANNOT_READ = "picture cannot be read"
 
 
 class Pipeline:
@@ -50,21 +57,38 @@ class Pipeline:
         self._partitions = partitions
         self._progress = progress
         self._thumbnails = thumbnails
-        self._decoder = _PictureDecoder(loaded.preprocess, options.thumbnail_size)
+        faces = FaceReader(options.faces) if options.faces is not None else None
+        self._engine = passing_engine(options.faces) if options.faces is not None else None
+        self._decoder = _PictureDecoder(loaded.preprocess, options.thumbnail_size, faces)
         self._captions = _CaptionTokenizer(loaded.tokenizer if options.embed_captions else None)
         self._mapper = _Mapper(Towers(loaded), options.embed_captions, source)
         self._writer: PartitionWriter | None = None
+        self._faces: PartFaces | None = None
+        self._shards: dict[str, str] = {}  # key -> name of the shard, of the partition, where faces are found
+        self._reasons: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
         self._runner = Runner(self._reader, lambda: self._mapper, self._new_writer, self._logger, len(partitions))
 
     def run(self, number: int) -> PartitionReport:
         """Embed one partition and mark it as done."""
+        self._begin(number)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")  # the host asks for it on machines without GPU
             self._runner(number)
-        report = self._report(number)
+        if self._faces is not None:
+            self._faces.write()
+        report = replace(self._report(number), reasons=self._reasons, hashes=self._hashes)
         self._partitions.mark_done(number, report)
         self._progress.update(len(report.skipped))
         return report
+
+    def _begin(self, number: int) -> None:
+        self._reasons, self._hashes, self._shards = {}, {}, {}
+        if self._engine is not None:
+            self._faces = PartFaces(self._partitions.folder, number, self._engine)
+            if self._source.shards:
+                shards: list[Shard] = self._partitions.parts[number]
+                self._shards = {key: shard.path.name for shard in shards for key in picture_keys(shard)}
 
     def _reader(self, sampler: Any) -> Iterator[dict[str, Any]]:
         options = self._options
@@ -83,10 +107,37 @@ class Pipeline:
                 wds_caption_key=CAPTION_MEMBER,
             )
         else:
-            pictures = _PictureFolder(self._source.folder or Path(), sampler(self._source.keys), self._decoder)
+            pictures = _PictureFolder(
+                self._source.folder or Path(), sampler(self._source.keys), self._decoder, options.hash_files
+            )
             batches = dataset_to_dataloader(pictures, options.batch_size, options.workers, "files")
-        wanted = (_keep_rows(batch, self._source.left_out) for batch in batches)
-        return (batch for batch in wanted if batch["image_filename"])
+        for batch in batches:
+            self._note_pictures(batch)
+            kept = _keep_rows(batch, self._source.left_out)
+            if kept["image_filename"]:
+                yield kept
+
+    def _note_pictures(self, batch: dict[str, Any]) -> None:
+        """Keep of a collated batch what is no vector: hashes, faces, and why a picture cannot be read."""
+        pictures = batch["image_tensor"]
+        for row, key in enumerate(batch["image_filename"]):
+            if key in self._source.left_out:
+                continue
+            reason = pictures["reason"][row]
+            if "sha256" in batch:
+                self._hashes[key] = batch["sha256"][row]
+            if reason:
+                self._reasons[key] = reason
+            if self._faces is not None:
+                place = self._place(key)
+                if reason:
+                    self._faces.reject(place, CANNOT_READ, reason)
+                else:
+                    self._faces.add(place, pictures["faces"][row])
+
+    def _place(self, key: str) -> PicturePlace:
+        shard = self._shards.get(key)
+        return PicturePlace(shard, key, key if shard is None else f"{key}.{self._source.picture_member}")
 
     def _new_writer(self, number: int) -> PartitionWriter:
         thumbnails = self._thumbnails(number) if self._options.thumbnail_size else None
@@ -114,38 +165,55 @@ class Pipeline:
 class _PictureDecoder:
     """Stands where the host expects a preprocessing: picture -> {"pixels", "thumbnail", "good"}, and never raises."""
 
-    def __init__(self, preprocess: Any, thumbnail_size: int) -> None:
+    def __init__(self, preprocess: Any, thumbnail_size: int, faces: FaceReader | None = None) -> None:
         self._preprocess = preprocess
         self._thumbnail_size = thumbnail_size
+        self._faces = faces
         self._nothing = torch.zeros_like(preprocess(Image.new("RGB", (64, 64))))
 
     def __call__(self, source: PictureSource) -> dict[str, Any]:
         try:
             picture = load_image(source)
-        except ImageRejected:  # the host would lose the whole run or sleep over it
-            return {"pixels": self._nothing, "thumbnail": b"", "good": False}
+        except ImageRejected as error:  # the host would lose the whole run or sleep over it
+            return self.nothing(error)
         return self.views(picture)
 
     def views(self, picture: Image.Image) -> dict[str, Any]:
         """What is kept of a decoded picture (RGB)."""
         thumbnail = make_thumbnail(picture, self._thumbnail_size) if self._thumbnail_size else b""
-        return {"pixels": self._preprocess(picture), "thumbnail": thumbnail, "good": True}
+        faces = self._faces(picture) if self._faces is not None else b""
+        pixels = self._preprocess(picture)
+        return {"pixels": pixels, "thumbnail": thumbnail, "good": True, "faces": faces, "reason": ""}
+
+    def nothing(self, error: ImageRejected) -> dict[str, Any]:
+        """What stands for a picture that cannot be read."""
+        return {"pixels": self._nothing, "thumbnail": b"", "good": False, "faces": b"", "reason": error.reason}
 
 
 class _PictureFolder(Dataset[dict[str, Any]]):
     """Pictures of a folder, in the form of clip-retrieval's own dataset (which a hostile picture can stop)."""
 
-    def __init__(self, folder: Path, keys: Sequence[str], decoder: _PictureDecoder) -> None:
+    def __init__(self, folder: Path, keys: Sequence[str], decoder: _PictureDecoder, hash_files: bool) -> None:
         self._folder = folder
         self._keys = keys
         self._decoder = decoder
+        self._hash_files = hash_files
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         key = self._keys[row]
-        return {"image_filename": key, "image_tensor": self._decoder(self._folder / key)}
+        place = self._folder / key
+        if not self._hash_files:
+            return {"image_filename": key, "image_tensor": self._decoder(place)}
+        try:
+            content = read_picture(place)
+        except ImageRejected as error:
+            digest = "" if isinstance(error, PictureMissing) else hash_file(place)
+            return {"image_filename": key, "image_tensor": self._decoder.nothing(error), "sha256": digest}
+        digest = hashlib.sha256(content).hexdigest()
+        return {"image_filename": key, "image_tensor": self._decoder(content), "sha256": digest}
 
 
 class _CaptionTokenizer:

@@ -13,10 +13,12 @@ from typing import Any
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.retrieval.sources import ImageSource
 
 DONE_FOLDER = "done"  # of a folder under construction: the reports, and what else nobody needs at the end
 PICTURES_PER_PARTITION = 10_000  # of a folder; what a killed run does again at most
+PICTURES_WITH_FACES = 1_000  # the same where faces are found too, which takes longer
 SEQUENTIAL, PYSPARK = "sequential", "pyspark"
 DISTRIBUTORS = (SEQUENTIAL, PYSPARK)
 _COUNT_FILE = "partitions.txt"
@@ -33,6 +35,8 @@ class EmbedOptions:
     embed_captions: bool = False
     distributor: str = SEQUENTIAL
     spark_device: str = AUTO  # of the model in Spark's workers
+    faces: FaceFinding | None = None  # also find the faces of every picture, in the same pass
+    hash_files: bool = False  # note the hash of every file of a folder
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class PartitionReport:
     rows: int
     skipped: list[str] = field(default_factory=list)  # keys of pictures that could not be read
     broken_shards: list[str] = field(default_factory=list)  # file names of tars that break off
+    reasons: dict[str, str] = field(default_factory=dict)  # of skipped pictures, as far as they are known
+    hashes: dict[str, str] = field(default_factory=dict)  # key -> SHA-256 of the file, where that was asked for
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,17 @@ class Partitions:
         return self.folder / DONE_FOLDER / f"{number:06d}.json"
 
 
-def open_partitions(source: ImageSource, folder: Path, workers: int) -> Partitions:
+def open_partitions(source: ImageSource, folder: Path, options: EmbedOptions) -> Partitions:
     """The partitions with which a run began in `folder`, or else those of a new one.
 
-    workers: processes that read a partition of shards, each of them whole shards.
+    Of shards, each of `workers` reads whole ones of a partition.
     """
     path = folder / DONE_FOLDER / _COUNT_FILE
     if not path.exists():
         count = (
-            -(-len(source.shards) // max(workers, 1))
+            -(-len(source.shards) // max(options.workers, 1))
             if source.shards
-            else -(-len(source.keys) // PICTURES_PER_PARTITION)
+            else -(-len(source.keys) // (PICTURES_WITH_FACES if options.faces else PICTURES_PER_PARTITION))
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, str(count))

@@ -56,6 +56,12 @@ class ImageSource:
         return sum(shard.samples for shard in self.shards) if self.shards else len(self.keys)
 
     @property
+    def name(self) -> str:
+        """Of the folder that holds the shards or the pictures."""
+        folder = self.shards[0].path.absolute().parent if self.shards else self.folder
+        return folder.name if folder is not None else ""
+
+    @property
     def picture_member(self) -> str:
         """The one file extension under which the shards' pictures are read: the most frequent."""
         members = sum((shard.picture_members for shard in self.shards), Counter[str]())

@@ -18,12 +18,13 @@ from open_clip_idplugin.faces import licences
 from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_notes
 from open_clip_idplugin.faces.face_table import METADATA_FILE
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
+from open_clip_idplugin.faces.finding import FaceFinding, load_engine
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.locations import Location
 from webdataset_tools.collection_faces.collection import Collection, find_collection
 from webdataset_tools.collection_faces.faces_report import REPORT_FILE, FacesReport, summarise
 from webdataset_tools.collection_faces.options import FacesOptions
-from webdataset_tools.collection_faces.scanning import FaceScanner, ScanSettings, load_engine, start_scanning
+from webdataset_tools.collection_faces.scanning import FaceScanner, ScanSettings, start_scanning
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.shard_folder import CONTENT, differences_between
 from webdataset_tools.worker_pool import PROCESSES, check_reachable, run_tasks
@@ -44,7 +45,7 @@ def _build(options: FacesOptions) -> FacesReport:
     collection = find_collection(options.input, options.pictures_per_part)
     check_reachable(collection.place, options.workers, options.distributor)
     settings = _settings(options)
-    engine = load_engine(settings)
+    engine = load_engine(settings.finding)
     model_id, size = engine.model_id, engine.embedding_size
     folder = options.folder
     with locked(folder):
@@ -61,15 +62,15 @@ def _build(options: FacesOptions) -> FacesReport:
 
 
 def _settings(options: FacesOptions) -> ScanSettings:
-    return ScanSettings(
-        parts=str(options.folder / PARTS_FOLDER),
-        spec=options.faces,
-        det_size=options.det_size,
-        providers=options.provider_names,
-        threads=options.threads,
-        min_face=options.min_face,
-        min_score=options.min_score,
+    finding = FaceFinding(
+        options.faces,
+        options.det_size,
+        options.provider_names,
+        options.threads,
+        options.min_face,
+        options.min_score,
     )
+    return ScanSettings(str(options.folder / PARTS_FOLDER), finding)
 
 
 def _parameters(options: FacesOptions, collection: Collection, model_id: str) -> dict[str, Any]:

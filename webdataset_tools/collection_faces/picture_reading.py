@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from open_clip_idplugin.faces.part_collecting import label_of
 from open_clip_idplugin.locations import Location, location
 from webdataset_tools.collection_faces.collection import PICTURE_MEMBERS, PictureTask, ShardTask, Task
 from webdataset_tools.report import Skip
@@ -33,11 +34,6 @@ class PictureFile:
     def label(self) -> str:
         """Its name in reports."""
         return label_of(self.shard, self.key)
-
-
-def label_of(shard: str | None, key: str) -> str:
-    """The name of a picture in reports."""
-    return key if shard is None else f"{shard}/{key}"
 
 
 def read_pictures(task: Task) -> Iterator["PictureFile | Skip"]:

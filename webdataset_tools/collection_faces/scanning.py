@@ -4,23 +4,18 @@ Role: faces are found picture by picture and embedded in batches across pictures
 next one taken; only an output that cannot be written stops the work.
 """
 
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-
-import numpy as np
+from dataclasses import dataclass
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces import Face, FaceEngine, ImageRejected, load_face_engine, load_picture
-from open_clip_idplugin.faces.face_parts import PartNotes, write_part
-from open_clip_idplugin.faces.face_table import FaceRow
+from open_clip_idplugin.faces import FaceEngine, ImageRejected, load_picture
+from open_clip_idplugin.faces.face_parts import PartNotes
+from open_clip_idplugin.faces.finding import FaceFinding, find_faces, load_engine
+from open_clip_idplugin.faces.part_collecting import MODEL_FAILED, PartCollector, PicturePlace
+from open_clip_idplugin.left_out import Skip
 from open_clip_idplugin.locations import Location, location
 from webdataset_tools.collection_faces.collection import Task
 from webdataset_tools.collection_faces.picture_reading import PictureFile, read_pictures
-from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick
-
-MODEL_FAILED = "face model failed"
-_WAITING = 128  # faces that wait for the recogniser, some 5 MB
 
 
 @dataclass(frozen=True)
@@ -28,60 +23,12 @@ class ScanSettings:
     """What all parts of a table share; goes to every worker once."""
 
     parts: str  # folder or URL
-    spec: str
-    det_size: int | None
-    providers: tuple[str, ...] | None
-    threads: int
-    min_face: int
-    min_score: float
-
-
-@lru_cache(maxsize=1)
-def load_engine(settings: ScanSettings) -> FaceEngine:
-    """The engine of `settings`, once a process."""
-    return load_face_engine(settings.spec, settings.det_size, settings.providers, settings.threads)
+    finding: FaceFinding
 
 
 def start_scanning(settings: ScanSettings) -> "FaceScanner":
     """Prepare a worker (see `worker_pool.run_tasks`)."""
-    return FaceScanner(load_engine(settings), settings)
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """A face that waits for its embedding, and where it was found."""
-
-    picture: PictureFile
-    number: int
-    width: int
-    height: int
-    face: Face
-
-
-@dataclass
-class _Part:
-    """A part in the making."""
-
-    name: str
-    pictures: int = 0
-    waiting: list[_Found] = field(default_factory=list)
-    rows: list[FaceRow] = field(default_factory=list)
-    embeddings: list[np.ndarray] = field(default_factory=list)
-    without_faces: list[str] = field(default_factory=list)
-    rejected: list[Skip] = field(default_factory=list)
-    not_embedded: list[str] = field(default_factory=list)
-
-    def notes(self) -> PartNotes:
-        """What to remember of it."""
-        return PartNotes(
-            self.name,
-            self.pictures,
-            len(self.rows),
-            len(self.embeddings),
-            self.without_faces,
-            self.rejected,
-            self.not_embedded,
-        )
+    return FaceScanner(load_engine(settings.finding), settings)
 
 
 class FaceScanner:
@@ -96,72 +43,28 @@ class FaceScanner:
 
         Raises IdClipError when the output cannot be written.
         """
-        part = _Part(task.name)
+        part = PartCollector(task.name, self.engine)
         for picture in read_pictures(task):
             self._look_at(picture, part)
-            if len(part.waiting) >= _WAITING:
-                self._embed(part)
             tick()
-        self._embed(part)
-        notes = part.notes()
-        size = self.engine.embedding_size
-        embeddings = np.stack(part.embeddings) if part.embeddings else np.zeros((0, size), np.float32)
         try:
-            write_part(self.parts, part.rows, embeddings, notes)
+            return part.write(self.parts)
         except OSError as error:
             raise IdClipError(f"cannot write to {self.parts}: {error}; run the same command again to go on") from error
-        return notes
 
-    def _look_at(self, picture: "PictureFile | Skip", part: _Part) -> None:
+    def _look_at(self, picture: "PictureFile | Skip", part: PartCollector) -> None:
         """Find the faces of a picture, or note why there are none."""
-        part.pictures += 1
         if isinstance(picture, Skip):
-            part.rejected.append(picture)
+            part.reject(picture)
             return
         try:
             pixels = load_picture(picture.content)
-            faces = [face for face in self.engine.find(pixels) if self._counts(face)]
+            faces = find_faces(self.engine, pixels, self.settings.finding)
         except ImageRejected as error:
-            part.rejected.append(Skip(picture.label, error.kind, error.reason))
+            part.reject(Skip(picture.label, error.kind, error.reason))
             return
         except Exception as error:  # whatever a model raises on one odd picture
-            part.rejected.append(Skip(picture.label, MODEL_FAILED, type(error).__name__))
+            part.reject(Skip(picture.label, MODEL_FAILED, type(error).__name__))
             return
         height, width = pixels.shape[:2]
-        source = replace(picture, content=b"")  # the bytes would fill the memory while faces wait
-        part.waiting += [_Found(source, number, width, height, face) for number, face in enumerate(faces)]
-        if not faces:
-            part.without_faces.append(picture.label)
-
-    def _counts(self, face: Face) -> bool:
-        sides = face.box[2:] - face.box[:2]
-        return face.score >= self.settings.min_score and float(sides.min()) >= self.settings.min_face
-
-    def _embed(self, part: _Part) -> None:
-        """One recogniser run over the faces that wait."""
-        faces = self.engine.embed([found.face for found in part.waiting])
-        for found, face in zip(part.waiting, faces):
-            part.rows.append(self._row(found, None if face.embedding is None else len(part.embeddings)))
-            if face.embedding is None:
-                part.not_embedded.append(found.picture.label)
-            else:
-                part.embeddings.append(face.embedding)
-        part.waiting.clear()
-
-    def _row(self, found: _Found, embedding_row: int | None) -> FaceRow:
-        face = found.face
-        return FaceRow(
-            shard=found.picture.shard,
-            key=found.picture.key,
-            path=found.picture.path,
-            face=found.number,
-            box=face.box,
-            landmarks=face.landmarks,
-            score=face.score,
-            width=found.width,
-            height=found.height,
-            model_id=self.engine.model_id,
-            embedding_row=embedding_row,
-            gender=face.gender,
-            age=face.age,
-        )
+        part.add(PicturePlace(picture.shard, picture.key, picture.path), width, height, faces)

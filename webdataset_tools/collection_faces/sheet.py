@@ -5,22 +5,21 @@ again; of shards only a few, since a tar is read from its beginning.
 """
 
 import io
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 
 import numpy as np
 from PIL import Image
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.faces import ImageRejected, load_picture
-from open_clip_idplugin.faces.alignment import align_face
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable, load_face_table
+from open_clip_idplugin.faces.row_crops import CROP_SIZE, Crops, aligned_crops, face_of
 from webdataset_tools.collection_faces.collection import Collection, PictureTask, ShardTask, Task, find_collection
 from webdataset_tools.collection_faces.options import FacesOptions
 from webdataset_tools.collection_faces.picture_reading import PictureFile, read_pictures
 
 SHEET_FILE = "sheet.jpg"
 _COLUMNS, _LINES = 12, 8
-_CELL, _GAP = 112, 4
+_CELL, _GAP = CROP_SIZE, 4
 _SHARDS = 4
 _QUALITY = 90
 
@@ -57,37 +56,21 @@ def _choose(table: FaceTable) -> list[FaceRow]:
     return [table.row(int(place)) for place in places[evenly]]
 
 
-def face_of(row: FaceRow) -> tuple[str | None, str, int]:
-    """What names a face in its collection: shard, key and number in the picture."""
-    return row.shard, row.key, row.face
-
-
-def read_crops(rows: Sequence[FaceRow], collection: Collection) -> dict[tuple[str | None, str, int], np.ndarray]:
+def read_crops(rows: Sequence[FaceRow], collection: Collection) -> Crops:
     """The aligned crops [112, 112, 3] of the rows' faces by `face_of`, as far as the pictures are still there."""
     wanted: dict[tuple[str | None, str], list[FaceRow]] = {}
     for row in rows:
         wanted.setdefault((row.shard, row.key), []).append(row)
-    crops: dict[tuple[str | None, str, int], np.ndarray] = {}
+    crops: Crops = {}
     for task in _tasks(collection, set(wanted)):
         for picture in read_pictures(task):
             if not isinstance(picture, PictureFile):
                 continue
             faces = wanted.pop((picture.shard, picture.key), [])
-            crops.update(_aligned(picture, faces))
+            crops.update(aligned_crops(picture.content, faces))
             if not any(shard == picture.shard for shard, _ in wanted):
                 break
     return crops
-
-
-def _aligned(picture: PictureFile, rows: Sequence[FaceRow]) -> Iterator[tuple[tuple[str | None, str, int], np.ndarray]]:
-    try:
-        pixels = load_picture(picture.content) if rows else None
-    except ImageRejected:
-        return
-    for row in rows:
-        crop = align_face(pixels, row.landmarks, _CELL) if pixels is not None else None
-        if crop is not None:
-            yield face_of(row), crop
 
 
 def _tasks(collection: Collection, names: Set[tuple[str | None, str]]) -> list[Task]:

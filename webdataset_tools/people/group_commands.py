@@ -1,34 +1,23 @@
 """The verbs `idclip suggest` and `idclip enroll_groups`: name the people of a collection group by group."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces.face_table import FaceRow, FaceTable, load_face_table
+from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
+from open_clip_idplugin.faces.row_crops import Crops
 from open_clip_idplugin.gallery import Details, Gallery
-from open_clip_idplugin.gallery.bulk_enrolment import Candidate
-from open_clip_idplugin.gallery.enrolment import encode_crop
 from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.group_files import (
     CSV_FILE,
     PAGE_FILE,
-    Groups,
-    ShownFace,
     read_groups,
-    write_groups,
 )
-from open_clip_idplugin.gallery.grouping import find_unknown, group_faces
+from open_clip_idplugin.gallery.group_suggestions import SuggestOptions, candidates_of, suggest_groups
 from open_clip_idplugin.gallery.likeness import SAME_FACE
-from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.gallery.quality import quality_of
 from webdataset_tools.collection_faces.collection import find_collection
 from webdataset_tools.collection_faces.options import PICTURES_PER_PART
-from webdataset_tools.collection_faces.picture_reading import label_of
-from webdataset_tools.collection_faces.sheet import face_of, read_crops
-
-Crops = dict[tuple[str | None, str, int], np.ndarray]
+from webdataset_tools.collection_faces.sheet import read_crops
 
 
 def suggest(
@@ -54,23 +43,15 @@ def suggest(
     if min_faces < 2 or show < 1 or not 0 < same_face < 1:
         raise IdClipError("give --min_faces of at least 2, --show of at least 1 and --same_face between 0 and 1")
     table = load_face_table(face_table)
-    unknown = find_unknown(table, Gallery(gallery), same_face)
-    groups = [unknown[rows] for rows in group_faces(np.asarray(table.embeddings[unknown]), same_face, min_faces)]
-    members = [[_row_of(table, int(row)) for row in rows[:show]] for rows in groups]
-    crops = _read_crops([row for rows in members for row in rows], input)
-    shown = [[_shown(row, crops) for row in rows] for rows in members]
-    found = Groups(
-        str(table.folder.absolute()),
-        table.info.fingerprint,
+    found = suggest_groups(
+        table,
+        Gallery(gallery),
+        Path(output),
+        SuggestOptions(same_face, min_faces, show),
+        lambda rows: _read_crops(rows, input),
         input or "",
-        tuple(tuple(int(row) for row in rows) for rows in groups),
     )
-    write_groups(Path(output), found, shown)
-    grouped = sum(map(len, groups))
-    print(
-        f"{len(table.embeddings)} faces: {len(table.embeddings) - len(unknown)} of enrolled people, {grouped} in "
-        f"{len(groups)} groups, {len(unknown) - grouped} alone"
-    )
+    print("\n".join(found.lines()))
     print(f"wrote {output}: look at {PAGE_FILE}, write names into {CSV_FILE} (one person may have several groups)")
     print(f"Next: idclip enroll_groups {Path(output) / CSV_FILE}")
 
@@ -112,40 +93,9 @@ def enroll_groups(
     Gallery(gallery).require_model(table.model_id)
     if table.info.fingerprint != found.fingerprint:
         raise IdClipError(f"the face table '{table.folder}' is not the one that was grouped: run idclip suggest again")
-    numbers: dict[str, list[int]] = {}
-    for group, name in names.items():
-        numbers.setdefault(name, []).extend(found.groups[group - 1])
-    rows = {name: [(number, _row_of(table, number)) for number in some] for name, some in numbers.items()}
-    pictures = _read_crops([row for some in rows.values() for _, row in some], input or found.input)
-    candidates = [
-        Candidate(
-            name, [(_place(row), partial(_photo_face, table, number, row, pictures, crops)) for number, row in some]
-        )
-        for name, some in rows.items()
-    ]
+    candidates = candidates_of(table, found, names, lambda rows: _read_crops(rows, input or found.input), crops)
     run_enrolment(Gallery(gallery), candidates, table.model_id, details, same_face, Path(report))
 
 
-def _row_of(table: FaceTable, embedding_row: int) -> FaceRow:
-    return table.row(int(table.face_of_embedding[embedding_row]))
-
-
-def _place(row: FaceRow) -> str:
-    return label_of(row.shard, row.key)
-
-
-def _read_crops(rows: list[FaceRow], pictures: str | None) -> Crops:
+def _read_crops(rows: Sequence[FaceRow], pictures: str | None) -> Crops:
     return read_crops(rows, find_collection(pictures, PICTURES_PER_PART)) if rows and pictures else {}
-
-
-def _shown(row: FaceRow, crops: Crops) -> ShownFace:
-    crop = crops.get(face_of(row))
-    return ShownFace(_place(row), None if crop is None else encode_crop(crop))
-
-
-def _photo_face(table: FaceTable, number: int, row: FaceRow, crops: Crops, keep: bool) -> PhotoFace:
-    """A face of the table as the gallery keeps it; without its picture the quality leaves sharpness out."""
-    crop = crops.get(face_of(row))
-    quality = quality_of(row.score, row.box, row.landmarks, crop)
-    picture = encode_crop(crop) if keep and crop is not None else None
-    return PhotoFace(_place(row), np.array(table.embeddings[number]), quality, picture)

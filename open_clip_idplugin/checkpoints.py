@@ -29,6 +29,7 @@ from open_clip_idplugin.delta_files import (
 from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
+from open_clip_idplugin.registration import tokenizer_missing, weights_missing
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_files import first_lines, load_tensors, weight_shapes
@@ -112,6 +113,7 @@ def _load_named(
     view = view or {}
     require_takes(view, str(checkpoint))
     settings |= view
+    tokenizer = _tokenizer(model, config, view.get("force_context_length"))
     try:
         built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
         if delta is not None:
@@ -122,13 +124,21 @@ def _load_named(
         raise IdClipError(
             f"the checkpoint {checkpoint} does not fit the model {model}: {first_lines(error)}"
         ) from error
-    tokenizer = open_clip.get_tokenizer(model, context_length=view.get("force_context_length"))
     if isinstance(tokenizer, IdentityTokenizer):
         tokenizer = IdentityTokenizer(tokenizer.base, built.identity_cfg, model)
     named = None if checkpoint is None else str(checkpoint)
     return LoadedModel(
         built.eval(), preprocess, tokenizer, model, named, settings["device"], precision, adaptor_loaded=adaptor_loaded
     )
+
+
+def _tokenizer(model: str, config: Mapping[str, Any], context_length: int | None) -> Any:
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(model, context_length=context_length)
+    except (OSError, ImportError) as error:
+        raise tokenizer_missing(model, config, error) from None
 
 
 def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Path) -> Delta:
@@ -176,8 +186,13 @@ def checkpoint_path(model: str, checkpoint: str) -> Path:
 
     tag = open_clip.get_pretrained_cfg(model, checkpoint)
     if tag:
-        # Through the factory's name for it, which adds what to do when the download fails.
-        return Path(open_clip.factory.download_pretrained(tag))
+        # Through the factory's name for it, which adds what to do when the download of one of our models fails.
+        try:
+            return Path(open_clip.factory.download_pretrained(tag))
+        except IdClipError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            raise weights_missing(f"{model} ({checkpoint})", tag, error) from None
     if Path(checkpoint).is_file():
         return Path(checkpoint)
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"

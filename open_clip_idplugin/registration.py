@@ -10,7 +10,7 @@ import copy
 import functools
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +127,39 @@ def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(cfg, *args, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:
-            raise IdClipError(
-                f"The weights for {cfg[_OWN]} could not be downloaded ({type(error).__name__}); get {_file_to_provide(cfg)} "
-                "and pass its path as `pretrained` (or `--pretrained`, `--checkpoint`)."
-            ) from error
+            raise weights_missing(cfg[_OWN], cfg, error) from error
 
     setattr(download_pretrained, _MARK, original)
     return download_pretrained
 
 
-def _file_to_provide(cfg: dict[str, Any]) -> str:
+def weights_missing(name: str, cfg: Mapping[str, Any], error: BaseException) -> IdClipError:
+    """The sentence about a pretrained tag (open_clip's entry `cfg`) that is neither here nor to be had."""
+    return IdClipError(
+        f"The weights for {name} could not be downloaded ({type(error).__name__}); get {_file_to_provide(cfg)} "
+        "and pass its path as `pretrained` (or `--pretrained`, `--checkpoint`)."
+    )
+
+
+def tokenizer_missing(name: str, config: Mapping[str, Any] | None, error: BaseException) -> IdClipError:
+    """The sentence about a tokenizer of a Hugging Face repository that is neither here nor to be had."""
+    repository = (config or {}).get("text_cfg", {}).get("hf_tokenizer_name")
+    if isinstance(error, ImportError) or repository is None:
+        return IdClipError(
+            f"The tokenizer of {name} cannot be made ({error}); `pip install transformers` where it lacks."
+        )
+    return IdClipError(
+        f"The tokenizer of {name} is not on this machine and could not be downloaded ({type(error).__name__}); where there "
+        f"is a network, `hf download {repository}` puts it into the cache of Hugging Face (HF_HOME), from where it is read."
+    )
+
+
+def _file_to_provide(cfg: Mapping[str, Any]) -> str:
     repository, _, filename = cfg.get("hf_hub", "").rpartition("/")
+    filename = filename or "open_clip_model.safetensors"
     if repository:
-        return f"the file {filename or 'open_clip_model.safetensors'} of the Hugging Face repository {repository}"
-    return f"the file {cfg.get('url', '').rpartition('/')[2]}"
+        command = f"hf download {repository} {filename}"
+        return (
+            f"the file {filename} of the Hugging Face repository {repository} (`{command}`, where there is a network)"
+        )
+    return f"the file {cfg.get('url', '').rpartition('/')[2]} ({cfg.get('url', '')})"

@@ -237,8 +237,15 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
         vocabulary = vocabulary_file(config, folder, repository, cache_dir)
         if vocabulary is not None:
             kwargs.setdefault("bpe_path", vocabulary)
-        base = original(model_name, context_length, cache_dir, **kwargs)
         identity_cfg = (config or {}).get("identity_cfg")
+        try:
+            base = original(model_name, context_length, cache_dir, **kwargs)
+        except (OSError, ImportError) as error:
+            if identity_cfg is None:
+                raise
+            from open_clip_idplugin.registration import tokenizer_missing
+
+            raise tokenizer_missing(model_name, config, error) from None
         if identity_cfg is None:
             return base
         return IdentityTokenizer(base, IdentityConfig.from_dict(identity_cfg), model_name)

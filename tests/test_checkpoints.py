@@ -279,3 +279,52 @@ def test_load_model_refuses_in_a_sentence(fresh, plain, tmp_path):
     ]:
         with pytest.raises(IdClipError, match=message):
             load_model(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoint", "words"),
+    [
+        (
+            "ViT-B-32",
+            "laion2b_s34b_b79k",
+            r"ViT-B-32 \(laion2b\S+\) .*`hf download laion/CLIP-ViT-B-32\S+ open_clip_model",
+        ),
+        (
+            "IdCLIP-ViT-B-32-quickgelu",
+            "openai",
+            r"`hf download timm/vit_base_patch32_clip_224.openai open_clip_model\.",
+        ),
+        ("ViT-B-32", "yfcc_none", r"no file yfcc_none, nor weights of that name for ViT-B-32 \(known: .*laion2b"),
+    ],
+)
+def test_weights_that_are_not_here_are_one_sentence(monkeypatch, tmp_path, model, checkpoint, words):
+    """Without a network and with an empty cache; conftest.py lets the hub know that it is offline."""
+    import huggingface_hub.constants
+
+    from open_clip_idplugin import load_model
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(IdClipError, match=words) as caught:
+        load_model(model, checkpoint)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_a_tokenizer_that_is_not_here_is_one_sentence(monkeypatch, tiny_identity_models, identity):
+    """Asked before the model is built. `load_model`, and the host's own function for models of ours."""
+    import open_clip
+
+    from open_clip_idplugin import load_model
+
+    config = open_clip.get_model_config(NAME)
+    config["text_cfg"] = {**config["text_cfg"], "hf_tokenizer_name": "nobody/no-such-tokenizer"}
+    if not identity:
+        config = {key: value for key, value in config.items() if key not in ("identity_cfg", "custom_text")}
+    name = "IdCLIP-ViT-no-tokenizer" if identity else "no-tokenizer"
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_, **__: pytest.fail("built first"))
+    words = rf"^The tokenizer of {name} is not on this machine .*`hf download nobody/no-such-tokenizer` puts it into"
+    with pytest.raises(IdClipError, match=words):
+        load_model(name)
+    with pytest.raises(IdClipError if identity else OSError, match=words if identity else None):
+        open_clip.get_tokenizer(name)

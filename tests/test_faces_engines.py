@@ -130,7 +130,7 @@ class TestOpenCV:
             load_face_engine(f"opencv:{tmp_path}")
         write_yunet(tmp_path)
         (tmp_path / "face_recognition_sface_2021dec.onnx").write_bytes(b"no protobuf")
-        with pytest.raises(ModelUnreadable, match="cannot be loaded by OpenCV"):
+        with pytest.raises(ModelUnreadable, match="cannot be read as ONNX"):
             load_face_engine(f"opencv:{tmp_path}")
         assert "ERROR" not in capfd.readouterr().err
 

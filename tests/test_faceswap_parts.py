@@ -355,7 +355,7 @@ def test_a_missing_or_broken_model_is_one_sentence(tmp_path):
     with pytest.raises(IdClipError, match=r"no swapper model .*gone\.onnx"):
         create(SwapperSettings(tmp_path / "gone.onnx"))
     (tmp_path / "broken.onnx").write_bytes(b"onnx?")
-    with pytest.raises(IdClipError, match="cannot be loaded"):
+    with pytest.raises(IdClipError, match="cannot be read as ONNX"):
         create(SwapperSettings(tmp_path / "broken.onnx"))
 
 

@@ -227,7 +227,7 @@ class TestRefusals:
     def test_other_graphs(self, tmp_path):
         broken = describe(tmp_path / "broken.onnx")
         broken.write_bytes(b"no protobuf")
-        with pytest.raises(ModelUnreadable, match="cannot be loaded"):
+        with pytest.raises(ModelUnreadable, match="cannot be read as ONNX"):
             load(broken)
         detector = describe(write_yunet(tmp_path))
         with pytest.raises(PackInvalid, match="takes pictures of 640x640 pixels"):

@@ -11,10 +11,11 @@ import numpy as np
 
 from open_clip_idplugin.faces.alignment import align_face, cut_box
 from open_clip_idplugin.faces.engine import Detection
-from open_clip_idplugin.faces.errors import ModelUnreadable, PackInvalid, PackNotFound
+from open_clip_idplugin.faces.errors import PackInvalid, PackNotFound
 from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
 from open_clip_idplugin.faces.onnx_description import OnnxDescription, read_description
+from open_clip_idplugin.faces.onnx_files import model_files
 from open_clip_idplugin.faces.onnx_sessions import GPU, open_session
 from open_clip_idplugin.faces.options import EngineOptions
 
@@ -33,7 +34,7 @@ class OnnxEncoder:
         self._channels_last = _check_shape(self._input.shape, about, path)
         self._output = _the_output(session, about, path)
         self.crop_size = about.input_size
-        identity = ModelIdentity("onnx", about.name or path.stem, weights_hash(*files_of(path)) + about.digest)
+        identity = ModelIdentity("onnx", about.name or path.stem, weights_hash(*model_files(path)) + about.digest)
         self.model_id = str(identity)
         self.batch, self.fixed_batch = self._find_batch(GPU in session.get_providers())
         self.embedding_size = self._find_size()
@@ -97,24 +98,6 @@ def load_encoder(name: str, options: EngineOptions) -> OnnxEncoder:
     encoder = OnnxEncoder(open_session(path, options), about, path)
     announce(f"Face encoder {path.name!r}", f"its licence: {about.licence}" if about.licence else UNKNOWN_LICENCE)
     return encoder
-
-
-def files_of(path: Path) -> list[Path]:
-    """The graph's file and those beside it that hold its tensors, in order of their names."""
-    import onnx
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # whatever a damaged file leads to
-        raise ModelUnreadable(
-            f"The model file {path} cannot be read as ONNX ({type(error).__name__}); fetch it again."
-        ) from error
-    beside = sorted({ExternalDataInfo(tensor).location for tensor in graph.initializer if uses_external_data(tensor)})
-    files = [path.parent / place for place in beside]
-    if strange := [file for file in files if path.parent.resolve() not in file.resolve().parents or not file.is_file()]:
-        raise ModelUnreadable(f"The model file {path} keeps tensors in {strange[0]}, which is no file beside it.")
-    return [path, *files]
 
 
 def _the_input(session: Any, path: Path) -> Any:

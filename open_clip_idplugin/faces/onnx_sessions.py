@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.faces.errors import ModelUnreadable, ProviderUnavailable
+from open_clip_idplugin.faces.onnx_files import read_graph
 from open_clip_idplugin.faces.options import EngineOptions
 
 GPU = "CUDAExecutionProvider"
@@ -37,6 +38,7 @@ def open_session(path: Path, options: EngineOptions) -> Any:
     import onnxruntime
 
     settings = session_settings(options)
+    read_graph(path)
     try:
         return onnxruntime.InferenceSession(str(path), **settings)
     except Exception as error:  # onnxruntime's errors share no base class

@@ -22,6 +22,7 @@ from open_clip_idplugin.faces.errors import (
 )
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
+from open_clip_idplugin.faces.onnx_files import read_graph
 from open_clip_idplugin.faces.options import EngineOptions
 from open_clip_idplugin.model_store import how_to_get, opencv_folder
 
@@ -84,7 +85,9 @@ def load_detector(name: str, options: EngineOptions) -> YuNetDetector:
 
     path = _find(name, _DETECTOR, DetectorMissing, "YuNet detector")
     _prepare(options)
-    if _outputs(path) != _YUNET_OUTPUTS:  # OpenCV would read whatever it finds in their place
+    if {
+        value.name for value in read_graph(path).output
+    } != _YUNET_OUTPUTS:  # OpenCV would read whatever it finds in their place
         raise ModelUnreadable(
             f"The model file {path} does not have YuNet's outputs (cls_8 to kps_32); fetch the version of 2023 or later."
         )
@@ -106,6 +109,7 @@ def load_encoder(name: str, options: EngineOptions) -> SFaceEncoder:
     import cv2
 
     path = _find(name, _RECOGNISER, RecogniserMissing, "SFace recogniser")
+    read_graph(path)
     _prepare(options)
     model_id = str(ModelIdentity("opencv", path.stem, weights_hash(path)))
     encoder = _open(path, lambda: SFaceEncoder(cv2.FaceRecognizerSF.create(str(path), ""), model_id))
@@ -147,17 +151,6 @@ def _prepare(options: EngineOptions) -> None:
         )
     if options.threads is not None:
         cv2.setNumThreads(options.threads)
-
-
-def _outputs(path: Path) -> set[str]:
-    import onnx
-
-    try:
-        return {value.name for value in onnx.load(path, load_external_data=False).graph.output}
-    except Exception as error:  # whatever a damaged file leads to
-        raise ModelUnreadable(
-            f"The model file {path} cannot be read as ONNX ({type(error).__name__}); fetch it again."
-        ) from error
 
 
 def _open(path: Path, create: Callable[[], Any]) -> Any:

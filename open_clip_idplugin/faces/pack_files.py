@@ -21,6 +21,7 @@ from open_clip_idplugin.faces.errors import (
     RecogniserMissing,
 )
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
+from open_clip_idplugin.faces.onnx_files import read_graph
 from open_clip_idplugin.model_store import how_to_get, insightface_folder
 
 SHIPPED_PACK = "miniature"
@@ -106,9 +107,12 @@ def _manifest_files(folder: Path) -> dict[str, Path]:
 
     try:
         tasks = load_model_package(folder).tasks
-        return {task: verify_model_artifact(descriptor) for task, descriptor in tasks.items()}
+        files = {task: verify_model_artifact(descriptor) for task, descriptor in tasks.items()}
     except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise ManifestBroken(f"The manifest of the face pack {folder} does not hold: {error}.") from error
+    for path in files.values():
+        read_graph(Path(path))
+    return files
 
 
 def _recommended_det_size(folder: Path) -> int:
@@ -142,12 +146,10 @@ def _task_of(path: Path) -> str | None:
 
     Landmark models and swappers are told apart without a session: they are large, and not needed.
     """
-    import onnx
-
+    graph = read_graph(path)
     try:
-        graph = onnx.load(path, load_external_data=False).graph
         sides = [dimension.dim_value for dimension in graph.input[0].type.tensor_type.shape.dim[2:4]]
-    except Exception as error:  # protobuf's DecodeError, IndexError and more: whatever a damaged file leads to
+    except (IndexError, AttributeError) as error:
         raise ModelUnreadable(
             f"The model file {path} cannot be read as ONNX ({type(error).__name__}); fetch it again."
         ) from error

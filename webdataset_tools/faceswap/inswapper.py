@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.onnx_files import read_graph
 from webdataset_tools.faceswap import marking
 from webdataset_tools.faceswap.geometry import SwapFailed
 from webdataset_tools.faceswap.swappers import FaceInPicture
@@ -63,6 +64,7 @@ def load_inswapper(path: Path | None, threads: int = 1) -> InswapperSwapper:
     import onnxruntime
     from insightface.model_zoo.inswapper import INSwapper
 
+    read_graph(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads

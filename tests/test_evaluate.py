@@ -186,6 +186,21 @@ def test_faces_of_another_model_than_the_checkpoints_are_refused(tmp_path):
         evaluate_shards(str(tmp_path), loaded, Settings(("captions", "conf1")), Loading(workers=0))
 
 
+def test_a_rival_of_another_face_model_is_refused_before_the_images_are_encoded(tmp_path, monkeypatch):
+    from open_clip_idplugin.evaluation.protocols import Settings
+    from open_clip_idplugin.faces import ModelMismatch
+    from webdataset_tools import evaluate as verb
+
+    write_shard(tmp_path / "0.tar", [sample(0, 0, face_model="insightface:a/recogniser-111111111111")])
+    monkeypatch.setattr(verb, "encode_images", None)  # calling it would be a TypeError
+    engine = KnownFaces()
+    engine.model_id = "insightface:b/recogniser-222222222222"
+    loaded = SimpleNamespace(face_model=None, preprocess=preprocess, model=torch.nn.Identity())
+    for rival in (verb.Rival(engine), verb.Rival(engine, validation=str(tmp_path))):
+        with pytest.raises(ModelMismatch, match="and the rival come from different models"):
+            verb.evaluate_shards(str(tmp_path), loaded, Settings(("captions",)), verb.Loading(workers=0), rival)
+
+
 @pytest.mark.host
 def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, plain_weights, monkeypatch, capsys):
     from open_clip_idplugin import cli, faces

@@ -347,3 +347,30 @@ def test_every_way_to_fail_has_its_kind(tmp_path):
             load_picture(source)
         kinds.add(caught.value.kind)
     assert len(kinds | {ImageRejected.kind}) == len(cases) + 1
+
+
+def test_det_size_is_the_engines_own_in_every_verb():
+    """One meaning of one word: where nobody gives it, no verb forces a size of its own."""
+    import importlib
+    import inspect
+
+    from open_clip_idplugin.cli import VERBS
+
+    defaults = {}
+    for name, verb in VERBS.items():
+        module, _, function = verb.target.partition(":")
+        parameters = inspect.signature(getattr(importlib.import_module(module), function)).parameters
+        if "det_size" in parameters:
+            defaults[name] = parameters["det_size"].default
+    assert {
+        "faces",
+        "swap",
+        "shards",
+        "evaluate",
+        "enroll",
+        "enroll_folder",
+        "enroll_regions",
+        "search",
+        "serve",
+    } <= set(defaults)
+    assert set(defaults.values()) == {None}

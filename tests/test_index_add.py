@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("clip_retrieval")
 
-from index_change_fixtures import FACES, KINDS, OPTIONS, archive, changeable, face_of  # noqa: F401
+from face_index_fixtures import write_face_table
+from index_change_fixtures import FACE_SIZE, FACES, KINDS, OPTIONS, archive, changeable, face_of  # noqa: F401
 from retrieval_fixtures import FACE_DIM, IDENTITY, PLAIN, draw_images, encode_jpeg, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
@@ -112,6 +113,17 @@ def test_folder_of_pictures(archive, tiny_models, tmp_path):  # noqa: F811
     (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
     added = index_add.add_images(archive, find_images(str(tmp_path / "pictures")), tiny_models.load_plain(), OPTIONS)
     assert (added.images, added.skipped, added.known) == (3, 1, [])
+
+
+def test_another_face_model_is_refused_before_the_work(archive, changeable, tiny_models, tmp_path, monkeypatch):  # noqa: F811
+    source, loaded = find_images(str(changeable / "more")), tiny_models.load_plain()
+    faces = {"500_n000001": [face_of("500_n000001")]}
+    table = write_face_table(tmp_path / "table", faces, "insightface:other/net-0123456789ab", FACE_SIZE)
+    monkeypatch.setattr(index_add, "embed_images", None)  # calling it would be a TypeError
+    before = snapshot(archive)
+    with pytest.raises(ModelMismatch, match=r"the faces of the index and those of the table .* from different models"):
+        index_add.add_images(archive, source, loaded, OPTIONS, table)
+    assert snapshot(archive) == before
 
 
 def test_what_is_refused(archive, changeable, tiny_models, tmp_path):  # noqa: F811

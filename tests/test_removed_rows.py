@@ -11,12 +11,13 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import index
+from open_clip_idplugin.retrieval import index, removed_rows
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval.generations import changing
 from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.people import People
-from open_clip_idplugin.retrieval.removed_rows import RemovedRows, read_removed
+from open_clip_idplugin.retrieval.removed_rows import RemovedRows, read_removed, rows_of_keys
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images
 
@@ -65,6 +66,27 @@ def test_hidden_while_serving(archive, tiny_models, capsys):  # noqa: F811
 
     index_remove(str(archive), keys=gone[0]["key"])
     assert "0 images removed, 1 were removed before" in capsys.readouterr().out
+
+
+def test_rows_are_looked_up_while_nobody_else_changes_the_index(archive, monkeypatch):
+    """A compaction in between would give the images other rows."""
+    looked_up = []
+
+    def look(folder, keys):
+        with pytest.raises(IdClipError, match="another process"), changing(folder):
+            pass
+        looked_up.append(keys)
+        return rows_of_keys(folder, keys)
+
+    monkeypatch.setattr(removed_rows, "rows_of_keys", look)
+    key = draw_images(30)[7].key
+    index_remove(str(archive), keys=key)
+    assert looked_up == [{key}]
+    assert read_removed(archive).tolist() == rows_of_keys(archive, {key})[0].tolist()
+    with pytest.raises(IdClipError, match="not in"):
+        index_remove(str(archive), keys="nobody")
+    with changing(archive):  # an error gave the folder back
+        pass
 
 
 def test_everything_removed(archive, tiny_models):  # noqa: F811

@@ -1,15 +1,19 @@
 """A closed service: tokens, names, origins, limits, addresses in requests, errors without a word too many, and its port."""
 
 import base64
+import contextlib
 import http.server
 import io
 import json
 import logging
+import shutil
 import socket
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
 
+import flask
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +23,8 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import access, index, login, picture_urls
+from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.retrieval import access, answers, index, login, picture_urls, proxies
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.embed import EmbedOptions
 from open_clip_idplugin.retrieval.knn_request import BadRequest
@@ -28,7 +33,7 @@ from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images
-from open_clip_idplugin.retrieval.web_server import WebServer
+from open_clip_idplugin.retrieval.web_server import Door, WebServer
 
 TOKEN = "a-token-of-some-length"
 QUERY = json.dumps({"text": "blocks", "num_images": 2})
@@ -43,7 +48,13 @@ def make_client(tiny_models, tmp_path_factory):  # noqa: F811
         find_images(str(folder / "shards")), tiny_models.load_plain(), folder / "archive", EmbedOptions(8, 0)
     )
     loaded = tiny_models.load()
-    return lambda **options: create_app({"archive": folder / "archive"}, loaded, People(), **options).test_client()
+
+    def make(**options):
+        app = create_app({"archive": folder / "archive"}, loaded, People(), **options)
+        app.config["FOLDER"] = folder / "archive"
+        return app.test_client()
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,15 @@ def locked(make_client):
 @pytest.fixture
 def open_client(make_client):
     return make_client()
+
+
+def wait_for(found, seconds=30):
+    """What `found` returns as soon as it is not empty."""
+    for _ in range(seconds * 100):
+        if result := found():
+            return result
+        threading.Event().wait(0.01)
+    raise AssertionError("it never came")
 
 
 class TestToken:
@@ -82,6 +102,14 @@ class TestToken:
         assert TOKEN not in cookie
         assert client.post("/knn-service", data=QUERY).status_code == 200
         value = client.get_cookie(login.COOKIE).value
+        expiry, session, signature = value.split(".")
+        for changed in (
+            f"{expiry}.{session}",
+            f"{expiry}.{'0' * 32}.{signature}",
+            f"{int(expiry) + 1}.{session}.{signature}",
+        ):
+            client.set_cookie(login.COOKIE, changed)
+            assert client.post("/knn-service", data=QUERY).status_code == 401
         for changed in (value[:-1] + "x", "9" * 11 + value[10:], "", "1.", f"-1.{value}", "²" + value):
             client.set_cookie(login.COOKIE, changed)
             assert client.post("/knn-service", data=QUERY).status_code == 401
@@ -92,6 +120,57 @@ class TestToken:
         now = login.time.time()
         monkeypatch.setattr(login.time, "time", lambda: now + 13 * 3600)
         assert client.post("/knn-service", data=QUERY).status_code == 401
+
+    def test_logging_out_ends_the_session_and_no_other(self, make_client):
+        client = make_client(access=Access(TOKEN))
+        cookies = []
+        for _ in range(2):
+            client.post("/login", data={"token": TOKEN})
+            cookies.append(client.get_cookie(login.COOKIE).value)
+        assert client.post("/logout").status_code == 303
+        for cookie, status in zip(cookies, (200, 401), strict=True):
+            client.set_cookie(login.COOKIE, cookie)  # as somebody who copied it would
+            assert client.post("/knn-service", data=QUERY).status_code == status
+        restarted = make_client(access=Access(TOKEN))
+        restarted.set_cookie(login.COOKIE, cookies[0])
+        assert restarted.post("/knn-service", data=QUERY).status_code == 401
+
+    def test_wrong_tokens_in_headers_are_limited_too(self, make_client):
+        client = make_client(access=Access(TOKEN))
+
+        def status(token, address="192.0.2.7"):
+            headers = {"Authorization": f"Bearer {token}"}
+            return client.get("/indices-list", headers=headers, environ_base={"REMOTE_ADDR": address}).status_code
+
+        assert status(TOKEN) == 200
+        assert [status(f"wrong {number}") for number in range(11)] == [401] * 10 + [429]
+        assert status(TOKEN) == 429  # else a guesser would learn which one is right
+        assert status(TOKEN, "192.0.2.8") == 200
+        answer = client.post("/login", data={"token": TOKEN}, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) > 0
+
+    def test_clients_behind_a_proxy(self, make_client):
+        networks = proxies.parse_networks("10.0.0.0/8, ::1")
+        client = make_client(access=Access(TOKEN, None, trusted_proxies=networks))
+
+        def post(token, told, peer="10.0.0.1", scheme="https"):
+            headers = {"X-Forwarded-For": told, "X-Forwarded-Proto": scheme}
+            return client.post("/login", data={"token": token}, headers=headers, environ_base={"REMOTE_ADDR": peer})
+
+        for _ in range(10):
+            assert post("wrong", "203.0.113.1, 198.51.100.7, 10.9.9.9").status_code == 401
+        assert (
+            post(TOKEN, "203.0.113.9, 198.51.100.7").status_code == 429
+        )  # what stands before it, the client wrote itself
+        assert (
+            post(TOKEN, "198.51.100.8", peer="198.51.100.7").status_code == 429
+        )  # no proxy of ours: its word counts nothing
+        assert "Secure" in post(TOKEN, "198.51.100.8").headers["Set-Cookie"]
+        assert "Secure" not in post(TOKEN, "198.51.100.8", scheme="http").headers["Set-Cookie"]
+        assert "Secure" not in post(TOKEN, "x", peer="198.51.100.9").headers["Set-Cookie"]
+        with pytest.raises(IdClipError, match="--trusted_proxies"):
+            proxies.parse_networks("10.0.0.1/8")
 
     def test_where_it_comes_from(self, tmp_path, monkeypatch):
         monkeypatch.delenv(access.TOKEN_VARIABLE, raising=False)
@@ -122,7 +201,13 @@ class TestNamesAndOrigins:
         assert anywhere.get("/healthz", headers={"Host": "archive.example"}).status_code == 200
 
     @pytest.mark.parametrize(
-        "headers", [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+        "headers",
+        [
+            {"Origin": "http://evil.example"},
+            {"Origin": "null"},
+            {"Origin": "http://["},
+            {"Sec-Fetch-Site": "cross-site"},
+        ],
     )
     def test_pages_of_other_origins(self, open_client, make_client, headers):
         assert open_client.post("/knn-service", data=QUERY, headers=headers).status_code == 403
@@ -169,6 +254,109 @@ class TestLimits:
             Limits().check_picture(head, "'image'")
 
 
+def test_bodies_are_bounded_by_what_an_address_needs(locked, open_client):
+    fields = "&".join(f"f{number}=" for number in range(500_000))
+    form = {"content_type": "application/x-www-form-urlencoded"}
+    assert locked.post("/login", data=fields, **form).status_code == 413
+    assert open_client.post("/metadata", data=b" " * (3 << 20)).status_code == 413
+    assert open_client.post("/people/list", json={"find": "x" * 100_000}).status_code == 413
+    assert open_client.post("/knn-service", data=b" " * (3 << 20)).status_code == 400  # may hold a picture
+
+
+def test_values_are_counted_before_they_are_read(open_client, monkeypatch):
+    read = []
+    monkeypatch.setattr(answers, "_refuse_constant", read.append)
+    for many in (b"[NaN," + b"[]," * 300_000 + b"[]]", b'{"b":NaN,' + b'"a":1,' * 300_000 + b'"a":1}', b"[" * 300_000):
+        response = open_client.post("/knn-service", data=many)
+        assert (response.status_code, "values" in response.get_json()["message"]) == (400, True)
+    assert not read
+    open_client.post("/knn-service", data=b"[NaN]")
+    assert read == ["NaN"]
+
+
+def test_metadata_is_limited_as_results_are(make_client):
+    client = make_client(limits=Limits(results=50))
+    assert len(client.post("/metadata", json={"ids": [1] * 50}).get_json()) == 50
+    response = client.post("/metadata", json={"ids": [1] * 51})
+    assert (response.status_code, "at most 50" in response.get_json()["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"text": "half a \ud83d smile"}', b'{"text": "half a \xed\xa0\xbd smile"}', '{"text": "x"}'.encode("utf-16"),
+        rb'{"identities": ["\uDC00"], "text": "[TOK]"}', rb'{"\ud800": 1, "text": "x"}', b'{"text": "x", "face_weight": NaN}',
+        b'{"text": "x", "min_similarity": -Infinity}', b'{"text": "x", "face_weight": 1e999}',
+        b'{"text": "[TOK:' + b"9" * 5000 + b']"}', b'{"text": "x", "num_images": ' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_text_and_numbers_that_are_none(open_client, body):
+    response = open_client.post("/knn-service", data=body)
+    assert response.status_code == 400
+    assert len(response.get_json()["message"]) < 200
+    whole = rb'{"text": "a whole \ud83d\ude00 smile", "num_images": 2}'
+    assert len(open_client.post("/knn-service", data=whole).get_json()) == 2
+
+
+def strictly(response):
+    """JSON, read by a parser that refuses what is none."""
+    return json.loads(response.get_data(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_no_answer_holds_a_number_that_is_no_json(make_client, tiny_models, tmp_path):  # noqa: F811
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path / "archive"
+    shutil.copytree(make_client().application.config["FOLDER"], folder)
+    shutil.rmtree(folder / "metadata_arrow", ignore_errors=True)
+    for path in (folder / "metadata").glob("*.parquet"):
+        table = parquet.read_table(path)
+        odd = [(float("inf"), float("-inf"), float("nan"), 1.5)[row % 4] for row in range(len(table))]
+        parquet.write_table(table.append_column("odd", pyarrow.array(odd)), path)
+    client = create_app({"archive": folder}, tiny_models.load(), People()).test_client()
+    found = strictly(client.post("/knn-service", json={"text": "blocks", "num_images": 12}))
+    assert [result["odd"] for result in found if "odd" in result] == [1.5] * 3
+    again = strictly(client.post("/metadata", json={"ids": list(range(12))}))
+    assert [row["metadata"]["odd"] for row in again if "odd" in row["metadata"]] == [1.5] * 3
+    hybrid = {"text": "blocks", "num_images": 12, "negative_text": "x", "min_similarity": -1}
+    assert len(strictly(client.post("/knn-service", json=hybrid))) == 12
+    for address in ("/service-info", "/openapi.json", "/indices-list", "/healthz", "/nowhere"):
+        strictly(client.get(address))
+    with client.application.app_context():  # whatever a view may come to hold
+        odd = {"a": [float("nan"), {"b": (float("inf"), 1.5)}]}
+        assert strictly(flask.jsonify(odd)) == {"a": [None, {"b": [None, 1.5]}]}
+
+
+def test_a_gallery_in_use_is_waited_for_and_named_by_no_path(tiny_models, make_client, tmp_path, monkeypatch):  # noqa: F811
+    gallery = Gallery(tmp_path / "secret place" / "gallery.sqlite")
+    gallery.enroll("Ada Lovelace", np.ones(FACE_DIM), "test")
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, **{**options, "timeout": 0}))
+    client = create_app(
+        {"archive": make_client().application.config["FOLDER"]}, tiny_models.load(), People(gallery)
+    ).test_client()
+    asked = {"text": "[TOK] runs", "identities": ["Ada Lovelace"]}
+    with contextlib.closing(connect(gallery.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for address, body in (
+            ("/knn-service", asked),
+            ("/people/list", {}),
+            ("/people/forget", {"name": "Ada Lovelace"}),
+        ):
+            response = client.post(address, json=body)
+            assert response.status_code == 503, address
+            assert "secret" not in response.get_data(as_text=True)
+            assert response.headers["Retry-After"]
+    assert client.post("/people/list", json={}).get_json()["total"] == 1
+    gallery.path.write_bytes(b"no database at all, whatever its name may be")
+    for response in (
+        client.post("/knn-service", json=asked),
+        client.post("/people/list", json={}),
+        client.get("/service-info"),
+    ):
+        assert (response.status_code, "secret" in response.get_data(as_text=True)) == (400, False)
+
+
 def test_defects_say_nothing(open_client, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("/secret/path [0.123456, 0.5]")
@@ -204,11 +392,20 @@ def test_metrics(open_client):
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "0.0.0.0", "::1", "::",
         "fd00:ec2::254", "fe80::1%eth0", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "224.0.0.1",
-        "168.63.129.16", "255.255.255.255", "no address",
+        "168.63.129.16", "255.255.255.255", "no address", "192.0.0.1", "192.0.0.9", "192.0.0.170", "192.88.99.1", "fec0::1",
+        "::ffff:192.0.0.8", "::ffff:10.0.0.1", "2001::1", "2001:db8::1", "3fff::1", "64:ff9b:1::1", "5f00::1", "ff0e::1",
+        "4000::1", "::1.2.3.4", "100::1", "198.18.0.1", "203.0.113.1", "240.0.0.1",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address):
     assert not picture_urls.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.216.34", "192.0.1.1", "2606:2800:220:1::1", "::ffff:93.184.216.34", "2001:4860::1"]
+)
+def test_addresses_that_are_public(address):
+    assert picture_urls.is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -308,6 +505,55 @@ def test_slow_answers_end(web, monkeypatch):
     silent.close()
 
 
+def test_one_deadline_over_all_hops(monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock, hops = Clock(), []
+
+    def slow_redirect(target, most_bytes, end):
+        picture_urls._left(end)
+        hops.append(target.path)
+        clock.now += 6
+        return 302, "/again", b""
+
+    monkeypatch.setattr(picture_urls, "time", clock)
+    monkeypatch.setattr(picture_urls, "_get", slow_redirect)
+    with pytest.raises(BadRequest, match="could be fetched"):
+        picture_urls.fetch_picture("http://a.example/x", 1000)
+    assert hops == ["/x", "/again"]  # the third would begin after 12 of 10 seconds
+
+
+@pytest.mark.parametrize("stage", ["names", "handshake"])
+def test_names_and_handshakes_end_too(monkeypatch, stage):
+    silent, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    here = socket.create_connection(silent.getsockname())
+    monkeypatch.setattr(picture_urls, "_SECONDS", 0.3)
+    monkeypatch.setattr(picture_urls.socket, "create_connection", lambda *_, **__: here)
+    waiting = (
+        (lambda *_, **__: over.wait(30))
+        if stage == "names"
+        else (lambda *_, **__: [(0, 0, 0, "", ("93.184.216.34", 443))])
+    )
+    monkeypatch.setattr(picture_urls.socket, "getaddrinfo", waiting)
+    answered = []
+
+    def fetch():
+        with pytest.raises(BadRequest, match="could be fetched"):
+            picture_urls.fetch_picture("https://a.example/x", 1000)
+        answered.append(stage)
+
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(20)
+    over.set()
+    assert answered == [stage]
+    silent.close()
+
+
 class TestWebServer:
     @pytest.fixture
     def server(self):
@@ -353,6 +599,39 @@ class TestWebServer:
         stopping.join()
         asking.join()
         assert answers[0][:2] == (200, [])
+
+    def test_silent_connections_keep_nobody_out(self, server, open_client):
+        server.door.open(open_client.application)
+        with contextlib.ExitStack() as stack:
+            for number in range(150):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+                connection.sendall(b"POST /knn-service HTTP/1.1\r\nHost: localhost\r\n" if number % 2 else b"G")
+            assert self.get(server, "/healthz")[0] == 200
+
+    def test_a_request_has_to_come_whole_in_time(self, server):
+        (listening,) = (each for each in server._server._map.values() if hasattr(each, "channel_class"))
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        begun = wait_for(lambda: [one.begun for one in listening.active_channels.values() if one.begun])[0]
+        (channel,) = listening.active_channels.values()
+        channel.last_activity = channel.begun = begun - 1000  # as if it had begun long ago
+        connection.sendall(b"Host: localhost\r\n")  # what comes meanwhile wins it no time
+        assert connection.recv(1000) == b""
+        connection.close()
+
+    def test_nobody_is_let_in_beside_the_lock(self):
+        door, entered, refused = Door(), threading.Event(), []
+        door.open(lambda environ, start_response: entered.set() or [b""])
+        asking = threading.Thread(target=lambda: door({}, lambda status, headers: refused.append(status)))
+        with door._changed:
+            asking.start()
+            assert not entered.wait(0.1)  # whoever comes now waits to see whether the door is open
+            door._closing = True
+        asking.join(30)
+        assert (entered.is_set(), refused) == (False, ["503 Service Unavailable"])
+
+    def test_a_queue_is_no_fault(self, server):
+        assert not logging.getLogger("waitress.queue").isEnabledFor(logging.WARNING)
 
     def test_a_port_in_use(self, server):
         with pytest.raises(IdClipError, match="choose another --port"):

@@ -9,3 +9,7 @@ class GalleryError(IdClipError):
 
 class ConsentExpired(GalleryError):
     """A person whose consent has ended, and who is not searched for any more."""
+
+
+class GalleryBusy(GalleryError):
+    """Another program holds the gallery's file longer than is waited for; the message names no path."""

@@ -5,6 +5,7 @@ Role: a path -> open connections. The file is readable by its owner only from it
 
 import contextlib
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from open_clip_idplugin.atomic import PRIVATE
-from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.errors import GalleryBusy, GalleryError
 from open_clip_idplugin.gallery.schema import prepare
 from open_clip_idplugin.user_folder import user_folder
+
+_BUSY = re.compile(r"is (locked|busy)")  # SQLite's words; Python 3.10 has no error codes
 
 
 def default_gallery() -> Path:
@@ -66,6 +69,8 @@ class GalleryFile:
                 with connection:
                     yield connection
             except sqlite3.DatabaseError as error:
+                if _BUSY.search(str(error)):
+                    raise GalleryBusy("the gallery is held by another program at this moment: try again") from error
                 raise GalleryError(f"'{self.path}' cannot be used as a gallery: {error}") from error
 
     def _create_private(self) -> None:

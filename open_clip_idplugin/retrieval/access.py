@@ -13,13 +13,15 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import flask
 from werkzeug.exceptions import HTTPException
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.login import add_login, is_known
+from open_clip_idplugin.gallery.errors import GalleryBusy
+from open_clip_idplugin.retrieval.login import Login
+from open_clip_idplugin.retrieval.proxies import Network, TrustedProxies
 
 TOKEN_VARIABLE = "IDCLIP_TOKEN"
 SHORTEST_TOKEN = 16  # characters
@@ -50,12 +52,14 @@ class Access:
     """token: None lets everybody in. host_names: names in the Host header that are answered; None: every name.
 
     allow_cors: pages of other origins may search. read_only_people: nobody is enrolled, renamed or forgotten through the service.
+    trusted_proxies: whose word is taken for a client's address and scheme.
     """
 
     token: str | None = None
     host_names: frozenset[str] | None = field(default_factory=lambda: frozenset(_LOCAL_NAMES))
     allow_cors: bool = False
     read_only_people: bool = False
+    trusted_proxies: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
         if self.token is not None and len(self.token) < SHORTEST_TOKEN:
@@ -101,32 +105,32 @@ def read_token(token_file: str | None) -> str | None:
 
 def close(app: flask.Flask, access: Access) -> None:
     """Put checks before every request, headers on every answer, and sentences in place of error pages."""
-    app.before_request(lambda: _refusal(access))
+    login = Login(access.token) if access.token is not None else None
+    app.before_request(lambda: _refusal(access, login))
     app.after_request(lambda response: _with_headers(response, access))
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(GalleryBusy, _busy)
     app.register_error_handler(Exception, _defect)
-    if access.token is not None:
-        add_login(app, access.token)
+    if login is not None:
+        login.add_to(app)
+    if access.trusted_proxies:
+        app.wsgi_app = TrustedProxies(app.wsgi_app, access.trusted_proxies)  # type: ignore[method-assign]
 
 
-def _refusal(access: Access) -> Any:
+def _refusal(access: Access, login: Login | None) -> Any:
     """An answer that refuses the request at hand, or None."""
     request = flask.request
-    name = urlsplit(f"//{request.host}").hostname or ""
+    name = _split(f"//{request.host}").hostname or ""
     if access.host_names is not None and name.lower() not in access.host_names:
         return {"message": "this service is not called by that name: see --host_names"}, 403
     closed = not access.allow_cors or request.path.startswith(_OWN_PAGES_ONLY)
     if request.method not in _SAFE and closed and _is_foreign():
         return {"message": "requests from pages of another origin are not answered"}, 403
     is_open = request.path in _OPEN or request.path.startswith(_OPEN_FILES)
-    if access.token is None or is_open or is_known(access.token):
-        return None
-    if request.method == "GET" and request.path == "/":
+    refused = None if login is None or is_open else login.refusal()
+    if refused is not None and refused.status_code == 401 and request.method == "GET" and request.path == "/":
         return flask.redirect("/login", 303)
-    answer = flask.jsonify(message="this service needs its token: send it as 'Authorization: Bearer TOKEN'")
-    answer.status_code = 401
-    answer.headers["WWW-Authenticate"] = "Bearer"
-    return answer
+    return refused
 
 
 def _is_foreign() -> bool:
@@ -135,7 +139,15 @@ def _is_foreign() -> bool:
     if headers.get("Sec-Fetch-Site", "same-origin") in ("cross-site", "same-site"):
         return True
     origin = headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc != flask.request.host
+    return origin is not None and (_split(origin).netloc or None) != flask.request.host
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; those of none where it is malformed, as "http://[" is."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _with_headers(response: flask.Response, access: Access) -> flask.Response:
@@ -155,6 +167,10 @@ def _http_error(error: HTTPException) -> Any:
         if name in ("Allow", "Retry-After"):
             answer.headers[name] = value
     return answer
+
+
+def _busy(error: GalleryBusy) -> Any:
+    return {"message": str(error)}, 503, {"Retry-After": "5"}
 
 
 _SENTENCES = {

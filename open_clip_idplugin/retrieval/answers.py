@@ -1,23 +1,54 @@
-"""What the endpoints share: the body of a request, the index that it names, pictures beside results, errors as HTTP 400.
+"""What the endpoints share: JSON in and out, the index that a request names, pictures beside results, errors as HTTP 400.
 
 Role: the thin layer between Flask and the two services (`knn_service`, `service`).
 """
 
 import base64
 import json
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import flask
+from flask.json.provider import DefaultJSONProvider
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.gallery.errors import GalleryBusy
 from open_clip_idplugin.named_people import Hint
 from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.request_fields import HINTS
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
 Answer = list[dict[str, Any]]
+MOST_VALUES = (
+    250_000  # in one request: 100,000 ids, or 16 people as embeddings and more, which take milliseconds to read
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is half of a character
+
+
+class FiniteJSON(DefaultJSONProvider):
+    """Flask's JSON, in the order of the keys, which never writes what is no JSON: NaN and infinite numbers become null."""
+
+    sort_keys = False
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """JSON of `obj`."""
+        try:
+            return super().dumps(obj, allow_nan=False, **options)
+        except ValueError:
+            return super().dumps(_finite(obj), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def add_pictures(results: Answer, rows: Sequence[int], resource: IdentityResource) -> None:
@@ -28,9 +59,11 @@ def add_pictures(results: Answer, rows: Sequence[int], resource: IdentityResourc
 
 
 def answer(work: Callable[[], Any]) -> Any:
-    """The answer of `work`, or HTTP 400 with the sentence that it raised."""
+    """The answer of `work`, or HTTP 400 with the sentence that it raised (503 where the gallery is busy, see `access`)."""
     try:
         return work()
+    except GalleryBusy:
+        raise
     except IdClipError as error:
         return {"message": str(error)}, 400
 
@@ -45,11 +78,27 @@ def with_hints(answered: Any, hints: Sequence[Hint]) -> Any:
 
 
 def json_body() -> Any:
-    """The JSON of the request at hand; raises BadRequest where it is none."""
+    """The JSON of the request at hand; raises BadRequest where it is none, or more than a request can need.
+
+    Counted before it is read: eleven million empty lists fit into 32 MB and keep every thread waiting for seconds.
+    """
+    content = flask.request.get_data()
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > MOST_VALUES:
+        raise BadRequest(f"the request has more than {MOST_VALUES} values")
     try:
-        return json.loads(flask.request.get_data())
+        text = content.decode()
+        values = json.loads(text, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeError:
+        raise BadRequest("the request holds half a character: send text as UTF-8") from None
     except (ValueError, RecursionError):
         raise BadRequest("the request is not valid JSON") from None
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
 
 
 def choose_index(resources: Mapping[str, IdentityResource], name: object) -> IdentityResource:

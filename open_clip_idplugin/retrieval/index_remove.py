@@ -22,24 +22,27 @@ def index_remove(index: str, keys: str | None = None, keys_file: str | None = No
         keys_file: text file with one key a line.
         ids: row numbers of images, as answers give them in `id`, separated by commas.
     """
-    from open_clip_idplugin.pictures.thumbnails import Thumbnails
-    from open_clip_idplugin.retrieval.card import load_card
-    from open_clip_idplugin.retrieval.removed_rows import count_rows, remove_rows, rows_of_keys
+    from open_clip_idplugin.retrieval.removed_rows import count_rows, remove_rows
 
-    folder = Path(index)
-    count = count_rows(folder)
-    wanted = _keys(keys, keys_file)
-    rows, unknown = rows_of_keys(folder, wanted)
-    rows = np.union1d(rows, _ids(ids, count))
+    folder, wanted = Path(index), _keys(keys, keys_file)
+    count_rows(folder)  # says at once what is no index
+    named, new = remove_rows(folder, lambda: _rows(folder, wanted, ids))
+    print(f"{index}: {new} images removed, {named - new} were removed before; their thumbnails are erased")
+    print(f"Next: vectors and metadata stay in the files, unseen; `idclip index_compact {index}` erases them too")
+
+
+def _rows(folder: Path, keys: set[str], ids: str | None) -> np.ndarray:
+    """The rows that are named by keys and ids, as the folder is now."""
+    from open_clip_idplugin.retrieval.removed_rows import count_rows, rows_of_keys
+
+    rows, unknown = rows_of_keys(folder, keys)
+    rows = np.union1d(rows, _ids(ids, count_rows(folder)))
     if unknown:
         shown = ", ".join(sorted(unknown)[:_SHOWN])
-        raise IdClipError(f"{len(unknown)} keys are not in '{index}' ({shown}): nothing was removed; leave them out")
+        raise IdClipError(f"{len(unknown)} keys are not in '{folder}' ({shown}): nothing was removed; leave them out")
     if not len(rows):
         raise IdClipError("name the images with --keys, --keys_file or --ids")
-    card = load_card(folder)
-    new = remove_rows(folder, rows, Thumbnails(folder, card.partitions if card is not None else [count]))
-    print(f"{index}: {new} images removed, {len(rows) - new} were removed before; their thumbnails are erased")
-    print(f"Next: vectors and metadata stay in the files, unseen; `idclip index_compact {index}` erases them too")
+    return rows
 
 
 def _keys(listed: str | None, file: str | None) -> set[str]:

@@ -28,7 +28,7 @@ from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.metadata_columns import KEY, KEY_COLUMN
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.people import People, without_path
 from open_clip_idplugin.retrieval.query_parts import Persons, named_people, person_as_of, query_parts
 from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, first_of_each, near_duplicates, rank
 from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
@@ -102,7 +102,12 @@ class IdentityKnnService(KnnService):
     @FULL_KNN_REQUEST_TIME.time()
     def post(self) -> Any:
         """Answer one request; hints at people who may have been meant come in a header, as the answer is a plain list."""
-        return with_hints(answer(lambda: self.search(parse_request(json_body()))), self.hints)
+        return with_hints(answer(self._answer), self.hints)
+
+    def _answer(self) -> Answer:
+        request = parse_request(json_body())
+        with without_path(self._people.gallery):
+            return self.search(request)
 
     def search(self, request: KnnRequest) -> Answer:
         """Results of a request, best first; `similarity` is the cosine in [-1, 1].

@@ -11,6 +11,9 @@ from open_clip_idplugin.retrieval.knn_request import LONGEST_TEXT, MOST_RESULTS,
 from open_clip_idplugin.retrieval.people import decode_base64
 
 _DEFAULT_RESULTS = KnnRequest.num_images
+_TAKE_PICTURES = ("/knn-service", "/people/in-photo", "/people/enroll")
+_LISTS = {"/metadata": 2 << 20}  # MOST_RESULTS ids, and their commas
+_USUAL_BYTES = 64 << 10  # of any other request: names, notes, a token
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Limits:
         photos = [face for face in request.faces if isinstance(face, str)]
         for number, photo in enumerate([*photos, *_photos_of_people(request)], 1):
             self.check_picture(decode_base64(photo), f"photo {number}")
+
+    def bytes_of(self, path: str) -> int:
+        """The largest body of a request to an address: as much as it can need."""
+        most = self.request_bytes if path in _TAKE_PICTURES else _LISTS.get(path, _USUAL_BYTES)
+        return min(most, self.request_bytes)
 
     def check_picture(self, content: bytes, what: str) -> None:
         """Refuse what is no picture, or one that would take too much memory once it is decoded."""

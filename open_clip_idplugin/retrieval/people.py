@@ -6,13 +6,15 @@ refuses vectors of different face models, which mean nothing to each other.
 
 import base64
 import binascii
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery import Gallery, GalleryError
+from open_clip_idplugin.gallery.errors import GalleryBusy
 from open_clip_idplugin.person_words import SOMEBODY
 
 if TYPE_CHECKING:
@@ -121,6 +123,18 @@ class People:
         if not self.gallery.path.exists():  # the gallery's own message would tell a stranger where it lies
             raise PersonError("nobody is enrolled yet: enroll the person first with `idclip enroll`")
         return self.gallery.embedding(name)
+
+
+@contextlib.contextmanager
+def without_path(gallery: Gallery | None) -> Iterator[None]:
+    """The gallery's sentences, which tell its owner where it lies, without the place: here strangers read them."""
+    try:
+        yield
+    except GalleryBusy:
+        raise
+    except GalleryError as error:
+        path = str(gallery.path) if gallery is not None else ""
+        raise IdClipError(str(error).replace(path, "gallery") if path else str(error)) from None
 
 
 def decode_base64(text: str) -> bytes:

@@ -19,7 +19,7 @@ from open_clip_idplugin.retrieval.answers import choose_index
 from open_clip_idplugin.retrieval.indexed_face import indexed_face, require_row
 from open_clip_idplugin.retrieval.known_faces import faces_in_image, faces_in_photo
 from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.people import People, PersonError, decode_base64
+from open_clip_idplugin.retrieval.people import People, PersonError, decode_base64, without_path
 from open_clip_idplugin.retrieval.people_requests import EnrollRequest, ListRequest
 from open_clip_idplugin.retrieval.request_fields import BadRequest
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
@@ -160,12 +160,10 @@ def _or_usual(threshold: float | None) -> float:
 
 @contextlib.contextmanager
 def _without_paths(gallery: Gallery | None) -> Iterator[None]:
-    """The gallery's sentences, which tell its owner where it lies, without the place: here strangers read them."""
+    """Errors of the gallery and its disk, for strangers (see `without_path`)."""
     try:
-        yield
-    except GalleryError as error:
-        path = str(gallery.path) if gallery is not None else ""
-        raise IdClipError(str(error).replace(path, "gallery") if path else str(error)) from None
+        with without_path(gallery):
+            yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise IdClipError(f"the gallery cannot be read or written: {reason}") from None

@@ -1,8 +1,8 @@
 """Pictures behind addresses that requests name, fetched so that nobody reaches this network's own machines through it.
 
 Role: http(s) address -> bytes. Names are resolved once, every address found must be a public one, and the connection is
-made to the address that was checked; redirects go through the same check. Size and total time are bounded. The host's
-own fetcher does none of this and is never called.
+made to the address that was checked; redirects go through the same check. Size is bounded, and time by one deadline over all
+hops, names and handshakes included. The host's own fetcher does none of this and is never called.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from open_clip_idplugin.retrieval.knn_request import BadRequest
@@ -20,17 +21,22 @@ _SECONDS = 10.0  # for everything together
 _BLOCK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _LONGEST_ADDRESS = 2000  # characters
-# Public by number, but answered by the machine's own provider.
-_PROVIDERS = frozenset({ipaddress.ip_address("168.63.129.16")})
-_EMBEDDING_V4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
+# IANA's registries of special purposes, whatever the version of Python's own copy; and the last is answered by a provider of
+# virtual machines.
+_SPECIAL_V4 = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+# Of IPv6 only this block is handed out as global unicast (RFC 4291); what stands below lies in it and leads elsewhere: protocol
+# assignments with Teredo, documentation, 6to4.
+_UNICAST_V6 = ipaddress.ip_network("2000::/3")
+_SPECIAL_V6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 
 def fetch_picture(url: str, most_bytes: int) -> bytes:
     """The body behind an address; raises BadRequest, without telling what is there, when it may not or cannot be read."""
+    end = time.monotonic() + _SECONDS
     for _ in range(_MOST_REDIRECTS + 1):
         target = _checked(url)
         try:
-            status, location, body = _get(target, most_bytes)
+            status, location, body = _get(target, most_bytes, end)
         except BadRequest:
             raise
         except (OSError, http.client.HTTPException, ValueError):
@@ -47,17 +53,17 @@ def fetch_picture(url: str, most_bytes: int) -> bytes:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, also when it wraps an IPv4 address."""
+    """Whether an IP address is a global unicast one of the public internet, also when it is an IPv4 address in IPv6's clothes."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    inner = getattr(ip, "ipv4_mapped", None)
-    if inner is not None:
-        ip = inner
-    if any(ip in network for network in _EMBEDDING_V4) or ip in _PROVIDERS:
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
         return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+    if ip.version == 6:
+        return ip in _UNICAST_V6 and not any(ip in network for network in _SPECIAL_V6)
+    return not any(ip in network for network in _SPECIAL_V4)
 
 
 def _checked(url: str) -> SplitResult:
@@ -72,32 +78,40 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-def _get(target: SplitResult, most_bytes: int) -> tuple[int, str | None, bytes]:
-    """(status, location, body of at most `most_bytes` + 1) of one request."""
+def _get(target: SplitResult, most_bytes: int, end: float) -> tuple[int, str | None, bytes]:
+    """(status, location, body of at most `most_bytes` + 1) of one request, which is over at `end`."""
     host = str(target.hostname)
     port = target.port or (443 if target.scheme == "https" else 80)
-    connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
-    plain = socket.create_connection((_public_address(host, port), port), timeout=_SECONDS)
+    address = _public_address(host, port, end)
+    connection = http.client.HTTPConnection(host, port)
+    plain = socket.create_connection((address, port), timeout=_left(end))
+    connection.sock = plain
+    if target.scheme == "https":
+        # The handshake comes later, when it can be interrupted: this takes the socket away from `plain`.
+        secure = ssl.create_default_context()
+        connection.sock = secure.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
     # A timeout counts one read only; a server that sends a byte a second would hold the thread for hours.
-    end = threading.Timer(_SECONDS, _shut, (plain,))
-    end.daemon = True
-    end.start()
+    timer = threading.Timer(_left(end), _shut, (connection.sock,))
+    timer.daemon = True
+    timer.start()
     try:
-        connection.sock = plain
-        if target.scheme == "https":
-            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-            end.cancel()
-            end = threading.Timer(_SECONDS, _shut, (connection.sock,))
-            end.daemon = True
-            end.start()
+        if isinstance(connection.sock, ssl.SSLSocket):
+            connection.sock.do_handshake()
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         connection.request("GET", path, headers={"Accept": "image/*", "Accept-Encoding": "identity"})
         response = connection.getresponse()
         return response.status, response.getheader("Location"), _read(response, most_bytes)
     finally:
-        end.cancel()
+        timer.cancel()
         connection.close()
-        plain.close()
+
+
+def _left(end: float) -> float:
+    """Seconds until `end`; raises TimeoutError when there are none."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _read(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
@@ -107,12 +121,33 @@ def _read(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _public_address(host: str, port: int) -> str:
+def _public_address(host: str, port: int, end: float) -> str:
     """The address to connect to; every address of the name must be public, so that none can be picked by chance."""
-    found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    found = _addresses(host, port, end)
     if not found or not all(map(is_public, found)):
         raise BadRequest("'image_url' does not lead to the public internet: send the picture itself in 'image'")
     return found[0]
+
+
+def _addresses(host: str, port: int, end: float) -> list[str]:
+    """All addresses of a name; in a thread of its own, because the system's resolver takes no deadline."""
+    found: list[str] = []
+    errors: list[OSError] = []
+
+    def resolve() -> None:
+        try:
+            found.extend(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            errors.append(OSError(str(error)))
+
+    thread = threading.Thread(target=resolve, name="resolver", daemon=True)
+    thread.start()
+    thread.join(_left(end))
+    if thread.is_alive():
+        raise TimeoutError
+    if errors:
+        raise errors[0]
+    return found
 
 
 def _shut(connection: socket.socket) -> None:

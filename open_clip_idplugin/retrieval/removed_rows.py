@@ -8,6 +8,7 @@ are erased at once; vectors and metadata stay in their files, unseen, until the 
 import json
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.generations import FolderHandle, changing
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.selection import selected
@@ -105,12 +106,16 @@ def read_removed(folder: Path) -> np.ndarray:
         raise IndexMismatch(f"'{path}' is damaged: restore it, or make the index again without these images") from None
 
 
-def remove_rows(folder: Path, ids: np.ndarray, thumbnails: Thumbnails) -> int:
-    """Add rows to the list and erase their thumbnails; returns how many were not in it before.
+def remove_rows(folder: Path, choose: Callable[[], np.ndarray]) -> tuple[int, int]:
+    """Add rows to the list and erase their thumbnails; returns how many were named, and how many not in the list before.
 
-    The list comes first, so that a run that is cut short hides the images all the same.
+    choose: -> row numbers [R] int64; called while nobody else changes the folder, since a compaction gives rows other
+    numbers. The list is written first, so that a run that is cut short hides the images all the same.
     """
     with changing(folder):
+        ids = choose()
+        card = load_card(folder)
+        thumbnails = Thumbnails(folder, card.partitions if card is not None else [count_rows(folder)])
         before = read_removed(folder)
         together = np.union1d(before, ids)
         atomic_write(folder / FILE_NAME, json.dumps({"ids": together.tolist()}) + "\n")
@@ -120,7 +125,7 @@ def remove_rows(folder: Path, ids: np.ndarray, thumbnails: Thumbnails) -> int:
             raise IdClipError(
                 f"the images are removed, but their thumbnails could not be erased ({error}): run the command again"
             ) from None
-    return len(together) - len(before)
+    return len(ids), len(together) - len(before)
 
 
 def rows_of_keys(folder: Path, keys: set[str]) -> tuple[np.ndarray, set[str]]:

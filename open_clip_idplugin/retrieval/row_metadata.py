@@ -5,6 +5,7 @@ be unpacked before a row can be read; clip-retrieval therefore holds all of it i
 `ParquetMetadataProvider`.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -140,5 +141,5 @@ def _convert(parquet: Path, target: Path, source: bytes) -> None:
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON has a form for a value: neither missing (None, NaN) nor nested."""
-    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and value == value)
+    """Whether JSON has a form for a value: neither missing (None, NaN) nor infinite nor nested."""
+    return isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value))

@@ -4,12 +4,13 @@ Role: index folders + model + gallery + face model -> a running HTTP service.
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.heap import limit_heaps
+from open_clip_idplugin.retrieval.heap import limit_heaps, without_collections
 from open_clip_idplugin.retrieval.local_model import LocalModel
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def serve(
     mmap: bool = False,
     token_file: str | None = None,
     host_names: str | None = None,
+    trusted_proxies: str | None = None,
     allow_urls: bool = False,
     allow_cors: bool = False,
     read_only_people: bool = False,
@@ -60,6 +62,8 @@ def serve(
         mmap: leave vectors and weights on the disk and read what a search needs.
         token_file: file (0600) with the token that requests must send; or the environment variable IDCLIP_TOKEN.
         host_names: names by which the service is called, separated by commas, e.g. behind a proxy.
+        trusted_proxies: addresses or networks of proxies in front, separated by commas: what their X-Forwarded-For and
+            X-Forwarded-Proto say of a client is believed.
         allow_urls: fetch pictures from the public http(s) addresses that requests name in `image_url`.
         allow_cors: let web pages of any origin read the answers.
         read_only_people: let nobody be enrolled, renamed or forgotten through the service and its page.
@@ -69,8 +73,10 @@ def serve(
         max_text: longest text in characters.
     """
     from open_clip_idplugin.retrieval.access import read_token
+    from open_clip_idplugin.retrieval.proxies import parse_networks
 
     access = choose_access(host, read_token(token_file), host_names, allow_cors, read_only_people)
+    access = replace(access, trusted_proxies=parse_networks(trusted_proxies))
     folders = split_indices(index)
     if threads < 1:
         raise IdClipError("--threads must be at least 1")
@@ -79,11 +85,13 @@ def serve(
     from open_clip_idplugin.retrieval.web_server import WebServer
 
     limits = Limits(max_request_mb << 20, max_pixels, max_results, max_text)
-    server = WebServer(host, port, threads, limits.request_bytes)
+    server = WebServer(host, port, threads, limits.request_bytes, bool(access.trusted_proxies))
     server.start()
-    share_cores(threads)
     setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision)
-    server.door.open(open_app(folders, setup, allow_urls, access, limits, mmap))
+    with without_collections():
+        share_cores(threads)
+        app = open_app(folders, setup, allow_urls, access, limits, mmap)
+    server.door.open(app)
     address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     print(f"Serving {', '.join(folders)} at {address}/knn-service (Ctrl-C stops)", flush=True)
     print(

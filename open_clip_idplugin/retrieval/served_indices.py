@@ -53,7 +53,8 @@ class ServedIndices:
                 self._next_check = now + CHECK_SECONDS
         if due:
             self._look()
-        return self._resources
+        with self._lock:
+            return self._resources
 
     def _look(self) -> None:
         for name, folder in self._folders.items():
@@ -70,7 +71,8 @@ class ServedIndices:
             self._take(name, *self._opened(name))
             _log.info("the index '%s' was replaced: requests are answered from the new one", name)
         except Exception as error:  # whatever it is, the old index must go on
-            self._refused[name] = stamp
+            with self._lock:
+                self._refused[name] = stamp
             reason = error if isinstance(error, IdClipError) else type(error).__name__
             _log.warning(
                 "the index '%s' was replaced by one that cannot be served, the old one goes on: %s", name, reason

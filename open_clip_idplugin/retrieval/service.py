@@ -17,15 +17,15 @@ from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummar
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.retrieval.access import CONTENT_RULES, Access, close
-from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body
+from open_clip_idplugin.retrieval.answers import Answer, FiniteJSON, add_pictures, answer, choose_index, json_body
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
-from open_clip_idplugin.retrieval.knn_request import MOST_RESULTS, BadRequest
+from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.monitoring import add_monitoring
 from open_clip_idplugin.retrieval.openapi import describe_service
 from open_clip_idplugin.retrieval.page import add_page
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.people import People, without_path
 from open_clip_idplugin.retrieval.people_service import PeopleService
 from open_clip_idplugin.retrieval.people_views import add_people
 from open_clip_idplugin.retrieval.picture_urls import fetch_picture
@@ -38,9 +38,10 @@ from open_clip_idplugin.retrieval.stock_page import add_stock_page
 class RowMetadataService(MetadataService):
     """clip-retrieval's metadata endpoint, with pictures, and sentences for bad requests."""
 
-    def __init__(self, indices: ServedIndices) -> None:
+    def __init__(self, indices: ServedIndices, limits: Limits) -> None:
         """Take the indices as they are at the beginning of a request; Flask makes a view for each."""
         super().__init__(clip_resources=indices.current())
+        self._limits = limits
 
     def post(self) -> Any:
         """Answer {"ids": [...], "indice_name": ...} with a list of {"id", "metadata"}."""
@@ -49,8 +50,8 @@ class RowMetadataService(MetadataService):
     def _metadata(self) -> Answer:
         values = json_body()
         ids = values.get("ids") if isinstance(values, dict) else None
-        if not isinstance(ids, list) or len(ids) > MOST_RESULTS or any(type(row) is not int for row in ids):
-            raise BadRequest(f"'ids' must be a list of at most {MOST_RESULTS} whole numbers")
+        if not isinstance(ids, list) or len(ids) > self._limits.results or any(type(row) is not int for row in ids):
+            raise BadRequest(f"'ids' must be a list of at most {self._limits.results} whole numbers")
         resource = choose_index(self.clip_resources, values.get("indice_name"))
         if any(not 0 <= row < resource.rows for row in ids):
             raise BadRequest(f"'ids' must lie between 0 and {resource.rows - 1}")
@@ -92,14 +93,19 @@ def create_app(
     served = ServedIndices({name: Path(folder) for name, folder in indices.items()}, IndexOpener(loaded, mmap))
     access, limits = access or Access(allow_cors=allow_cors), limits or Limits()
     app = flask.Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = limits.request_bytes
-    setattr(app.json, "sort_keys", False)  # noqa: B010  (a setting of Flask's default provider)
+    app.json = FiniteJSON(app)
+    app.before_request(lambda: _bound_body(limits))
     add_monitoring(app)
     close(app, access)
     names, fetch = list(indices), partial(fetch_picture, most_bytes=limits.request_bytes)
     _add_endpoints(app, names, served, people, fetch if allow_urls else None, limits)
     add_people(app, PeopleService(people, served, limits), access.may_edit_people)
-    app.add_url_rule("/service-info", "service-info", lambda: describe_indices(served, people, limits, access, loaded))
+
+    def describe() -> dict[str, Any]:
+        with without_path(people.gallery):
+            return describe_indices(served, people, limits, access, loaded)
+
+    app.add_url_rule("/service-info", "service-info", lambda: answer(describe))
     add_page(app)
     add_stock_page(app, CONTENT_RULES)
     if access.allow_cors:
@@ -107,6 +113,12 @@ def create_app(
 
         CORS(app, resources=r"/(?!people/).*")  # who is enrolled is for our own page alone
     return app
+
+
+def _bound_body(limits: Limits) -> None:
+    """Have the body refused (413) when it is read and too large for its address; form fields cost many times their bytes."""
+    request = flask.request
+    request.max_content_length = request.max_form_memory_size = limits.bytes_of(request.path)
 
 
 def _add_endpoints(
@@ -122,7 +134,7 @@ def _add_endpoints(
     views = {
         "/metrics-summary": MetricsSummary.as_view("metrics-summary"),
         "/indices-list": IndicesList.as_view("indices-list", indices=names),
-        "/metadata": RowMetadataService.as_view("metadata", indices=served),
+        "/metadata": RowMetadataService.as_view("metadata", indices=served, limits=limits),
         "/knn-service": IdentityKnnService.as_view("knn-service", indices=served, **knn),
     }
     for address, view in views.items():

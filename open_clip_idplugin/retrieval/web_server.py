@@ -6,6 +6,7 @@ application is there. A stop signal lets the requests at hand finish, refusing n
 
 import contextlib
 import json
+import logging
 import signal
 import threading
 import time
@@ -15,7 +16,9 @@ from typing import Any
 from open_clip_idplugin.errors import IdClipError
 
 _STOP_SECONDS = 20.0  # how long requests at hand may take after a stop signal
-_IDLE_SECONDS = 60  # after which a silent connection is closed
+_IDLE_SECONDS = 60  # after which a silent connection is closed, and one whose request is not there whole
+_LOOK_SECONDS = 5  # between two looks for such connections
+_MOST_CONNECTIONS = 512  # so many that a hundred silent ones keep nobody out; a process may often open 1,024 files
 
 
 class Door:
@@ -29,7 +32,8 @@ class Door:
 
     def open(self, app: Any) -> None:
         """Let requests through to `app`."""
-        self._app = app
+        with self._changed:
+            self._app = app
 
     def close(self, seconds: float) -> None:
         """Refuse new requests and wait until those at hand are answered."""
@@ -39,20 +43,23 @@ class Door:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """WSGI."""
-        if self._app is None or self._closing:
-            return self._not_ready(start_response)
-        with self._changed:
-            self._at_hand += 1
+        with self._changed:  # seen and counted at once, so that `close` waits for whatever was let in
+            app, closing = self._app, self._closing
+            refused = app is None or closing
+            self._at_hand += not refused
+        if refused:
+            return self._not_ready(start_response, closing)
         try:
-            return _Counted(self._app(environ, start_response), self._done)
+            return _Counted(app(environ, start_response), self._done)
         except BaseException:
             self._done()
             raise
 
-    def _not_ready(self, start_response: Any) -> list[bytes]:
-        body = json.dumps({"status": "stopping" if self._closing else "loading"}).encode()
+    @staticmethod
+    def _not_ready(start_response: Any, closing: bool) -> list[bytes]:
+        body = json.dumps({"status": "stopping" if closing else "loading"}).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Retry-After", "5")]
-        if not self._closing:
+        if not closing:
             headers.append(("Refresh", "3"))  # a browser asks again by itself
         start_response("503 Service Unavailable", headers)
         return [body]
@@ -81,29 +88,67 @@ class _Counted:
             self._done()
 
 
+def _deadline_channel() -> type:
+    """waitress's connection, whose time to be idle counts from the first byte of a request until it is there whole.
+
+    As it is, every byte starts it anew, and whoever sends one a minute holds a connection for ever.
+    """
+    from waitress.channel import HTTPChannel
+
+    class DeadlineChannel(HTTPChannel):
+        last_activity: float
+        begun: float | None = None
+
+        def received(self, data: bytes) -> bool:
+            self.begun = self.begun or self.last_activity
+            answered = bool(super().received(data))
+            if self.request is None:  # nothing is left unfinished
+                self.begun = None
+            else:
+                self.last_activity = self.begun
+            return answered
+
+    return DeadlineChannel
+
+
 class WebServer:
     """waitress with `threads` threads on one address; port 0 picks a free one."""
 
-    def __init__(self, host: str, port: int, threads: int, request_bytes: int) -> None:
-        """Bind; raises IdClipError when the address cannot be had."""
+    def __init__(
+        self, host: str, port: int, threads: int, request_bytes: int, keep_proxy_headers: bool = False
+    ) -> None:
+        """Bind; raises IdClipError when the address cannot be had.
+
+        keep_proxy_headers: leave X-Forwarded-* to the application (see `proxies`).
+        """
         import waitress
 
+        # It warns of every request that has to wait for a thread, which is no fault and fills the log.
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.door = Door()
+        sockets: dict[int, Any] = {}
         try:
             self._server = waitress.create_server(
                 self.door,
+                map=sockets,
                 host=host,
                 port=port,
                 threads=threads,
                 ident="",
                 max_request_body_size=request_bytes,
                 channel_timeout=_IDLE_SECONDS,
-                clear_untrusted_proxy_headers=True,
+                cleanup_interval=_LOOK_SECONDS,
+                connection_limit=_MOST_CONNECTIONS,
+                asyncore_use_poll=True,  # select() knows no file beyond 1,024
+                clear_untrusted_proxy_headers=not keep_proxy_headers,
             )
         except (OSError, ValueError) as error:
             raise IdClipError(
                 f"the service cannot listen on {host}:{port}: choose another --port or --host ({error})"
             ) from None
+        for listening in sockets.values():  # a name may have several addresses
+            if hasattr(listening, "channel_class"):
+                listening.channel_class = _deadline_channel()
         self._thread = threading.Thread(target=self._server.run, name="web server", daemon=True)
 
     @property

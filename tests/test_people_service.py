@@ -251,7 +251,7 @@ class TestWhoMay:
         gallery = page_world.gallery("size")
         service = Asking(page_world.app(gallery, limits=Limits(request_bytes=9000, picture_pixels=9000)), gallery)
         for name in ("in-photo", "enroll"):
-            assert "more than 9000 pixels" in service.refused(
+            assert "more than 0.009 million pixels" in service.refused(
                 name, photo=photo(ADA), **({"name": "X"} if name == "enroll" else {})
             )
             assert service.client.post(f"/people/{name}", json={"photo": "x" * 10_000}).status_code == 413

@@ -13,8 +13,7 @@ from pathlib import Path
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.left_out import Skip
-from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
+from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.generations import changing, discard_building
 from open_clip_idplugin.retrieval.index import NothingReadable, build_index
 from open_clip_idplugin.retrieval.index_add import add_images, keys_left
@@ -156,13 +155,8 @@ class IndexRefresh:
             keep_only(self._index, keys_left(self._index))
 
     def _hide(self, keys: Sequence[str]) -> None:
-        if not keys:
-            return
-        rows, _ = rows_of_keys(self._index, set(keys))
-        if len(rows):
-            card = load_card(self._index)
-            partitions = card.partitions if card is not None else [count_rows(self._index)]
-            remove_rows(self._index, rows, Thumbnails(self._index, partitions))
+        if keys:
+            remove_rows(self._index, lambda: rows_of_keys(self._index, set(keys))[0])
 
     def _rename(self, changes: Changes, before: Sequence[KnownPicture]) -> None:
         """Give rows their new keys; the manifest then has everything but what is to be added."""

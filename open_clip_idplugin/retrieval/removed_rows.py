@@ -114,6 +114,8 @@ def remove_rows(folder: Path, choose: Callable[[], np.ndarray]) -> tuple[int, in
     """
     with changing(folder):
         ids = choose()
+        if not len(ids):
+            return 0, 0
         card = load_card(folder)
         thumbnails = Thumbnails(folder, card.partitions if card is not None else [count_rows(folder)])
         before = read_removed(folder)

@@ -1,6 +1,6 @@
 """VGGFace2's layout of identities, `<id>/photo.jpg` and a table of names.
 
-Role: `identity_meta.csv` -> id -> name, and what counts as a photo.
+Role: `identity_meta.csv` -> id -> name.
 """
 
 import csv
@@ -9,7 +9,6 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import Location
 
 IDENTITY_FILE = "identity_meta.csv"
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 class IdentityNamesError(IdClipError):

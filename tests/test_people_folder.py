@@ -54,7 +54,9 @@ def test_folders_are_names_and_bad_photos_stop_nothing(tmp_path, pack, capsys):
     }
     assert report["enrolled"] == {"Ada Lovelace": 3, "José": 1}
     left = {entry["key"]: entry["detail"] for entry in report["photos_left_out"]}
-    assert set(left) == {f"Ada Lovelace/{name}" for name in ("nobody.png", "two.png", "cut.jpg")} | {"Nobody/1.png"}
+    assert set(left) == {f"Ada Lovelace/{name}" for name in ("nobody.png", "two.png", "cut.jpg", "letter.txt")} | {
+        "Nobody/1.png"
+    }
     assert "2 faces" in left["Ada Lovelace/two.png"]
     assert {entry["key"] for entry in report["people_left_out"]} == {"ada  lovelace", "empty", "Nobody"}
     assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o600

@@ -7,15 +7,14 @@ Role: sample + image bytes -> JPEG of the 112x112 face, or the reason why there 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Literal, Protocol
 
 import numpy as np
 
-from open_clip_idplugin import locations
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.identity_names import PHOTO_SUFFIXES
 from open_clip_idplugin.locations import Location
+from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.walk import pictures_below
 from webdataset_tools import report
 from webdataset_tools.sample_format import CROP_FROM_IMAGE, CROP_FROM_PHOTO
 
@@ -64,8 +63,10 @@ def find_photos(folder: Location, identity_ids: Iterable[str]) -> dict[str, tupl
     """
     photos = {}
     for identity_id in sorted(set(identity_ids)):
-        files = locations.list_folder(folder / identity_id)
-        names = [file.name for file in files if PurePath(file.name).suffix.lower() in PHOTO_SUFFIXES]
+        try:
+            names = pictures_below(folder / identity_id, subfolders=False).keys
+        except OSError:  # said with the samples that lack a photo
+            continue
         if names:
             photos[identity_id] = tuple(f"{identity_id}/{name}" for name in names[:PHOTOS_TRIED])
     if not photos:
@@ -111,7 +112,7 @@ class PhotoCropper:
 
     def _crop_photo(self, photo: str) -> tuple[bytes | None, str]:
         try:
-            content = (self.folder / photo).read_bytes()
+            content = place_of(self.folder, photo).read_bytes()
         except OSError as error:
             return None, f"cannot be read ({error.strerror or error})"
         return _crop(self.engine, content)

@@ -11,6 +11,7 @@ import numpy as np
 from open_clip_idplugin.faces.alignment import align_face
 from open_clip_idplugin.faces.face_table import FaceRow
 from open_clip_idplugin.pictures import ImageRejected, PictureSource, load_picture
+from open_clip_idplugin.pictures.names import place_of
 
 CROP_SIZE = 112
 FaceName = tuple[str | None, str, int]
@@ -40,4 +41,8 @@ def crops_below(root: Path, rows: Sequence[FaceRow]) -> Crops:
     for row in rows:
         if row.shard is None:
             by_file.setdefault(row.key, []).append(row)
-    return {name: crop for key, faces in by_file.items() for name, crop in aligned_crops(root / key, faces)}
+    return {
+        name: crop
+        for key, faces in by_file.items()
+        for name, crop in aligned_crops(Path(str(place_of(root, key))), faces)
+    }

@@ -57,7 +57,8 @@ def enroll_folder(
         )
         for person in people
     ]
-    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, Path(report), skipped)
+    passed_over = [skip for person in people for skip in person.passed_over]
+    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, Path(report), skipped, passed_over)
 
 
 def run_enrolment(
@@ -68,11 +69,16 @@ def run_enrolment(
     same_face: float,
     report_file: Path,
     skipped: Iterable[Skip] = (),
+    passed_over: Iterable[Skip] = (),
 ) -> None:
-    """Enroll with a progress bar, write the report and print it in short; `skipped` was left out before."""
+    """Enroll with a progress bar, write the report and print it in short.
+
+    `skipped` and `passed_over` were left out before: people, and files in their folders.
+    """
     with tqdm(total=sum(len(person.photos) for person in candidates), unit="photo") as bar:
         report = enroll_all(gallery, candidates, model_id, details, same_face, bar.update)
     report.people_left_out = [*skipped, *report.people_left_out]
+    report.photos_left_out = [*passed_over, *report.photos_left_out]
     report.write(report_file)
     print("\n".join(report.lines()))
     print(f"wrote {report_file}: every person and photo that was left out, and why")

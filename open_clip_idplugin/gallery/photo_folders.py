@@ -4,18 +4,20 @@ Role: reads `DIR/<name>/*.jpg`, and VGGFace2's layout, in which the folders are 
 beside it) has their names. No photo is opened here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import fold_name
-from open_clip_idplugin.identity_names import IDENTITY_FILE, PHOTO_SUFFIXES, read_identity_names
+from open_clip_idplugin.identity_names import IDENTITY_FILE, read_identity_names
 from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.pictures.passed_over import is_junk
+from open_clip_idplugin.pictures.walk import pictures_below
 
 SAME_NAME = "another folder has this name"
 BAD_NAME = "no name of a person"
 NO_PHOTOS = "no photos"
+COPY = "exact copy of another photo"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class PhotoFolder:
     name: str
     folder: Path
     photos: tuple[Path, ...]
+    passed_over: tuple[Skip, ...] = ()  # other files there, and exact copies
 
 
 def find_photo_folders(folder: Path) -> tuple[list[PhotoFolder], list[Skip]]:
@@ -40,28 +43,38 @@ def find_photo_folders(folder: Path) -> tuple[list[PhotoFolder], list[Skip]]:
     names = _names_of_ids(folder)
     people: dict[str, PhotoFolder] = {}
     skipped: list[Skip] = []
-    for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+    for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_junk(entry.name)):
         name = names.get(place.name, place.name)
         try:
             folded = fold_name(name)
-            photos = photos_in(place)
+            photos, passed_over = photos_in(place)
         except (IdClipError, OSError) as error:
             skipped.append(Skip(place.name, BAD_NAME if isinstance(error, IdClipError) else NO_PHOTOS, str(error)))
             continue
         if not photos:
-            skipped.append(Skip(place.name, NO_PHOTOS))
+            skipped.append(Skip(place.name, NO_PHOTOS, "; ".join(skip.reason for skip in passed_over)))
         elif folded in people:
             skipped.append(Skip(place.name, SAME_NAME, f"'{name}' is {people[folded].folder.name} already"))
         else:
-            people[folded] = PhotoFolder(name, place, tuple(photos))
+            people[folded] = PhotoFolder(name, place, tuple(photos), tuple(passed_over))
     if not people:
         raise IdClipError(f"'{folder}' holds nobody's photos: lay them out as <name>/photo.jpg")
     return list(people.values()), skipped
 
 
-def photos_in(folder: Path, pattern: str = "*") -> Sequence[Path]:
-    """Pictures directly in a folder (or, with `**/*`, below it), sorted."""
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+def photos_in(folder: Path, subfolders: bool = False) -> tuple[list[Path], list[Skip]]:
+    """The pictures of a folder, perhaps with those below it, sorted; and what was passed over there.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = pictures_below(folder, subfolders)
+    skipped = [
+        Skip(f"{folder.name}/{entry.example}", entry.reason, f"{entry.count} x {entry.extension or 'no extension'}")
+        for entry in found.passed_over
+    ]
+    skipped += [Skip(f"{folder.name}/{copy}", COPY, f"of {first}") for copy, first in found.copies.items()]
+    return [Path(str(found.place(key))) for key in found.keys], skipped
 
 
 def _names_of_ids(folder: Path) -> dict[str, str]:

@@ -72,7 +72,7 @@ def index(
     """Embed images with clip-retrieval and build a search index with autofaiss.
 
     Args:
-        images: folder of tar shards, brace pattern of shards, or folder of pictures.
+        images: folder of tar shards, brace pattern of shards, folder of pictures (with its subfolders), or a glob.
         model: model name, e.g. IdCLIP-ViT-L-14-336 (or a plain CLIP: its index serves an IdCLIP with the same image
             tower).
         output: folder to write.
@@ -241,6 +241,7 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         "captions": source.has_captions,
         "records": source.has_records,
         "renamed_columns": other_names,
+        **source.account(),
     }
     atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     if skipped:
@@ -251,3 +252,5 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         print(f"Columns of the metadata with names of our own: {names}")
     if broken:
         print(f"Tar files that break off, read up to there: {', '.join(broken)}")
+    for line in source.account_lines():
+        print(line)

@@ -265,6 +265,7 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         "shards_that_break_off": [name for report in reports for name in report.broken_shards],
         "captions": source.has_captions,
         "records": source.has_records,
+        **source.account(),
     }
     path = folder / REPORT_FILE
     values = json.loads(path.read_text()) if path.exists() else {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.generations import changing, discard_building
 from open_clip_idplugin.retrieval.index import NothingReadable, build_index
@@ -91,7 +92,7 @@ class IndexRefresh:
             raise IndexMismatch(f"'{self._index}' was not made by `idclip open`: choose another --output")
         self._finish_pending()
         before = self._known()
-        changes = find_changes(before, listed, lambda picture: hash_file(self._root / picture.name))
+        changes = find_changes(before, listed, lambda picture: hash_file(Path(str(place_of(self._root, picture.name)))))
         self._check_gone(changes, before)
         self._remove(changes)
         self._rename(changes, before)
@@ -179,7 +180,8 @@ class IndexRefresh:
     def _embed(self, add: Sequence[KnownPicture]) -> None:
         """Embed files and add them to index and manifest; then nothing is pending any more."""
         if add:
-            source = ImageSource(folder=self._root, keys=tuple(picture.name for picture in add))
+            keys, sizes = zip(*((picture.name, picture.size) for picture in add))
+            source = ImageSource(folder=self._root, keys=keys, sizes=sizes)
             try:
                 if self._index.exists():
                     finish = _Finish(add)

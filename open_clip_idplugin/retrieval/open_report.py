@@ -13,6 +13,7 @@ from typing import Any
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.gallery.group_suggestions import Suggested
 from open_clip_idplugin.left_out import Skip, count_reasons, reason_lines
+from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
 from open_clip_idplugin.retrieval.index_refresh import Refreshed
 
 REPORT_FILE = "open_report.json"
@@ -24,7 +25,7 @@ class OpenReport:
 
     pictures: Sequence[str]  # folders
     refreshed: Refreshed
-    passed_over: Sequence[Skip] = ()
+    passed_over: Sequence[PassedOver] = ()
     faces: int = 0
     pictures_with_faces: int = 0
     face_model: str = ""
@@ -41,7 +42,7 @@ class OpenReport:
         report = {
             "pictures": list(self.pictures),
             "index": values,
-            "passed_over": _with_counts(self.passed_over),
+            "passed_over": to_json(self.passed_over),
             "faces": {"count": self.faces, "pictures": self.pictures_with_faces, "model": self.face_model},
             "people": self.people,
             "groups": None if self.groups is None else asdict(self.groups),
@@ -60,7 +61,8 @@ class OpenReport:
         if done.hidden:
             lines[0] += f", {done.hidden:,} hidden with idclip index_remove"
         lines.append(f"{self.faces:,} faces in {self.pictures_with_faces:,} of them, by {self.face_model}")
-        lines += reason_lines("left out", [*done.unreadable, *done.copies, *self.passed_over])
+        lines += reason_lines("left out", [*done.unreadable, *done.copies])
+        lines += passed_over_lines(self.passed_over)
         if self.calibration is not None:
             lines.append(self.calibration)
         lines.append(f"{self.people:,} people are enrolled")

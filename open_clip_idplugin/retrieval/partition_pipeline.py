@@ -2,7 +2,7 @@
 inference pipeline.
 
 Role: partition number + model -> files of img_emb/, metadata/ and thumbnails, and a report. clip-retrieval's `Runner`
-takes its reader, mapper, writer and logger from builders, which is the door used here: its readers and its mapper do the
+takes its reader, mapper, writer and logger from builders, which is the door used here: its data loader and its mapper do the
 work, around them are the model that the plugin loaded, a decoder that no bad picture can stop, a writer (see `writer`)
 and a progress bar.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from clip_retrieval.clip_inference.mapper import ClipMapper
-from clip_retrieval.clip_inference.reader import WebdatasetReader, dataset_to_dataloader
+from clip_retrieval.clip_inference.reader import dataset_to_dataloader
 from clip_retrieval.clip_inference.runner import Runner
 from PIL import Image
 from torch.utils.data import Dataset
@@ -28,11 +28,13 @@ from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.faces.part_collecting import PicturePlace
 from open_clip_idplugin.identity_text import PLACEHOLDER
 from open_clip_idplugin.pictures import ImageRejected, PictureMissing, PictureSource, load_image, read_picture
+from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter, make_thumbnail
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport, Partitions
 from open_clip_idplugin.retrieval.passing_faces import FaceReader, PartFaces, passing_engine
 from open_clip_idplugin.retrieval.picture_changes import hash_file
-from open_clip_idplugin.retrieval.sources import CAPTION_MEMBER, ImageSource, Shard, picture_keys
+from open_clip_idplugin.retrieval.shard_pictures import ShardPictures
+from open_clip_idplugin.retrieval.sources import ImageSource, Shard, picture_keys
 from open_clip_idplugin.retrieval.towers import Towers
 from open_clip_idplugin.retrieval.writer import PartitionWriter
 
@@ -64,7 +66,6 @@ class Pipeline:
         self._mapper = _Mapper(Towers(loaded), options.embed_captions, source)
         self._writer: PartitionWriter | None = None
         self._faces: PartFaces | None = None
-        self._shards: dict[str, str] = {}  # key -> name of the shard, of the partition, where faces are found
         self._reasons: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
         self._runner = Runner(self._reader, lambda: self._mapper, self._new_writer, self._logger, len(partitions))
@@ -83,29 +84,17 @@ class Pipeline:
         return report
 
     def _begin(self, number: int) -> None:
-        self._reasons, self._hashes, self._shards = {}, {}, {}
+        self._reasons, self._hashes = {}, {}
         if self._engine is not None:
             self._faces = PartFaces(self._partitions.folder, number, self._engine)
-            if self._source.shards:
-                shards: list[Shard] = self._partitions.parts[number]
-                self._shards = {key: shard.path.name for shard in shards for key in picture_keys(shard)}
 
     def _reader(self, sampler: Any) -> Iterator[dict[str, Any]]:
         options = self._options
         if self._source.shards:
             shards = sampler(self._source.shards)
-            batches: Any = WebdatasetReader(
-                lambda urls: urls,
-                self._decoder,
-                self._captions,
-                [str(shard.path) for shard in shards],
-                options.batch_size,
-                min(options.workers, len(shards)),
-                enable_text=self._source.has_captions,
-                enable_metadata=self._source.has_records,
-                wds_image_key=self._source.picture_member,
-                wds_caption_key=CAPTION_MEMBER,
-            )
+            samples = ShardPictures(shards, self._decoder, self._captions, self._source)
+            workers = min(options.workers, len(shards))
+            batches: Any = dataset_to_dataloader(samples, options.batch_size, workers, "webdataset")
         else:
             pictures = _PictureFolder(
                 self._source.folder or Path(), sampler(self._source.keys), self._decoder, options.hash_files
@@ -129,15 +118,14 @@ class Pipeline:
             if reason:
                 self._reasons[key] = reason
             if self._faces is not None:
-                place = self._place(key)
+                shard, path = (
+                    (batch[name][row] for name in ("shard", "picture_path")) if "shard" in batch else (None, key)
+                )
+                place = PicturePlace(shard, key, path)
                 if reason:
                     self._faces.reject(place, CANNOT_READ, reason)
                 else:
                     self._faces.add(place, pictures["faces"][row])
-
-    def _place(self, key: str) -> PicturePlace:
-        shard = self._shards.get(key)
-        return PicturePlace(shard, key, key if shard is None else f"{key}.{self._source.picture_member}")
 
     def _new_writer(self, number: int) -> PartitionWriter:
         thumbnails = self._thumbnails(number) if self._options.thumbnail_size else None
@@ -204,7 +192,7 @@ class _PictureFolder(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         key = self._keys[row]
-        place = self._folder / key
+        place = Path(str(place_of(self._folder, key)))
         if not self._hash_files:
             return {"image_filename": key, "image_tensor": self._decoder(place)}
         try:

@@ -1,22 +1,20 @@
 """Listing of picture folders: which files there are, how large, and when they last changed; nothing is opened.
 
-Role: folders -> `Listing`. Names are relative to the folder that all of them share, so that several folders make one
-collection.
+Role: folders -> `Listing`. Names are keys (see `pictures.names`) relative to the folder that all of them share, so that several
+folders make one collection. Exact copies stay in the list: comparing with the run before tells them apart.
 """
 
-import errno
 import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.left_out import Skip
-from open_clip_idplugin.pictures.formats import PICTURE_EXTENSIONS
+from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.passed_over import PassedOver
+from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.retrieval.picture_manifest import KnownPicture
 
-NOT_TEXT = "name that is not UTF-8"
 UNREACHABLE = "file that cannot be reached"
 
 
@@ -27,7 +25,7 @@ class Listing:
     root: Path
     folders: tuple[Path, ...]
     pictures: tuple[KnownPicture, ...]
-    passed_over: tuple[Skip, ...]
+    passed_over: tuple[PassedOver, ...]
 
 
 def list_pictures(folders: Sequence[str]) -> Listing:
@@ -42,7 +40,7 @@ def list_pictures(folders: Sequence[str]) -> Listing:
             raise IdClipError(f"'{place}' lies inside another of the folders: name the outer one alone")
     root = Path(os.path.commonpath(places))
     pictures: list[KnownPicture] = []
-    passed_over: list[Skip] = []
+    passed_over: list[PassedOver] = []
     for place in places:
         before = len(pictures)
         _list_folder(place, root, pictures, passed_over)
@@ -60,22 +58,15 @@ def _existing(folder: str) -> Path:
     return place.resolve()
 
 
-def _list_folder(place: Path, root: Path, pictures: list[KnownPicture], passed_over: list[Skip]) -> None:
-    for folder, _, names in os.walk(place):
-        for name in names:
-            path = Path(folder, name)
-            key = path.relative_to(root).as_posix()
-            if path.suffix.lower().lstrip(".") not in PICTURE_EXTENSIONS:
-                passed_over.append(Skip(key, f"no picture ({path.suffix.lower() or 'no extension'})"))
-                continue
-            try:
-                key.encode()
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):  # a pipe would never end
-                    raise FileNotFoundError(errno.ENOENT, "it is no file")
-            except UnicodeEncodeError:
-                passed_over.append(Skip(key.encode(errors="surrogateescape").decode(errors="replace"), NOT_TEXT))
-            except OSError as error:
-                passed_over.append(Skip(key, UNREACHABLE, error.strerror or ""))
-            else:
-                pictures.append(KnownPicture(key, status.st_size, status.st_mtime_ns))
+def _list_folder(place: Path, root: Path, pictures: list[KnownPicture], passed_over: list[PassedOver]) -> None:
+    found = pictures_below(place, copies=False)
+    below = "" if place == root else f"{key_of(place.relative_to(root).as_posix())}/"
+    passed_over += [replace(entry, example=f"{below}{entry.example}") for entry in found.passed_over]
+    for key in found.keys:
+        path = Path(str(found.place(key)))
+        try:
+            status = path.stat()
+        except OSError:  # a link that leads nowhere
+            passed_over.append(PassedOver(path.suffix.lower(), UNREACHABLE, 1, f"{below}{key}"))
+        else:
+            pictures.append(KnownPicture(f"{below}{key}", status.st_size, status.st_mtime_ns))

@@ -54,7 +54,7 @@ def _build(options: FacesOptions) -> FacesReport:
         if options.workers > 1 or options.distributor != PROCESSES:
             load_engine.cache_clear()  # the workers have their own
         notes = _scan(settings, collection, options)
-        report = summarise(collection.name, model_id, collection.skipped, notes)
+        report = summarise(collection, model_id, notes)
         atomic_write(folder / REPORT_FILE, report.to_json())
         write_table(folder, notes, model_id, size, collection.name)
         remove_parts(folder)

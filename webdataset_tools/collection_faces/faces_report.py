@@ -5,9 +5,11 @@ Role: the parts' notes -> counts and lists; nothing depends on time or on the nu
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from open_clip_idplugin.faces.face_parts import PartNotes
+from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
+from webdataset_tools.collection_faces.collection import Collection
 from webdataset_tools.report import Skip, count_reasons, reason_lines
 
 REPORT_FILE = "report.json"
@@ -25,6 +27,8 @@ class FacesReport:
     without_faces: list[str]
     rejected: list[Skip]
     not_embedded: list[str]
+    passed_over: list[PassedOver] = field(default_factory=list)
+    exact_copies: dict[str, str] = field(default_factory=dict)  # key of a copy -> of the picture that was read
 
     def to_json(self) -> str:
         """The file's content."""
@@ -37,6 +41,8 @@ class FacesReport:
             "without_faces": {"count": len(self.without_faces), "pictures": self.without_faces},
             "rejected": {"counts": count_reasons(self.rejected), "pictures": [vars(skip) for skip in self.rejected]},
             "not_embedded": {"count": len(self.not_embedded), "pictures": self.not_embedded},
+            "passed_over": to_json(self.passed_over),
+            "exact_copies": self.exact_copies,
         }
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
@@ -50,6 +56,7 @@ class FacesReport:
                 "without_faces": values["without_faces"]["pictures"],
                 "rejected": [Skip(**skip) for skip in values["rejected"]["pictures"]],
                 "not_embedded": values["not_embedded"]["pictures"],
+                "passed_over": [PassedOver(**entry) for entry in values.get("passed_over", ())],
             }
         )
 
@@ -62,18 +69,23 @@ class FacesReport:
         lines += reason_lines("left out", self.rejected)
         if self.not_embedded:
             lines.append(f"without embedding: {len(self.not_embedded):,} faces whose landmarks cannot be aligned")
+        lines += passed_over_lines(self.passed_over)
+        if self.exact_copies:
+            lines.append(f"exact copies: {len(self.exact_copies):,} files, each picture looked at once")
         return lines
 
 
-def summarise(name: str, model_id: str, skipped: Sequence[Skip], notes: Sequence[PartNotes]) -> FacesReport:
-    """The report of all parts; `skipped` are pictures that no task holds."""
+def summarise(collection: Collection, model_id: str, notes: Sequence[PartNotes]) -> FacesReport:
+    """The report of all parts."""
     return FacesReport(
-        input=name,
+        input=collection.name,
         model_id=model_id,
-        pictures=sum(part.pictures for part in notes) + len(skipped),
+        pictures=sum(part.pictures for part in notes),
         faces=sum(part.faces for part in notes),
         embeddings=sum(part.embeddings for part in notes),
         without_faces=[label for part in notes for label in part.without_faces],
-        rejected=[*skipped, *(skip for part in notes for skip in part.rejected)],
+        rejected=[skip for part in notes for skip in part.rejected],
         not_embedded=[label for part in notes for label in part.not_embedded],
+        passed_over=list(collection.passed_over),
+        exact_copies=collection.copies,
     )

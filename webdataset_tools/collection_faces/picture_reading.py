@@ -10,7 +10,9 @@ from typing import BinaryIO
 
 from open_clip_idplugin.faces.part_collecting import label_of
 from open_clip_idplugin.locations import Location, location
-from webdataset_tools.collection_faces.collection import PICTURE_MEMBERS, PictureTask, ShardTask, Task
+from open_clip_idplugin.pictures.names import key_of, place_of
+from open_clip_idplugin.pictures.tar_samples import picture_member, tar_samples
+from webdataset_tools.collection_faces.collection import PictureTask, ShardTask, Task
 from webdataset_tools.report import Skip
 
 UNREADABLE = "missing or unreadable file"
@@ -44,7 +46,7 @@ def read_pictures(task: Task) -> Iterator["PictureFile | Skip"]:
 def _read_files(task: PictureTask) -> Iterator["PictureFile | Skip"]:
     root = location(task.root)
     for key in task.keys:
-        yield _read_file(root / key, key)
+        yield _read_file(place_of(root, key), key)
 
 
 def _read_file(place: Location, key: str) -> "PictureFile | Skip":
@@ -68,37 +70,19 @@ def _read_shard(task: ShardTask) -> Iterator["PictureFile | Skip"]:
 
 
 def _samples(tar: tarfile.TarFile, shard: str) -> Iterator["PictureFile | Skip"]:
-    """The preferred picture of every run of members with one key, as webdataset groups them."""
-    key: str | None = None
-    best: PictureFile | Skip | None = None
-    preference = len(PICTURE_MEMBERS)
-    for entry in tar:
-        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-        folder, _, file = entry.name.rpartition("/")
-        stem, dot, member = file.partition(".")
-        if not entry.isfile() or not dot or not stem:
-            continue
-        this = f"{folder}/{stem}" if folder else stem
-        if this != key:
-            if key is not None:
-                yield best or Skip(label_of(shard, key), NO_PICTURE)
-            key, best, preference = this, None, len(PICTURE_MEMBERS)
-        rank = _preference(member)
-        if rank < preference:
-            best, preference = _read_member(tar, entry, shard, this), rank
-    if key is not None:
-        yield best or Skip(label_of(shard, key), NO_PICTURE)
-
-
-def _preference(member: str) -> int:
-    return PICTURE_MEMBERS.index(member.lower()) if member.lower() in PICTURE_MEMBERS else len(PICTURE_MEMBERS)
+    """The picture of every sample."""
+    for key, members in tar_samples(tar):
+        member = picture_member(members)
+        yield (
+            Skip(label_of(shard, key), NO_PICTURE) if member is None else _read_member(tar, members[member], shard, key)
+        )
 
 
 def _read_member(tar: tarfile.TarFile, entry: tarfile.TarInfo, shard: str, key: str) -> "PictureFile | Skip":
     if entry.size > _MOST_BYTES:
         return Skip(label_of(shard, key), TOO_LARGE)
     content = tar.extractfile(entry)
-    return PictureFile(shard, key, entry.name, content.read() if content else b"")
+    return PictureFile(shard, key, key_of(entry.name), content.read() if content else b"")
 
 
 def _breaks_off(stream: BinaryIO, tar: tarfile.TarFile) -> bool:

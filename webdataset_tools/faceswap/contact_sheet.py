@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.locations import Location
+from open_clip_idplugin.pictures.names import place_of
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import open_picture
 from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage
@@ -59,7 +60,7 @@ def _example(
     photo = split.photos[decision.identity_id][str(decision.photo)]
     cells = [
         _cell(coco_folders[split.split] / swapped.image.file_name, swapped.face, f"{split.split} original"),
-        _cell(photo_folder / decision.identity_id / str(decision.photo), photo, decision.identity_id),
+        _cell(place_of(photo_folder / decision.identity_id, str(decision.photo)), photo, decision.identity_id),
         _cell(
             output / COCO_FOLDER / SPLITS[split.split].images / name,
             swapped.face,

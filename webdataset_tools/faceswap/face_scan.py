@@ -14,6 +14,7 @@ from open_clip_idplugin import locations
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, ImageRejected, load_picture
 from open_clip_idplugin.locations import Location
+from open_clip_idplugin.pictures.names import place_of
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
@@ -93,7 +94,9 @@ class PhotoScanner:
             skipped: list[dict[str, str]] = []
             for photo in identity.photos[: LOOKED_AT * self.rules.photos_per_identity]:
                 label = f"{identity.identity_id}/{photo}"
-                found = scan_picture(self.engine, self.folder / identity.identity_id / photo, label, self.rules)
+                found = scan_picture(
+                    self.engine, place_of(self.folder / identity.identity_id, photo), label, self.rules
+                )
                 if isinstance(found, Skip):
                     skipped.append(vars(found))
                 else:

@@ -7,12 +7,11 @@ photo is opened here. Attribute values are compared in lower case; genders are s
 import csv
 import json
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from open_clip_idplugin import locations
-from open_clip_idplugin.identity_names import PHOTO_SUFFIXES
 from open_clip_idplugin.locations import Location
+from open_clip_idplugin.pictures.walk import pictures_below
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release import IDENTITY_FILE
 from webdataset_tools.release_files import ReleaseError, encodable, read_identity_names
@@ -89,10 +88,15 @@ def load_identities(folder: Location, attributes: Location | None = None) -> Ide
 
 
 def _photos(folder: Location, skipped: list[Skip]) -> tuple[str, ...]:
-    entries = [entry for entry in locations.list_folder(folder) if not entry.is_folder]
-    names = [entry.name for entry in entries if PurePosixPath(entry.name).suffix.lower() in PHOTO_SUFFIXES]
-    skipped += [Skip(f"{folder.name}/{encodable(n)}", reasons.BAD_CHARACTERS) for n in names if n != encodable(n)]
-    return tuple(name for name in names if name == encodable(name))
+    """Names of the photos (see `pictures.names`); what else lies there is noted."""
+    found = pictures_below(folder, subfolders=False)
+    for entry in found.passed_over:
+        detail = f"{entry.count} x {entry.extension or 'no extension'}"
+        skipped.append(Skip(f"{folder.name}/{entry.example}", entry.reason, detail))
+    skipped += [
+        Skip(f"{folder.name}/{copy}", reasons.EXACT_COPY, f"of {first}") for copy, first in found.copies.items()
+    ]
+    return found.keys
 
 
 def read_attribute_table(path: Location) -> dict[str, dict[str, str]]:

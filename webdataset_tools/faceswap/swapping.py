@@ -18,6 +18,7 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
 from open_clip_idplugin.locations import Location
+from open_clip_idplugin.pictures.names import place_of
 from webdataset_tools.faceswap import marking, reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
@@ -138,7 +139,7 @@ class ImageSwapper:
         return jpeg, verify(self.engine, load_picture(jpeg), job.face, identity)
 
     def _load_photo(self, identity_id: str, photo: str) -> np.ndarray:
-        picture = open_picture(self.photo_folder / identity_id / photo, photo)
+        picture = open_picture(place_of(self.photo_folder / identity_id, photo), photo)
         if isinstance(picture, Skip):
             raise IdClipError(picture.reason)
         return picture

@@ -72,8 +72,8 @@ def find_named_regions(folder: Path) -> tuple[dict[str, list[tuple[Path, FaceReg
         raise IdClipError(f"there is no folder '{folder}': give one with photos")
     spellings: dict[str, str] = {}
     named: dict[str, list[tuple[Path, FaceRegion]]] = {}
-    skipped: list[Skip] = []
-    for photo in photos_in(folder, "**/*"):
+    photos, skipped = photos_in(folder, subfolders=True)
+    for photo in photos:
         try:
             regions = read_regions(photo)
         except IdClipError as error:

@@ -19,6 +19,7 @@ import numpy as np
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.fusion import NO_FACE, match_faces
 from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval.faiss_files import read_index
 from open_clip_idplugin.retrieval.selection import probing
 
 FOLDER = "faces"
@@ -161,9 +162,7 @@ def load_face_index(index: Path, keys: Sequence[str], model_id: str | None = Non
         if {len(array) for array in arrays.values()} != {info.faces}:
             raise ValueError("files of different lengths")
         path = folder / FAISS_FILE
-        candidates = (
-            faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) if path.exists() else None
-        )
+        candidates = read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) if path.exists() else None
     except (OSError, ValueError, RuntimeError) as error:
         raise IndexMismatch(f"'{folder}' is damaged ({error}): add the faces again with `idclip index_faces`") from None
     return FaceIndex(info, arrays, candidates)

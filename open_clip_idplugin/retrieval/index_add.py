@@ -29,6 +29,7 @@ from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.face_index_change import extend_faces, require_fitting_faces
+from open_clip_idplugin.retrieval.faiss_files import read_index
 from open_clip_idplugin.retrieval.generations import (
     building_folder,
     changing,
@@ -221,7 +222,7 @@ def _extend_faiss(path: Path, files: list[Path]) -> None:
     """Add the vectors of .npy files to a faiss index, in its own file."""
     import faiss
 
-    index: Any = faiss.read_index(str(path))
+    index: Any = read_index(path)
     try:
         for file in files:
             vectors = np.load(file, mmap_mode="r")

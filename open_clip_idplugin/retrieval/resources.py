@@ -27,6 +27,7 @@ from open_clip_idplugin.retrieval.card import (
 )
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
+from open_clip_idplugin.retrieval.faiss_files import read_index
 from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 from open_clip_idplugin.retrieval.metadata_columns import KEY
@@ -140,11 +141,11 @@ def _read_faiss(path: Path, mmap: bool) -> faiss.Index | None:
         return None
     try:
         if not mmap:
-            return faiss.read_index(str(path))
+            return read_index(path)
         try:  # exact indices and graphs
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
+            return read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError:  # inverted lists, which faiss maps in a way of their own
-            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+            return read_index(path, faiss.IO_FLAG_MMAP)
     except RuntimeError as error:
         raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
 

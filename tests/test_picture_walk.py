@@ -15,10 +15,11 @@ from test_retrieval_index import OPTIONS, read_index
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery.photo_folders import photos_in
-from open_clip_idplugin.pictures import formats, load_image, passed_over
+from open_clip_idplugin.pictures import DECODER_VERSION, formats, load_image, passed_over
 from open_clip_idplugin.pictures.names import key_of, place_of
 from open_clip_idplugin.pictures.walk import pictures_below, walk_pictures
 from open_clip_idplugin.retrieval import index, index_add
+from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.sources import find_images, without_keys
 from webdataset_tools.collection_faces.collection import find_collection
 from webdataset_tools.faceswap.identities import load_identities
@@ -228,6 +229,36 @@ def test_an_index_reports_what_it_passed_over(tmp_path, tiny_models, capsys):  #
     }
     printed = capsys.readouterr().out
     assert "passed over: 1 x .cr2, raw camera format" in printed and "exact copies: 1" in printed
+
+
+class TestDecoderVersion:
+    @pytest.fixture
+    def old(self, tmp_path, tiny_models):  # noqa: F811
+        """An index whose card was written before decoders had versions."""
+        images, loaded = draw_images(2), tiny_models.load_plain()
+        write(tmp_path / "first", "1.jpg", content=images[0].jpeg)
+        write(tmp_path / "more", "2.jpg", content=images[1].jpeg)
+        card = index.build_index(find_images(str(tmp_path / "first")), loaded, tmp_path / "index", OPTIONS)
+        assert card.decoder == DECODER_VERSION
+        values = json.loads((tmp_path / "index" / "index_card.json").read_text())
+        del values["decoder"]
+        (tmp_path / "index" / "index_card.json").write_text(json.dumps(values))
+        return tmp_path / "index"
+
+    def test_of_before_is_served_with_a_sentence_and_not_added_to(self, old, tmp_path, tiny_models, caplog):  # noqa: F811
+        from open_clip_idplugin.retrieval.resources import IndexOpener
+
+        loaded = tiny_models.load_plain()
+        assert IndexOpener(loaded)(old).rows == 1
+        (said,) = [record.getMessage() for record in caplog.records if "picture decoder" in record.getMessage()]
+        for affected in ("turned by EXIF", "transparent", "16 bits", "colour profile"):
+            assert affected in said
+        for again in (
+            lambda: index_add.add_images(old, find_images(str(tmp_path / "more")), loaded, OPTIONS),
+            lambda: index.build_index(find_images(str(tmp_path / "more")), loaded, old, OPTIONS),
+        ):
+            with pytest.raises(IndexMismatch, match="version 1 of the picture decoder and this is version"):
+                again()
 
 
 def test_folders_of_people_tell_what_is_no_photo(tmp_path):

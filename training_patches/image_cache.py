@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
 from training_patches.data import Decoder
 from webdataset_tools.sample_format import FACE_CROP, IMAGE, SIZES_FILE, Sample, members_to_sample, shard_paths
@@ -141,9 +142,12 @@ def _entries(shards: list[str], folder: Path) -> list[Entry]:
 
 
 def _fingerprint(model: Any, preprocess: Any) -> str:
-    """One for what determines the features: the tower as an index knows it, and the transform, which flags may change."""
+    """One for what determines the features: the tower as an index knows it, the transform, which flags may change, and the
+    picture decoder.
+    """
     transform = re.sub(r" at 0x[0-9a-f]+", "", repr(preprocess))  # functions print their address
-    return hashlib.sha256(f"{fingerprint_image_tower(model)}\n{transform}".encode()).hexdigest()
+    facts = f"{fingerprint_image_tower(model)}\n{transform}\ndecoder {DECODER_VERSION}"
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
 def _is_made(entry: Entry, tower: str, dtype: str) -> bool:

@@ -4,8 +4,8 @@
 Importing this package loads NumPy only; Pillow is loaded with the first picture.
 """
 
+from open_clip_idplugin.pictures.decoder_version import DECODER_VERSION, pictures_read_otherwise
 from open_clip_idplugin.pictures.decoding import (
-    DECODER_VERSION,
     PictureSource,
     load_image,
     load_picture,
@@ -42,6 +42,7 @@ __all__ = [
     "load_picture",
     "open_image",
     "orientation_of",
+    "pictures_read_otherwise",
     "read_picture",
     "xmp_of",
 ]

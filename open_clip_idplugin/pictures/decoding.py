@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 PictureSource = Union[str, os.PathLike[str], bytes, "Image.Image", np.ndarray]
 
-DECODER_VERSION = 2  # grows whenever a picture gives other pixels than before; 1: whatever Pillow's conversion gave
 MIN_SIDE = 16  # of what a face detector looks at
 _ORIENTATION = 0x0112
 _XMP_OF_TIFF = 700

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.decoder_version import DECODER_VERSION, pictures_read_otherwise
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class IndexCard:
     source: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
+    decoder: int = 1  # version of the picture decoder; see `pictures.decoder_version`. Cards of before lack it
 
     def write(self, folder: Path) -> None:
         """Write index_card.json."""
@@ -75,6 +77,16 @@ def require_same_tower(card: IndexCard, image_tower: str, model: str, folder: Pa
         raise IndexMismatch(
             f"the index '{folder}' was made with the image tower of {made_with}, which differs from that of {model} in "
             "weights, visual prompts or preprocessing: load the model it was made with, or make the index again"
+        )
+
+
+def require_same_decoder(card: IndexCard, folder: Path) -> None:
+    """Refuse to add to an index whose pictures another decoder read: two vectors of one picture would differ."""
+    others = pictures_read_otherwise(card.decoder)
+    if others is not None:
+        raise IndexMismatch(
+            f"the index '{folder}' was made with version {card.decoder} of the picture decoder and this is version "
+            f"{DECODER_VERSION}: pictures {others} would not fit those that are there, so make the index again"
         )
 
 

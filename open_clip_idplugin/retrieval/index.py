@@ -17,7 +17,8 @@ from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.retrieval.card import IndexCard, load_card
+from open_clip_idplugin.pictures import DECODER_VERSION
+from open_clip_idplugin.retrieval.card import IndexCard, load_card, require_same_decoder
 from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import read_info
@@ -192,6 +193,8 @@ def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
         return None
+    if card is not None:
+        require_same_decoder(card, output)
     what = "an index of other images, another model or other options" if card is not None else "something else"
     raise IdClipError(f"'{output}' exists and holds {what}: choose another --output, or remove it first")
 
@@ -212,6 +215,7 @@ def _make_card(loaded: LoadedModel, folder: Path, plan: IndexPlan, reports: list
         partitions=tuple(report.rows for report in reports),
         plan=plan.digest,
         source=plan.source,
+        decoder=DECODER_VERSION,
         versions={
             name: importlib.metadata.version(name) for name in ("open_clip_torch", "clip-retrieval", "autofaiss")
         },

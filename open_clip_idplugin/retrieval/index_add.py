@@ -23,6 +23,7 @@ from open_clip_idplugin.retrieval.card import (
     IndexMismatch,
     fingerprint_image_tower,
     load_card,
+    require_same_decoder,
     require_same_tower,
 )
 from open_clip_idplugin.retrieval.embed import embed_images
@@ -174,6 +175,7 @@ def _fitting_card(index: Path, loaded: LoadedModel) -> IndexCard:
             f"'{index}' has no index card, so that nobody can tell which model made it: images can be added to indices of "
             "`idclip index` alone"
         )
+    require_same_decoder(card, index)
     require_same_tower(card, fingerprint_image_tower(loaded.model), loaded.name, index)
     return card
 

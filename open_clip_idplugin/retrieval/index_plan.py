@@ -11,6 +11,7 @@ from typing import Any
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.faces.finding import FaceFinding
+from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
 from open_clip_idplugin.retrieval.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.passing_faces import passing_engine
@@ -28,11 +29,12 @@ class IndexPlan:
     text_tower: str | None  # of embedded captions
     index_key: str | None
     faces: str | None = None  # how faces were found in the same pass
+    decoder: int = DECODER_VERSION
 
     def to_json(self) -> str:
         """One text a plan."""
         values = asdict(self)
-        if self.faces is None:  # as indices of before have it
+        if self.faces is None:
             del values["faces"]
         return json.dumps(values, sort_keys=True)
 

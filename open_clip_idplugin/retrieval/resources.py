@@ -15,7 +15,7 @@ from clip_retrieval.clip_back import ClipResource
 from PIL import Image
 
 from open_clip_idplugin.checkpoints import LoadedModel
-from open_clip_idplugin.pictures import load_image
+from open_clip_idplugin.pictures import DECODER_VERSION, load_image, pictures_read_otherwise
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.card import (
@@ -93,6 +93,16 @@ def _load_resource(
     card = load_card(folder) if folder.is_dir() else None
     if card is not None:
         require_same_tower(card, tower, loaded.name, folder)
+        others = pictures_read_otherwise(card.decoder)
+        if others is not None:
+            _log.warning(
+                "'%s' was made with version %d of the picture decoder, and this is version %d: its pictures %s are "
+                "found less well than they could be, until the index is made again",
+                folder,
+                card.decoder,
+                DECODER_VERSION,
+                others,
+            )
     image_index = _read_faiss(folder / "image.index", mmap)
     if image_index is None:
         raise IndexMismatch(

@@ -74,8 +74,8 @@ def index(
 
     Args:
         images: folder of tar shards, brace pattern of shards, folder of pictures (with its subfolders), or a glob.
-        model: model name, e.g. IdCLIP-ViT-L-14-336 (or a plain CLIP: its index serves an IdCLIP with the same image
-            tower).
+        model: name of any open_clip model, e.g. ViT-B-32 or IdCLIP-ViT-L-14-336 (an index of a plain CLIP serves an IdCLIP with
+            the same image tower).
         output: folder to write.
         checkpoint: weights file or pretrained tag.
         batch_size: images a forward pass.

@@ -144,6 +144,11 @@ _RESULT = {
         "key": {"type": "string"},
         "caption": {"type": "string"},
         "image": _PICTURE,
+        "person_as": {
+            "type": "string",
+            "enum": [way for way in CHOICES if way != AUTO],
+            "description": "what the people of the query were in the text; where there were any",
+        },
     },
 }
 _ERROR = {"type": "object", "required": ["message"], "properties": {"message": {"type": "string"}}}

@@ -90,7 +90,7 @@ def search(
         text: what the images show; [TOK] stands for the person, [TOK:2] for a second one.
         index: index folder to open here (with --model); or give --url.
         url: address of a running service, e.g. http://127.0.0.1:1234.
-        model: model name; not needed for the --url of an idclip service, which has its own.
+        model: name of any open_clip model; not needed for the --url of an idclip service, which has its own.
         checkpoint: weights file or pretrained tag.
         identities: enrolled names, several separated by commas (a name with a comma in double quotes).
         photos: picture files of people, several separated by commas; they come before the identities.

@@ -49,7 +49,7 @@ def serve(
     Args:
         index: folder made by `idclip index` (or by clip-retrieval, with the same image tower); several as
             NAME=FOLDER,NAME=FOLDER, of which the first answers requests that name none.
-        model: model name; its image tower must be the one that made the index.
+        model: name of any open_clip model; its image tower must be the one that made the index.
         checkpoint: weights file or pretrained tag.
         gallery: gallery file with enrolled people (default: gallery.sqlite in the user's data folder).
         faces: face model for photos in requests, e.g. insightface:buffalo_l; without it photos are refused.

@@ -42,6 +42,7 @@ function entry(person) {
   const picture = jpeg(person.image);
   const facts = [counted(person.photos, "face", "faces")];
   if (person.aliases.length) facts.push(`also called ${person.aliases.join(", ")}`);
+  if (person.word) facts.push(`in words “${person.word}”`);
   const consent = person.expired ? `consent ended on ${person.consent_until}` : [person.consent && `consent ${person.consent}`, person.consent_date && `of ${person.consent_date}`, person.consent_until && `until ${person.consent_until}`].filter(Boolean).join(" ");
   const place = make("div", {});
   const actions = make("div", { class: "actions" });

@@ -92,6 +92,8 @@ EXTRAS: Mapping[str, str] = {
     "open_clip_train": "train",
     "insightface": "faces",
     "onnxruntime": "faces",
+    "onnx": "faces",
+    "skimage": "faces",
     "cv2": "faces",
     "pyarrow": "faces",
     "sklearn": "faces",

@@ -46,21 +46,21 @@ def kind_of(path: str | Path) -> str:
     return PICKLE
 
 
-def load_tensors(path: str | Path, device: str | torch.device = "cpu", mapped: bool = False) -> Mapping[str, Any]:
+def load_tensors(path: str | Path, to: str | torch.device = "cpu", mapped: bool = False) -> Mapping[str, Any]:
     """A checkpoint's content as it was saved: its state dict, or a mapping that holds one.
 
-    mapped: leave the tensors in the file where its kind allows. Raises IdClipError if the file is not a checkpoint, is
+    to: where the tensors go; mapped: leave the tensors in the file where its kind allows. Raises IdClipError if the file is not a checkpoint, is
     damaged, or holds more than tensors.
     """
     path, kind = Path(path), kind_of(path)
     if kind == TORCHSCRIPT:
-        return {name: tensor.to(device) for name, tensor in read_archive(path).items()}
+        return {name: tensor.to(to) for name, tensor in read_archive(path).items()}
     try:
         if kind == SAFETENSORS:
             from safetensors.torch import load_file
 
-            return load_file(path, device=str(device))
-        content = torch.load(path, map_location=device, weights_only=True, mmap=mapped and kind == ARCHIVE)
+            return load_file(path, device=str(to))
+        content = torch.load(path, map_location=to, weights_only=True, mmap=mapped and kind == ARCHIVE)
     except IdClipError:
         raise
     except Exception as error:  # unpickling raises whatever the bytes lead to
@@ -96,7 +96,8 @@ def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
         return original
 
     @functools.wraps(original)
-    def load_state_dict(checkpoint_path: str, device: Any = "cpu", weights_only: bool = True) -> Any:
+    def load_state_dict(checkpoint_path: str, device: Any = None, weights_only: bool = True) -> Any:
+        device = "cpu" if device is None else device  # the host's default
         if weights_only and kind_of(checkpoint_path) == TORCHSCRIPT:
             tensors = load_tensors(checkpoint_path, device)
             return {name: tensor for name, tensor in tensors.items() if name not in OPENAI_FACTS}

@@ -121,7 +121,9 @@ def test_another_face_model_is_refused_before_the_work(archive, changeable, tiny
     table = write_face_table(tmp_path / "table", faces, "insightface:other/net-0123456789ab", FACE_SIZE)
     monkeypatch.setattr(index_add, "embed_images", None)  # calling it would be a TypeError
     before = snapshot(archive)
-    with pytest.raises(ModelMismatch, match=r"the faces of the index .* and those of the table .* from different models"):
+    with pytest.raises(
+        ModelMismatch, match=r"the faces of the index .* and those of the table .* from different models"
+    ):
         index_add.add_images(archive, source, loaded, OPTIONS, table)
     assert snapshot(archive) == before
 

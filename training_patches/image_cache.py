@@ -26,6 +26,7 @@ from open_clip import get_input_dtype
 from open_clip_train.precision import get_autocast
 from tqdm import tqdm
 
+from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import DECODER_VERSION
@@ -120,7 +121,7 @@ def cached_sample(members: Members) -> Sample:
 def read_features(content: bytes) -> torch.Tensor:
     """Content of `features.npy` -> [D] float32; raises IdClipError when it is damaged."""
     try:
-        return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32))
+        return torch.from_numpy(read_array(content).astype(np.float32))
     except (ValueError, EOFError, OSError) as error:
         raise IdClipError(f"the cached image features are damaged ({error}); delete the cache") from None
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import location
 
@@ -240,7 +241,7 @@ def _array_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _bytes_to_array(content: bytes) -> np.ndarray:
-    array = np.load(io.BytesIO(content), allow_pickle=False)
+    array = read_array(content)
     if array.ndim != 1 or array.dtype.kind != "f":
         raise SampleFormatError(f"its face embedding is {array.dtype}{list(array.shape)}, not a vector of floats")
     return np.ascontiguousarray(array, dtype=np.float32)

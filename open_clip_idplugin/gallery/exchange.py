@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.details import Details
@@ -135,8 +136,7 @@ def read_people(source: Path) -> tuple[str, list[CarriedPerson]]:
                     f"'{source}' was written by a newer version of this program (schema {head['schema']}, known: "
                     f"{SCHEMA_VERSION}): update open-clip-idplugin"
                 )
-            array = io.BytesIO(_get(archive, EMBEDDINGS_FILE, _MOST_BYTES[EMBEDDINGS_FILE]))
-            rows = np.load(array, allow_pickle=False).astype(np.float32)
+            rows = read_array(_get(archive, EMBEDDINGS_FILE, _MOST_BYTES[EMBEDDINGS_FILE])).astype(np.float32)
             if rows.ndim != 2 or rows.shape[1] != head.get("embedding_size", rows.shape[1]):  # not in older exports
                 raise ValueError("embeddings of another size than the face model's")
             unused = _Unused(rows, archive)

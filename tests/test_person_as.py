@@ -197,6 +197,16 @@ def test_service_info_says_what_is_used(trained, tokenless):
     assert not info["bare"]["finds_people"] and "index_faces" in info["bare"]["note"]
 
 
+def test_people_of_another_face_model_than_the_index_are_announced(world, models, tmp_path):
+    gallery = Gallery(tmp_path / "people.sqlite")
+    gallery.enroll("Ada Lovelace", ADA, "elsewhere")
+    client = create_app({"archive": world.folder}, models["trained"], People(gallery)).test_client()
+    told = client.get("/service-info").get_json()["indices"][0]["person_as"]
+    assert not told["finds_people"] and f"'{MODEL}'" in told["note"] and "'elsewhere'" in told["note"]
+    answer = client.post("/knn-service", json={"text": TEXT, "identities": ["Ada Lovelace"]})
+    assert answer.status_code == 400 and "cannot be compared" in answer.get_json()["message"]
+
+
 def test_faces_of_any_size_are_compared(world, models, tmp_path):
     """An adaptor of 16 numbers beside faces of 5: only a token would need them to be equal."""
     import shutil

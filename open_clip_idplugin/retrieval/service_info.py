@@ -7,6 +7,7 @@ from typing import Any
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.likeness import SAME_FACE
 from open_clip_idplugin.person_as import choose, why_no_token
 from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
@@ -65,4 +66,14 @@ def _person_as(faces: FaceIndex | None, people: People, loaded: LoadedModel) -> 
     notes = [] if why_not is None else [f"People are words in the text, because {why_not}; their faces rank."]
     if used == WORDS and faces is None:
         notes.append("This index holds no faces: until `idclip index_faces` adds them it cannot be asked for people.")
-    return {"auto": used, "finds_people": used != WORDS or faces is not None, "note": " ".join(notes) or None}
+    agree = faces is None or same_model(faces.model_id, people.face_model)
+    if faces is not None and not agree:
+        notes = [
+            f"This index cannot be asked for people: its faces come from '{faces.model_id}', theirs from "
+            f"'{people.face_model}', and these cannot be compared."
+        ]
+    return {
+        "auto": used,
+        "finds_people": agree and (used != WORDS or faces is not None),
+        "note": " ".join(notes) or None,
+    }

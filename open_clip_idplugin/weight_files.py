@@ -49,8 +49,8 @@ def kind_of(path: str | Path) -> str:
 def load_tensors(path: str | Path, to: str | torch.device = "cpu", mapped: bool = False) -> Mapping[str, Any]:
     """A checkpoint's content as it was saved: its state dict, or a mapping that holds one.
 
-    to: where the tensors go; mapped: leave the tensors in the file where its kind allows. Raises IdClipError if the file is not a checkpoint, is
-    damaged, or holds more than tensors.
+    to: where the tensors go; mapped: leave them in the file where its kind allows. Raises IdClipError if the file is not a
+    checkpoint, is damaged, or holds more than tensors.
     """
     path, kind = Path(path), kind_of(path)
     if kind == TORCHSCRIPT:

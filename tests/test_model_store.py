@@ -403,3 +403,14 @@ def test_private_paths_stay_in_the_users_folder(home):
 
     assert default_gallery() == home / "data" / "open_clip_idplugin" / "gallery.sqlite"
     assert Path(store.opencv_folder()).parent.parent == default_gallery().parent
+
+
+def test_the_registry_agrees_with_a_file_from_its_project():
+    """The one published file that is at hand where the tests run."""
+    import real_photos
+
+    model = MODELS["opencv"].files[0]
+    path = real_photos.REAL / "models" / model.name
+    if not path.is_file():
+        pytest.skip("no folder of real photographs with models")
+    assert path.stat().st_size == model.size and hashlib.sha256(path.read_bytes()).hexdigest() == model.sha256

@@ -3,6 +3,7 @@
 import csv
 import json
 import stat
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from open_clip_idplugin.faces import ModelMismatch
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.grouping import group_faces
 from webdataset_tools.collection_faces.command import faces as faces_verb
-from webdataset_tools.people.group_commands import enroll_groups, suggest
+from webdataset_tools.people import group_commands
+from webdataset_tools.people.group_commands import enroll_groups
 
+suggest = partial(group_commands.suggest, least_face=0)  # the table's faces have a few pixels
 MODEL, SIZE = "insightface:test", 64
 
 
@@ -55,6 +58,12 @@ def test_groups_are_people_without_the_enrolled_and_the_lone(tmp_path, table, ca
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with pytest.raises(IdClipError, match="may hold names already"):
         suggest(str(table), str(tmp_path / "out"), gallery=str(gallery.path))
+
+
+def test_small_faces_are_in_no_group(tmp_path, table, capsys):
+    group_commands.suggest(str(table), str(tmp_path / "out"), gallery=str(tmp_path / "g.sqlite"))
+    assert json.loads((tmp_path / "out" / "groups.json").read_text())["groups"] == []
+    assert "0 in 0 groups, 0 alone, 17 too small" in capsys.readouterr().out
 
 
 def name_groups(folder, names: dict[int, str], separator: str = ",") -> str:

@@ -15,6 +15,7 @@ from open_clip_idplugin.faces.face_table import FaceRow, FaceTable
 from open_clip_idplugin.faces.grouping import group_faces
 from open_clip_idplugin.faces.part_collecting import label_of
 from open_clip_idplugin.faces.row_crops import Crops, face_of
+from open_clip_idplugin.faces.score_pairs import LEAST_FACE
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate
 from open_clip_idplugin.gallery.enrolment import encode_crop
 from open_clip_idplugin.gallery.group_files import Groups, ShownFace, write_groups
@@ -28,11 +29,13 @@ CropReader = Callable[[Sequence[FaceRow]], Crops]
 
 @dataclass(frozen=True)
 class SuggestOptions:
-    """How faces are grouped: cosine from which two are neighbours, the smallest group, most faces shown of one."""
+    """How faces are grouped: cosine from which two are neighbours, the smallest group, most faces shown of one, and the
+    pixels of a face's shorter side below which it is left out."""
 
     same_face: float
     min_faces: int = 3
     show: int = 12
+    least_face: float = LEAST_FACE
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,15 @@ class Suggested:
     enrolled: int
     groups: int
     grouped: int
+    small: int = 0  # too small to tell whose they are
 
     def lines(self) -> list[str]:
         """The same in words."""
-        alone = self.faces - self.enrolled - self.grouped
+        alone = self.faces - self.enrolled - self.grouped - self.small
+        small = f", {self.small} too small" if self.small else ""
         return [
-            f"{self.faces} faces: {self.enrolled} of enrolled people, {self.grouped} in {self.groups} groups, {alone} alone"
+            f"{self.faces} faces: {self.enrolled} of enrolled people, {self.grouped} in {self.groups} groups, "
+            f"{alone} alone{small}"
         ]
 
 
@@ -68,7 +74,8 @@ def suggest_groups(
         ModelMismatch: the gallery's face model is another one.
         IdClipError: `output` holds groups already.
     """
-    unknown = find_unknown(table, gallery, options.same_face)
+    strangers = find_unknown(table, gallery, options.same_face)
+    unknown = strangers[_sides(table)[strangers] >= options.least_face]  # smaller ones look alike to a face model
     grouped = group_faces(np.asarray(table.embeddings[unknown]), options.same_face, options.min_faces)
     groups = [unknown[rows] for rows in grouped]
     members = [[row_of(table, int(row)) for row in rows[: options.show]] for rows in groups]
@@ -81,7 +88,14 @@ def suggest_groups(
     )
     write_groups(output, found, [[_shown(row, crops) for row in rows] for rows in members])
     count = len(table.embeddings)
-    return Suggested(count, count - len(unknown), len(groups), sum(map(len, groups)))
+    small = len(strangers) - len(unknown)
+    return Suggested(count, count - len(strangers), len(groups), sum(map(len, groups)), small)
+
+
+def _sides(table: FaceTable) -> np.ndarray:
+    """[N] pixels of the shorter side of the face of each row of the embeddings."""
+    boxes = table.column("box")[table.face_of_embedding]
+    return np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 
 def candidates_of(

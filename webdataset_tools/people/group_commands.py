@@ -6,6 +6,7 @@ from pathlib import Path
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
 from open_clip_idplugin.faces.row_crops import Crops
+from open_clip_idplugin.faces.score_pairs import LEAST_FACE
 from open_clip_idplugin.gallery import Details, Gallery
 from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.group_files import (
@@ -28,6 +29,7 @@ def suggest(
     same_face: float = SAME_FACE,
     min_faces: int = 3,
     show: int = 12,
+    least_face: int = LEAST_FACE,
 ) -> None:
     """Group the unknown faces of a face table, so that people can be named group by group.
 
@@ -39,6 +41,7 @@ def suggest(
         same_face: cosine from which two faces are taken for one person.
         min_faces: the smallest group.
         show: most faces of a group on the page.
+        least_face: pixels of a face's shorter side below which it is left out: small faces look alike.
     """
     if min_faces < 2 or show < 1 or not 0 < same_face < 1:
         raise IdClipError("give --min_faces of at least 2, --show of at least 1 and --same_face between 0 and 1")
@@ -47,7 +50,7 @@ def suggest(
         table,
         Gallery(gallery),
         Path(output),
-        SuggestOptions(same_face, min_faces, show),
+        SuggestOptions(same_face, min_faces, show, least_face),
         lambda rows: _read_crops(rows, input),
         input or "",
     )

@@ -199,7 +199,8 @@ def report(
     ]
     notes = [
         ratio_sentence(metrics),
-        f"Percent. The rival's weight ({metrics[CAPTION_AND_FACE]['face_weight']:g}) was tuned on the validation people. "
+        "Percent. Late fusion needs no training: the search service ranks so with any CLIP, the person being a word in the text. "
+        f"Its weight ({metrics[CAPTION_AND_FACE]['face_weight']:g}) was tuned on the validation people. "
         "Where a face is detected, comparing faces directly is hard to beat; the table below shows where it is not.",
     ]
     return Report(

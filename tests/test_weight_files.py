@@ -20,6 +20,8 @@ from open_clip_idplugin.weight_files import (
     weight_shapes,
 )
 
+pytestmark = pytest.mark.host
+
 STATE = {"visual.conv1.weight": torch.arange(12.0).reshape(3, 4), "text_projection": torch.ones(2, 2).half()}
 
 

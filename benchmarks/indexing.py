@@ -24,13 +24,14 @@ from opening import IDCLIP, save_random, write_pictures
 
 MODELS = ("ViT-B-32", "IdCLIP-ViT-miniature")
 STOCK = """
-import sys
+import os, sys
 import open_clip_idplugin  # so that open_clip knows the miniature on both sides
 from clip_retrieval.clip_index import clip_index
 from clip_retrieval.clip_inference import clip_inference
 pictures, output, model, workers, batch = sys.argv[1:]
-clip_inference(pictures, output, enable_text=False, clip_model=model, num_prepro_workers=int(workers), batch_size=int(batch))
-clip_index(output, output)
+embeddings = output + "/embeddings"
+clip_inference(pictures, embeddings, enable_text=False, clip_model=model, num_prepro_workers=int(workers), batch_size=int(batch))
+clip_index(embeddings, output)
 """
 
 

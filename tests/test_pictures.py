@@ -293,3 +293,21 @@ def test_no_second_decoder():
             if used and room not in path.parents and path != ROOT / judged:
                 strays.append((path.relative_to(ROOT).as_posix(), used))
     assert not strays
+
+
+def test_no_second_list_of_formats():
+    """Two walks had drifted apart by their lists of extensions."""
+    extensions = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic"}
+    strays = []
+    for package in ("open_clip_idplugin", "training_patches", "webdataset_tools"):
+        for path in (ROOT / package).rglob("*.py"):
+            lists = [
+                node
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Set | ast.Tuple | ast.List)
+            ]
+            for node in lists:
+                texts = {str(entry.value).lower().lstrip(".") for entry in node.elts if isinstance(entry, ast.Constant)}
+                if len(texts & extensions) > 1:
+                    strays.append(path.relative_to(ROOT).as_posix())
+    assert set(strays) == {"open_clip_idplugin/pictures/formats.py"}

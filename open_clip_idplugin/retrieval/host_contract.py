@@ -20,22 +20,8 @@ CLIP_RETRIEVAL: tuple[PatchRow, ...] = (
         parameters=("reader_builder", "mapper_builder", "writer_builder", "logger_builder", "output_partition_count"),
     ),
     PatchRow(
-        (f"{_INFERENCE}.reader:WebdatasetReader",),
-        "reads shards; its `preprocess` may return a dictionary, which its collation keeps",
-        _CHECKED,
-        parameters=(
-            "sampler",
-            "preprocess",
-            "tokenizer",
-            "input_dataset",
-            "enable_text",
-            "enable_metadata",
-            "wds_image_key",
-        ),
-    ),
-    PatchRow(
         (f"{_INFERENCE}.reader:dataset_to_dataloader",),
-        "the folder reader's data loader",
+        "the readers' data loader, for folders and shards; its collation keeps dictionaries",
         _CHECKED,
         parameters=("dataset", "batch_size", "num_prepro_workers", "input_format"),
     ),

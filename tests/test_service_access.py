@@ -533,12 +533,13 @@ def test_names_and_handshakes_end_too(monkeypatch, stage):
     here = socket.create_connection(silent.getsockname())
     monkeypatch.setattr(picture_urls, "_SECONDS", 0.3)
     monkeypatch.setattr(picture_urls.socket, "create_connection", lambda *_, **__: here)
-    waiting = (
-        (lambda *_, **__: [] if over.wait(30) else [])
-        if stage == "names"
-        else (lambda *_, **__: [(0, 0, 0, "", ("93.184.216.34", 443))])
-    )
-    monkeypatch.setattr(picture_urls.socket, "getaddrinfo", waiting)
+
+    def resolve(*_, **__):
+        if stage == "names":
+            over.wait(30)
+        return [(0, 0, 0, "", ("93.184.216.34", 443))]
+
+    monkeypatch.setattr(picture_urls.socket, "getaddrinfo", resolve)
     answered = []
 
     def fetch():

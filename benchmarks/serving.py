@@ -1,9 +1,11 @@
 """Searching over HTTP: `idclip serve` against clip-retrieval's own backend, same model shape, index and machine.
 
 Both services run as processes of their own on the loopback address, over an index of random vectors, with random weights. Single
-requests take turns and the median of the ratios is what to quote; then many clients ask at once. `--minutes 5` adds a soak,
-`--growth 10000 100000 1000000` shows how latency and memory grow with the index (memory-mapped; 2 GB of disk a million).
-`--folder` keeps the indices for the next run, and `--prepare` ends once they are there.
+requests take turns and the median of the ratios is what to quote; then many clients ask each side in turns, `--turns` times, and
+the time that the service had on the processors is noted beside the rate: other work on the machine changes it less. `--minutes 5`
+adds a soak: clients search while others enrol and forget people. `--growth 10000 1000000` shows how latency and memory grow
+with the index, every two images with three faces (memory-mapped; 4 GB of disk a million, and half an hour to make it). `--folder`
+keeps the indices for the next run, and `--prepare` ends once they are there.
 """
 
 import argparse
@@ -20,9 +22,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from open_clip_idplugin.gallery import Gallery
 
 PLAIN, IDENTITY = "ViT-B-32", "IdCLIP-ViT-B-32"
 SIZE, FACE_SIZE = 512, 512  # of image and face embeddings
@@ -55,7 +60,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100, help="single requests a side; 0 leaves the comparison out")
     parser.add_argument("--vectors", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=20, help="of throughput a side")
+    parser.add_argument("--seconds", type=float, default=10, help="of throughput, a side and turn")
+    parser.add_argument(
+        "--turns", type=int, default=5, help="of throughput; the median of their ratios is what to quote"
+    )
     parser.add_argument("--minutes", type=float, default=0, help="of soak")
     parser.add_argument("--growth", type=int, nargs="*", default=[])
     parser.add_argument("--growth-rounds", type=int, default=100)
@@ -66,9 +74,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         prepare(folder)
-        make_index(folder / f"faces_{arguments.vectors}", arguments.vectors, with_faces=True)
+        make_index(folder / f"faces_{arguments.vectors}", arguments.vectors, faces_an_image=1)
         for count in arguments.growth:
-            make_index(folder / f"of_{count}", count)
+            make_index(folder / f"grown_{count}", count, faces_an_image=1.5)
         if not arguments.prepare:
             measure(folder, arguments)
 
@@ -82,14 +90,47 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
                 with stock(folder, index) as stock_side:
                     compare(our_side, stock_side, arguments)
             if arguments.minutes:
-                count, errors = hammer(our_side, people_request, arguments.clients, 60 * arguments.minutes)
-                print(f"soak: {count} answers, {errors} errors in {arguments.minutes:g} minutes, {our_side.memory()}")
+                soak(our_side, arguments)
     for count in arguments.growth:
-        with ours(folder, f"of_{count}", arguments.threads, "--mmap") as side:
+        with ours(folder, f"grown_{count}", arguments.threads, "--mmap") as side:
             at_start = side.memory()
-            times = [timed(side, people_request(turn)) for turn in range(arguments.growth_rounds)]
-            print(f"{count} vectors: p50 {1000 * statistics.median(times):.1f} ms, start {side.start:.1f} s")
-            print(f"  at start: {at_start}\n  after {len(times)} queries: {side.memory()}")
+            for title, request in (("identity", people_request), ("hybrid", hybrid_request)):
+                times = [timed(side, request(turn)) for turn in range(arguments.growth_rounds)]
+                print(
+                    f"{count} vectors, {title}: p50 {1000 * statistics.median(times):.1f} ms, start {side.start:.1f} s"
+                )
+            print(f"  at start: {at_start}\n  after {2 * len(times)} queries: {side.memory()}")
+
+
+def soak(side: "Side", arguments: argparse.Namespace) -> None:
+    """Clients search while one enrols and forgets people; prints what went wrong. Ends the program where something did."""
+    over, wrong, changes = threading.Event(), [], 0
+
+    def change() -> None:
+        nonlocal changes
+        connection, rng = side.connect(), np.random.default_rng(1)
+        gallery = side.gallery()
+        while not over.is_set():
+            name = f"Passer-by {changes % 50}"
+            gallery.enroll(name, rng.standard_normal(FACE_SIZE), FACE_MODEL)
+            for address, body in (("/people/list", {"include_images": False}), ("/people/forget", {"name": name})):
+                status, answer = post(connection, address, body)
+                if status != 200:
+                    wrong.append(f"{address}: {status} {answer[:200]!r}")
+            changes += 1
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        seconds = 60 * arguments.minutes
+        count, errors = hammer(side, hybrid_request, arguments.clients, seconds)
+    finally:
+        over.set()
+        changing.join()
+    print(f"soak: {count} answers, {errors} errors in {arguments.minutes:g} minutes, {side.memory()}")
+    print(f"  meanwhile {changes} people were enrolled and forgotten, {len(wrong)} errors {wrong[:3]}")
+    if errors or wrong:
+        raise SystemExit("the soak had errors")
 
 
 class Side:
@@ -101,6 +142,17 @@ class Side:
     def connect(self) -> http.client.HTTPConnection:
         """A connection that is kept where the server keeps it."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def gallery(self) -> "Gallery":
+        """Its gallery, to be changed as another program would."""
+        from open_clip_idplugin.gallery import Gallery
+
+        return Gallery(Path(self.folder) / "gallery.sqlite")
+
+    def processor_seconds(self) -> float:
+        """Time that the service has had on the processors."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> str:
         """Resident memory in GB: of its own, of the mapped libraries, and of the mapped files of index and model."""
@@ -125,21 +177,23 @@ class Side:
 
 
 def prepare(folder: Path) -> None:
-    """Random weights for both sides, and a gallery with one person."""
+    """The same random weights for both sides, ours with an adaptor, and a gallery with one person."""
     import open_clip
     import torch
 
     from open_clip_idplugin.gallery import Gallery
 
-    if (folder / "plain.pt").exists():
+    if (folder / "identity.pt").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.save(open_clip.create_model(PLAIN).state_dict(), folder / "plain.pt")
+    identity = open_clip.create_model(IDENTITY, pretrained=str(folder / "plain.pt"))
+    torch.save(identity.state_dict(), folder / "identity.pt")
     Gallery(folder / "gallery.sqlite").enroll(NAME, np.random.default_rng(0).standard_normal(FACE_SIZE), FACE_MODEL)
 
 
-def make_index(folder: Path, count: int, with_faces: bool = False) -> None:
+def make_index(folder: Path, count: int, faces_an_image: float) -> None:
     """An index folder of clip-retrieval's layout over random unit vectors, written in blocks; kept where it is there."""
     import faiss
     import pyarrow
@@ -161,27 +215,34 @@ def make_index(folder: Path, count: int, with_faces: bool = False) -> None:
     captions = [f"picture number {row} of a random world" for row in range(count)]
     table = pyarrow.table({"image_path": keys, "caption": captions})
     pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
-    if with_faces:
-        write_faces(folder, keys, rng)
+    write_faces(folder, keys, int(faces_an_image * count), rng)
     faiss.write_index(index, str(folder / "image.index"))
 
 
-def write_faces(folder: Path, keys: list[str], rng: np.random.Generator) -> None:
-    """One random face an image."""
+def write_faces(folder: Path, keys: list[str], count: int, rng: np.random.Generator) -> None:
+    """`count` random faces, spread evenly over the images, and the index of candidates that such a number has."""
+    import faiss
+
     from open_clip_idplugin.retrieval import face_index
+    from open_clip_idplugin.retrieval.face_index_build import candidates_index
 
     faces = folder / face_index.FOLDER
     faces.mkdir(exist_ok=True)
-    count = len(keys)
     arrays = {
-        "embeddings": unit(rng, count),
         "boxes": np.tile(np.float32([10, 10, 50, 50]), (count, 1)),
         "sizes": np.full((count, 2), 100, np.int32),
-        "rows": np.arange(count, dtype=np.int64),
+        "rows": np.arange(count, dtype=np.int64) * len(keys) // count,
     }
     for name, values in arrays.items():
         np.save(faces / f"{name}.npy", values)
-    info = face_index.FaceIndexInfo(FACE_MODEL, FACE_SIZE, count, count, count, face_index.keys_digest(keys), "")
+    shape = (count, FACE_SIZE)
+    embeddings = np.lib.format.open_memmap(faces / "embeddings.npy", mode="w+", dtype=np.float32, shape=shape)
+    for start in range(0, count, 50_000):
+        embeddings[start : start + 50_000] = unit(rng, min(50_000, count - start))
+    if count > face_index.MOST_EXACT:
+        faiss.write_index(candidates_index(embeddings), str(faces / face_index.FAISS_FILE))
+    images = len(np.unique(arrays["rows"]))
+    info = face_index.FaceIndexInfo(FACE_MODEL, FACE_SIZE, count, len(keys), images, face_index.keys_digest(keys), "")
     (faces / face_index.INFO_FILE).write_text(info.to_json())
 
 
@@ -213,7 +274,7 @@ def running(command: list[str], port: int, path: str, folder: Path) -> Iterator[
 def ours(folder: Path, index: str, threads: int, *more: str) -> contextlib.AbstractContextManager[Side]:
     """`idclip serve`."""
     port = free_port()
-    flags = {"index": f"index={folder / index}", "model": IDENTITY, "checkpoint": folder / "plain.pt", "port": port}
+    flags = {"index": f"index={folder / index}", "model": IDENTITY, "checkpoint": folder / "identity.pt", "port": port}
     flags |= {"gallery": folder / "gallery.sqlite", "threads": threads}
     command = [sys.executable, "-c", "from open_clip_idplugin.cli import main; main()", "serve"]
     return running([*command, *(f"--{name}={value}" for name, value in flags.items()), *more], port, "/healthz", folder)
@@ -257,19 +318,23 @@ def hybrid_request(turn: int) -> dict[str, Any]:
 
 def timed(side: Side, body: dict[str, Any], connection: http.client.HTTPConnection | None = None) -> float:
     """Seconds of one request; ends the program where it is refused."""
-    content = json.dumps(body).encode()
     connection = connection or side.connect()
     begin = time.perf_counter()
-    connection.request("POST", "/knn-service", content, {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    answer = response.read()
+    status, answer = post(connection, "/knn-service", body)
     seconds = time.perf_counter() - begin
-    results = json.loads(answer) if response.status == 200 else []
+    results = json.loads(answer) if status == 200 else []
     if not results:
         raise SystemExit(f"a request was refused: {answer[:300]!r}")
     if body.get("fusion") == HYBRID and not all("face_similarity" in result for result in results):
         raise SystemExit("a hybrid request was answered without comparing faces, so that its time says nothing")
     return seconds
+
+
+def post(connection: http.client.HTTPConnection, address: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    """(status, answer) of one request."""
+    connection.request("POST", address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def compare(our_side: Side, stock_side: Side, arguments: argparse.Namespace) -> None:
@@ -286,16 +351,37 @@ def compare(our_side: Side, stock_side: Side, arguments: argparse.Namespace) -> 
         one, other = (1000 * statistics.median(times) for times in zip(*pairs))
         ratio = statistics.median(first / second for first, second in pairs)
         print(f"{title}: p50 {one:.1f} ms; stock text {other:.1f} ms; median of ratios {ratio:.2f}")
-    rates = []
-    for side, request in [(our_side, people_request), (stock_side, text_request)]:
-        count, errors = hammer(side, request, arguments.clients, arguments.seconds)
-        rates.append(count / arguments.seconds)
-        print(f"{arguments.clients} clients: {rates[-1]:.1f} answers a second, {errors} errors")
-    print(f"throughput, ours / stock: {rates[0] / rates[1]:.2f}; {our_side.memory()}")
+    compare_many(our_side, stock_side, arguments)
 
 
-def hammer(side: Side, request: Callable[[int], dict[str, Any]], clients: int, seconds: float) -> tuple[int, int]:
-    """(answers, errors) of many clients that ask one request after the other."""
+def compare_many(our_side: Side, stock_side: Side, arguments: argparse.Namespace) -> None:
+    """Many clients at once, who ask one side after the other."""
+    sides = {"ours, people": (our_side, people_request), "ours, text": (our_side, text_request)}
+    sides["stock, text"] = (stock_side, text_request)
+    rates: dict[str, list[float]] = {title: [] for title in sides}
+    costs: dict[str, list[float]] = {title: [] for title in sides}
+    for turn in range(arguments.turns):
+        for title, (side, request) in sides.items():
+            before = side.processor_seconds()
+            count, errors = hammer(side, request, arguments.clients, arguments.seconds, turn * 10**9)
+            if errors or not count:
+                raise SystemExit(f"{title}: {errors} of {count + errors} requests failed")
+            rates[title].append(count / arguments.seconds)
+            costs[title].append(1000 * (side.processor_seconds() - before) / count)
+    for title, values in rates.items():
+        ratios = sorted(mine / other for mine, other in zip(values, rates["stock, text"], strict=True))
+        print(
+            f"{arguments.clients} clients, {title}: {statistics.median(values):.1f} answers a second, "
+            f"{statistics.median(costs[title]):.0f} ms of processor time each; over stock's rate "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+    print(f"after them: {our_side.memory()}")
+
+
+def hammer(
+    side: Side, request: Callable[[int], dict[str, Any]], clients: int, seconds: float, first: int = 0
+) -> tuple[int, int]:
+    """(answers, errors) of many clients that ask one request after the other, no two of them the same."""
     end = time.perf_counter() + seconds
     counts, errors = [0] * clients, [0] * clients
 
@@ -303,7 +389,7 @@ def hammer(side: Side, request: Callable[[int], dict[str, Any]], clients: int, s
         connection = side.connect()
         while time.perf_counter() < end:
             try:
-                timed(side, request(number * 1_000_000 + counts[number]), connection)
+                timed(side, request(first + number * 1_000_000 + counts[number]), connection)
                 counts[number] += 1
             except (OSError, http.client.HTTPException, SystemExit):
                 errors[number] += 1

@@ -1,5 +1,6 @@
 """Faces beside an image index: the join with a face table, who is matched to which face, candidates, refusals."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from open_clip_idplugin.retrieval import face_index, face_index_build
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.face_index import load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces, index_faces
+from open_clip_idplugin.retrieval.generations import changing
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 
 SIZE = 16
@@ -138,9 +140,25 @@ def test_many_faces_are_found_through_faiss(tmp_path, monkeypatch):
     assert len(found) == 20 and (found % 2 == 0).all()
 
 
-def test_same_table_again_and_another(folder, faces, keys, tmp_path, capsys):
-    import shutil
+def test_keys_are_read_while_nobody_else_changes_the_index(folder, faces, tmp_path, monkeypatch):
+    """Rows of before a compaction would make the index unservable."""
+    shutil.copytree(folder, tmp_path / "index", ignore=shutil.ignore_patterns("faces"))
+    read = []
 
+    def held(index):
+        with pytest.raises(IdClipError, match="another process"), changing(index):
+            pass
+        read.append(index)
+        return read_keys(index)
+
+    monkeypatch.setattr(face_index_build, "read_keys", held)
+    add_faces(tmp_path / "index", write_face_table(tmp_path / "table", faces, MODEL, SIZE))
+    assert read == [tmp_path / "index"]
+    with changing(tmp_path / "index"):  # given back
+        pass
+
+
+def test_same_table_again_and_another(folder, faces, keys, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "index")
     table = write_face_table(tmp_path / "table", faces, MODEL, SIZE)
     add_faces(tmp_path / "index", table)
@@ -155,8 +173,6 @@ def test_same_table_again_and_another(folder, faces, keys, tmp_path, capsys):
 
 
 def test_refusals(folder, faces, keys, tmp_path):
-    import shutil
-
     strangers = write_face_table(tmp_path / "strangers", {"other": [np.eye(SIZE)[0]]}, MODEL, SIZE)
     with pytest.raises(IdClipError, match="knows none of the pictures"):
         add_faces(folder, strangers)

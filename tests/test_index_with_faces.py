@@ -104,7 +104,7 @@ def test_a_face_model_that_fails_costs_the_faces_alone(pictures, tiny_models, tm
 def test_killed_between_pass_and_table(pictures, tiny_models, tmp_path, monkeypatch):  # noqa: F811
     source, loaded, options = find_images(str(pictures)), tiny_models.load_plain(), toy_options(tmp_path)
     index.build_index(source, loaded, tmp_path / "undisturbed", options)
-    places = [(passing_faces, "write_table"), (passing_faces, "remove_parts"), (index, "add_faces")]
+    places = [(passing_faces, "write_table"), (passing_faces, "remove_parts"), (index, "add_faces_to_held")]
     for place, name in places:
         with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
             patch.setattr(place, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

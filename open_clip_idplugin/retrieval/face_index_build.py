@@ -23,7 +23,7 @@ from open_clip_idplugin.retrieval.face_index import (
     keys_digest,
     read_info,
 )
-from open_clip_idplugin.retrieval.generations import exchange
+from open_clip_idplugin.retrieval.generations import changing, exchange
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 
 _BLOCK = 65_536  # faces that are copied at a time
@@ -48,8 +48,14 @@ def add_faces(index: Path, face_table: str | Path) -> FaceIndexInfo:
     Raises:
         IndexMismatch: no index there.
         FaceTableError: no face table there.
-        IdClipError: the two have no picture in common, or keys that tell nothing apart.
+        IdClipError: the two have no picture in common, keys that tell nothing apart, or another process changes the index.
     """
+    with changing(index):  # read keys and written faces belong to the same rows
+        return add_faces_to_held(index, face_table)
+
+
+def add_faces_to_held(index: Path, face_table: str | Path) -> FaceIndexInfo:
+    """`add_faces` for a folder that the caller holds already."""
     keys = read_keys(index)
     table = load_face_table(face_table)
     digest, target = keys_digest(keys), index / FOLDER

@@ -22,7 +22,7 @@ from open_clip_idplugin.retrieval.card import IndexCard, load_card, require_same
 from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import read_info
-from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.face_index_build import add_faces, add_faces_to_held
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import PLAN_FILE, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
@@ -174,7 +174,7 @@ def build_index(
         _write_report(building, source, reports)
         if options.faces is not None:
             finish_faces(building, len(reports), passing_engine(options.faces), source.name)
-            add_faces(building, building / FACE_TABLE)
+            add_faces_to_held(building, building / FACE_TABLE)
         if finish is not None:
             finish(building, reports)
         shutil.rmtree(building / DONE_FOLDER)

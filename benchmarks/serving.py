@@ -138,6 +138,7 @@ class Side:
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int, start: float, folder: Path) -> None:
         self.process, self.port, self.start, self.folder = process, port, start, str(folder.resolve())
+        self.start_processor = self.processor_seconds()
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection that is kept where the server keeps it."""
@@ -339,7 +340,8 @@ def post(connection: http.client.HTTPConnection, address: str, body: dict[str, A
 
 def compare(our_side: Side, stock_side: Side, arguments: argparse.Namespace) -> None:
     """Start-up, single requests in turns, and many clients at once."""
-    print(f"start to first answer: {our_side.start:.1f} s; stock {stock_side.start:.1f} s")
+    for title, side in (("ours", our_side), ("stock", stock_side)):
+        print(f"{title}, start to first answer: {side.start:.1f} s, {side.start_processor:.1f} s of processor time")
     for title, request in [("text", text_request), ("identity", people_request), ("hybrid", hybrid_request)]:
         mine, theirs = our_side.connect(), stock_side.connect()
         for turn in range(5):

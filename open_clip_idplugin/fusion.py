@@ -1,8 +1,11 @@
-"""How the similarity of a whole image and the similarity of its faces become one score.
+"""Late fusion: the similarity of a whole image and the similarity of its faces become one score.
 
-Role: pure arithmetic, shared by the search service and by the evaluation of what one builds without an identity token,
-so that what is measured is what is served. `context` is the cosine of query and image; `face` the cosine of the person
-and the best matching face of the image. Both are arrays whose last axis is the images, of numpy or torch unless stated.
+Role: pure arithmetic, the only one: the search service and the evaluation both rank by it, so that what is measured is what is
+served. `context` is the cosine of query and image; `face` the cosine of the person and the best matching face of the image.
+Both are arrays whose last axis is the images, of numpy or torch unless stated.
+
+Face models have scales of their own, so that cosines of faces are standardised before they are added: how many deviations
+they lie above the mean of different people (see `faces.calibration`), times `FACE_SCALE`. One weight then fits every model.
 
 Where no face was found, `face` says nothing: `Fusion.unseen` takes its place, the cosine at which a face speaks neither
 for nor against the person. A low one, such as what unrelated faces have, would count a face that was missed as somebody
@@ -10,18 +13,20 @@ else's.
 """
 
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.faces.calibration import FMR_NAMES, REFERENCE_DEVIATION, Calibration
+
 WEIGHTED, RECIPROCAL_RANK, FILTER, NONE = "weighted", "reciprocal_rank", "filter", "none"
 RULES = (WEIGHTED, RECIPROCAL_RANK, FILTER, NONE)
-NO_FACE = 0.0  # what unrelated faces have on average: a person for whom an image has no face left is not in it
-UNSEEN_FACE = 0.2  # where no face was found, unless it was tuned: between another person and the same one
-FACE_WEIGHT = 0.5  # of the weighted sum, unless it was tuned
-FACE_THRESHOLD = 0.35  # cosine from which two faces count as the same person, unless it was tuned
+FACE_WEIGHT = 0.5  # of the face where the rule adds scores, unless it was tuned
+FACE_SCALE = REFERENCE_DEVIATION  # what one deviation of a face counts beside a cosine of query and image
 RANK_OFFSET = 60  # of reciprocal ranks: how little the very first places count more than the next
-_BELOW_ALL = 4.0  # scores lie in [-2, 2]
+DIGITS = 6  # of cosines and their sums: what is closer ties, and is ordered by row
+_BELOW_ALL = 4.0  # contexts lie in [-2, 2]
 _NOBODY = -2.0  # below every threshold
 
 Scores = Any  # np.ndarray or torch.Tensor
@@ -31,14 +36,54 @@ Scores = Any  # np.ndarray or torch.Tensor
 class Fusion:
     """A rule with its numbers.
 
-    weight: of the face; threshold: of the filter; unseen: the face cosine of an image in which no face was found. The
-    filter puts such images after all others, with those of other people.
+    weight: of the face, the rule's own where it is not given; threshold: of the filter; unseen: the face cosine of an image in
+    which no face was found; mean, deviation: of the face cosines of different people. The filter puts images without a face
+    after all others, with those of other people.
     """
 
     rule: str = WEIGHTED
-    weight: float = FACE_WEIGHT
-    threshold: float = FACE_THRESHOLD
-    unseen: float = UNSEEN_FACE
+    weight: float = nan
+    threshold: float = 0.0
+    unseen: float = 0.0
+    mean: float = 0.0
+    deviation: float = FACE_SCALE
+
+    def __post_init__(self) -> None:
+        if isnan(self.weight):
+            object.__setattr__(self, "weight", 1.0 if self.rule == RECIPROCAL_RANK else FACE_WEIGHT)
+
+    @classmethod
+    def of(
+        cls,
+        calibration: Calibration,
+        rule: str = WEIGHTED,
+        weight: float | None = None,
+        threshold: float | None = None,
+        unseen: float | None = None,
+    ) -> "Fusion":
+        """A rule on the scale of a face model; what is not given follows from the model's calibration.
+
+        threshold, unseen: cosines; without them the one that different people reach with the false match rate of names, and
+        the one that speaks neither for nor against the person.
+        """
+        impostors = calibration.impostors
+        return cls(
+            rule,
+            nan if weight is None else weight,
+            calibration.threshold(FMR_NAMES) if threshold is None else threshold,
+            calibration.neutral if unseen is None else unseen,
+            impostors.mean,
+            impostors.deviation,
+        )
+
+    def standardise(self, face: Scores) -> Scores:
+        """Face cosines as they are added: 0 for the mean of different people, `FACE_SCALE` a deviation."""
+        return (face - self.mean) * (FACE_SCALE / self.deviation)
+
+    def of_people(self, faces: np.ndarray) -> np.ndarray:
+        """Cosines [P, N] of several people who must all be there -> [N]; the filter asks for each of them."""
+        joined: np.ndarray = faces.min(axis=0) if self.rule == FILTER else faces.mean(axis=0)
+        return joined
 
     def fuse(self, context: Scores, face: Scores, seen: Scores) -> Scores:
         """One score an image; seen: [images] bool of the same kind, whether a face was found.
@@ -52,15 +97,15 @@ class Fusion:
             return filter_then_rank(context, filled, self.threshold)
         if self.rule == RECIPROCAL_RANK:
             return reciprocal_rank(context, filled, self.weight)
-        return weighted_sum(context, filled, self.weight)
+        return weighted_sum(context, self.standardise(filled), self.weight)
 
 
-def weighted_sum(context: Scores, face: Scores, weight: float = FACE_WEIGHT) -> Scores:
+def weighted_sum(context: Scores, face: Scores, weight: float) -> Scores:
     """context + weight * face."""
     return context + weight * face
 
 
-def filter_then_rank(context: Scores, face: Scores, threshold: float = FACE_THRESHOLD) -> Scores:
+def filter_then_rank(context: Scores, face: Scores, threshold: float) -> Scores:
     """The context alone; images whose face is below the threshold come after all others, in order of context."""
     return context - (face < threshold) * _BELOW_ALL
 
@@ -68,8 +113,11 @@ def filter_then_rank(context: Scores, face: Scores, threshold: float = FACE_THRE
 def reciprocal_rank(
     context: np.ndarray, face: np.ndarray, weight: float = 1.0, offset: float = RANK_OFFSET
 ) -> np.ndarray:
-    """1 / (offset + rank by context) + weight / (offset + rank by face), float64; numpy only."""
-    return 1 / (offset + ranks(context)) + weight / (offset + ranks(face))
+    """1 / (offset + rank by context) + weight / (offset + rank by face), float64; numpy only.
+
+    Cosines that differ in less than `DIGITS` digits tie: that much depends on how sums were rounded.
+    """
+    return 1 / (offset + ranks(np.round(context, DIGITS))) + weight / (offset + ranks(np.round(face, DIGITS)))
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:

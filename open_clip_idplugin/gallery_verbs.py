@@ -13,7 +13,7 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
-from open_clip_idplugin.gallery.likeness import SAME_FACE, find_likenesses
+from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.person_words import noun_phrase
 
@@ -34,7 +34,7 @@ def enroll(
     consent_date: str | None = None,
     consent_until: str | None = None,
     word: str | None = None,
-    same_face: float = SAME_FACE,
+    same_face: float | None = None,
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
 
@@ -52,6 +52,7 @@ def enroll(
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         word: what the person is in a text where no identity token stands for the face, such as "a woman".
         same_face: warn when a photo has this cosine or more with a person of another name; above 1 never warns.
+            By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
     """
     fold_name(name)  # refuse a bad name before the face model is loaded
     if not photos:
@@ -84,7 +85,7 @@ def enroll_photos(
     policy: "FacePolicy" = "only",
     crops: bool = True,
     details: Mapping[str, str | None] | None = None,
-    same_face: float = SAME_FACE,
+    same_face: float | None = None,
 ) -> None:
     """Embed the face of every photo and enroll the good ones; each bad photo costs one printed sentence.
 
@@ -109,7 +110,9 @@ def enroll_photos(
     print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
 
 
-def same_face_warnings(gallery: Gallery, name: str, faces: Sequence[PhotoFace], threshold: float) -> list[str]:
+def same_face_warnings(
+    gallery: Gallery, name: str, faces: Sequence[PhotoFace], threshold: float | None = None
+) -> list[str]:
     """A sentence for everybody of another name whom the photos of `name` look like."""
     rows = np.stack([face.embedding for face in faces])
     return [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -10,6 +11,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the numbers compared are th
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub fails at once instead of retrying for a minute
 
 import pytest
+
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="idclip-tests-")  # no gallery or calibration of whoever runs them
 
 MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 FACE_DIM = 512

@@ -20,8 +20,10 @@ def unit(rows) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def write_face_table(folder: Path, faces: dict[str, list[np.ndarray | None]], model_id: str, size: int) -> Path:
-    """`faces`: picture's key -> its faces' embeddings [size], None for one that could not be aligned."""
+def write_face_table(
+    folder: Path, faces: dict[str, list[np.ndarray | None]], model_id: str, size: int, side: float = 8
+) -> Path:
+    """`faces`: picture's key -> its faces' embeddings [size], None for one that could not be aligned; side: in pixels."""
     import pyarrow.parquet as pq
 
     folder.mkdir(parents=True)
@@ -29,7 +31,8 @@ def write_face_table(folder: Path, faces: dict[str, list[np.ndarray | None]], mo
     for key, found in faces.items():
         for number, embedding in enumerate(found):
             place = None if embedding is None else len(embeddings)
-            box = np.array([4 + 8 * number, 5, 12 + 8 * number, 15], np.float32)
+            left = 4 + side * number
+            box = np.array([left, 5, left + side, 5 + 1.25 * side], np.float32)
             rows.append(
                 FaceRow("0.tar", key, f"{key}.jpg", number, box, np.zeros((5, 2)), 0.9, 48, 40, model_id, place)
             )

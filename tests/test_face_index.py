@@ -1,6 +1,7 @@
 """Faces beside an image index: the join with a face table, who is matched to which face, candidates, refusals."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ pytest.importorskip("clip_retrieval")
 from face_index_fixtures import unit, write_face_table
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.calibration import assumed_calibration
+from open_clip_idplugin.faces.calibration_files import load_calibration, user_file, write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
-from open_clip_idplugin.fusion import NO_FACE
 from open_clip_idplugin.retrieval import face_index, face_index_build
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.face_index import load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces, index_faces
+from open_clip_idplugin.retrieval.face_index_change import compact_faces
 from open_clip_idplugin.retrieval.generations import changing
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 
@@ -55,6 +58,10 @@ def folder(faces, keys, tmp_path_factory):
     write_face_table(root / "table", faces, MODEL, SIZE)
     index_faces(str(write_index(root / "index", keys)), str(root / "table"))
     return root / "index"
+
+
+MINIATURE = "insightface:miniature/recogniser-ff9cc405493d"
+NO_FACE = assumed_calibration("").impostors.mean
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +196,46 @@ def test_refusals(folder, faces, keys, tmp_path):
         (tmp_path / "index" / face_index.FOLDER / name).write_bytes(b"damaged")
         with pytest.raises(IndexMismatch, match="is damaged"):
             load_face_index(tmp_path / "index", keys)
+
+
+def crowds(shift: float) -> dict[str, list[np.ndarray]]:
+    """Forty pictures of two strangers each, whose cosines `shift` brings up."""
+    rng = np.random.default_rng(3)
+    axis = shift * np.eye(SIZE)[0]
+    return {f"crowd {number}": list(unit(unit(rng.standard_normal((2, SIZE))) + axis)) for number in range(40)}
+
+
+def test_a_model_that_nobody_measured_is_measured_on_the_collection(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    model, pictures = "onnx:other/net-00112233aabb", crowds(2.0)
+    assert load_calibration(model).assumed
+    write_face_table(tmp_path / "table", pictures, model, SIZE, side=40)
+    index = write_index(tmp_path / "index", list(pictures))
+    index_faces(str(index), str(tmp_path / "table"))
+    assert "was measured on this collection" in capsys.readouterr().out
+    scale = load_face_index(index, list(pictures)).calibration
+    assert not scale.assumed
+    assert scale.threshold(1e-3) > 0.9 > scale.impostors.mean > 0.6
+    assert load_calibration(model).impostors == scale.impostors  # enrolling knows as well
+    assert {path.stat().st_mode & 0o777 for path in (index / "faces").iterdir()} == {0o600}
+    # a change of the index keeps it, also where the user has another one by then
+    write_calibration(user_file(model), replace(scale, source="another"))
+    compact_faces(index, write_index(tmp_path / "smaller", list(pictures)[:30]), np.arange(40) < 30)
+    assert load_face_index(tmp_path / "smaller", list(pictures)[:30]).calibration.source == scale.source
+
+
+def test_a_collection_of_other_scores_is_reported(tmp_path, capsys):
+    pictures = crowds(2.0)
+    write_face_table(tmp_path / "table", pictures, MINIATURE, SIZE, side=40)
+    index_faces(str(write_index(tmp_path / "index", list(pictures))), str(tmp_path / "table"))
+    assert "do not fit the calibration" in capsys.readouterr().out
+    assert not (tmp_path / "index" / "faces" / "calibration.json").exists()
+
+
+def test_a_collection_that_is_too_small_says_so(tmp_path, capsys):
+    pictures = dict(list(crowds(0.0).items())[:4])
+    write_face_table(tmp_path / "table", pictures, "onnx:small/net-00112233aacc", SIZE, side=40)
+    index = write_index(tmp_path / "index", list(pictures))
+    index_faces(str(index), str(tmp_path / "table"))
+    assert "only 28 pairs" in capsys.readouterr().out
+    assert load_face_index(index, list(pictures)).calibration.assumed

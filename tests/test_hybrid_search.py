@@ -12,11 +12,12 @@ from face_index_fixtures import unit, write_face_table
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin import fusion
+from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval import index, ranking
 from open_clip_idplugin.retrieval.embed import EmbedOptions
-from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.face_index import PersonMatches, load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
@@ -90,7 +91,7 @@ def best_first(scores):
 def ada_similarities(world):
     """[ROWS] as they are fused."""
     match = world.faces.match(ADA[None], np.arange(ROWS))
-    return np.where(match.counts > 0, match.similarities[0], fusion.UNSEEN_FACE)
+    return np.where(match.counts > 0, match.similarities[0], assumed_calibration("").neutral)
 
 
 def test_weighted_sum_is_the_evaluations(world):
@@ -150,14 +151,15 @@ def test_words_that_may_be_names_are_hinted_at_and_stay_words(world, capsys):
 
 def test_all_any_none_only(world):
     both = {"all": ["Ada Lovelace", "Grace Hopper"]}
-    assert set(world.rows(people=both, fusion="filter")) == set(range(5, 10))
-    assert set(world.rows(people={"any": ["Ada Lovelace", "Grace Hopper"]}, text="blocks", fusion="filter")) == set(
-        range(15)
-    )
+    assert set(world.rows(people=both, fusion="filter")[:5]) == set(range(5, 10))
+    assert set(world.rows(people=both, fusion="filter", min_face_fmr=1e-3)) == set(range(5, 10))
+    either = {"people": {"any": ["Ada Lovelace", "Grace Hopper"]}, "text": "blocks", "fusion": "filter"}
+    assert set(world.rows(**either)[:15]) == set(range(15))
+    assert set(world.rows(**either, min_face_fmr=1e-3)) == set(range(15))
     without = {"all": ["Ada Lovelace"], "none": ["Grace Hopper"]}
     assert set(world.rows(people=without, min_face_similarity=0.5)) == set(range(5))
     assert set(world.rows(text="blocks", people={"none": ["Ada Lovelace"]})) == set(range(10, ROWS))
-    assert world.rows(people={"all": ["Ada Lovelace"], "only": True}, fusion="filter") == []  # a stranger is in all
+    assert world.rows(people={"all": ["Ada Lovelace"], "only": True}, min_face_fmr=1e-3) == []  # a stranger is in all
     trio = {"all": ["Ada Lovelace", "Grace Hopper", {"image_id": 6, "face": 2}], "only": True}
     assert world.rows(people=trio, fusion="filter")[0] == 6
 
@@ -181,7 +183,8 @@ def test_negative_text(world):
 def test_reciprocal_ranks(world):
     face = ada_similarities(world)
     expected = fusion.reciprocal_rank(world.vectors @ world.query(TEXT, ADA), face, 1.0)
-    assert world.rows(text=TEXT, identities=["Ada Lovelace"], fusion="reciprocal_rank") == best_first(expected)
+    best = sorted(range(ROWS), key=lambda row: (-expected[row], row))
+    assert world.rows(text=TEXT, identities=["Ada Lovelace"], fusion="reciprocal_rank") == best
 
 
 def test_thresholds_show_nothing_rather_than_the_least_bad(world):
@@ -189,6 +192,46 @@ def test_thresholds_show_nothing_rather_than_the_least_bad(world):
     everything = world.ask(text="blocks")
     middle = everything[10]["similarity"] + 1e-7
     assert len(world.rows(text="blocks", min_similarity=middle)) == 10
+
+
+def test_the_filter_ranks_other_people_last_as_in_the_evaluation(world):
+    face = ada_similarities(world)
+    seen = world.faces.match(ADA[None], np.arange(ROWS)).counts > 0
+    context = world.vectors @ world.query(TEXT, ADA)
+    scores = fusion.Fusion(fusion.FILTER, threshold=0.5).fuse(context, face, seen)
+    ask = {"text": TEXT, "identities": ["Ada Lovelace"], "fusion": "filter"}
+    assert world.rows(**ask, face_threshold=0.5) == best_first(scores)
+    assert "'fmr' is a false match rate" in world.refused(**ask, fmr=1)
+
+
+def test_nothing_found_is_an_answer(world):
+    """Each result says how probable the person is in it; a least probability leaves out the others."""
+    ask = {"text": TEXT, "identities": ["Ada Lovelace"]}
+    results = {result["id"]: result["probability"] for result in world.ask(**ask)}
+    assert min(results[row] for row in range(10)) > 0.9
+    match = world.faces.match(ADA[None], np.arange(ROWS))
+    prior = world.faces.calibration.prior(ROWS)
+    assert prior == pytest.approx(0.01)
+    for row in range(10, ROWS):
+        assert results[row] < 0.5 if match.counts[row] else results[row] == pytest.approx(prior)
+    assert set(world.rows(**ask, min_probability=0.5)) == set(range(10))
+    nobody = {"embedding": unit(np.ones(FACE_DIM) * np.where(np.arange(FACE_DIM) % 2, 1, -1)).tolist()}
+    assert world.rows(people={"all": [nobody]}, min_probability=0.5) == []
+    both = {"all": ["Ada Lovelace", "Grace Hopper"]}
+    assert set(world.rows(people=both, min_probability=0.5)) == set(range(5, 10))
+    assert "'min_probability' must be a number from 0 to 1" in world.refused(**ask, min_probability=2)
+    assert "holds none" in world.refused(**ask, min_probability=0.5, indice_name="bare")
+
+
+def test_reciprocal_ranks_of_thousands_are_no_ties():
+    """1 / (60 + rank) of places 1,365 and 1,366 are equal in six digits: the row decided who came first."""
+    count = 3000
+    places = np.random.default_rng(0).permutation(count)
+    context = (-places / count).astype(np.float32)
+    match = PersonMatches(context[None], np.zeros((1, count), np.int64), np.ones(count, np.int64))
+    scores = ranking._fuse(context, match, fusion.Fusion(fusion.RECIPROCAL_RANK))
+    assert np.argsort(-scores, kind="stable").tolist() == np.argsort(places).tolist()
+    assert len(np.unique(scores)) == count
 
 
 def test_pages_fit_together(world):
@@ -295,7 +338,7 @@ def test_removed_images_are_in_no_answer(world, tmp_path):
     shutil.copytree(world.folder, tmp_path / "archive")
     index_remove(str(tmp_path / "archive"), ids="0,6")
     client = create_app({"archive": tmp_path / "archive"}, world.loaded, world.enrolled).test_client()
-    ada = {"people": {"all": ["Ada Lovelace"]}, "fusion": "filter"}
+    ada = {"people": {"all": ["Ada Lovelace"]}, "fusion": "filter", "min_face_fmr": 1e-3}
     found = client.post("/knn-service", json={**ada, "include_images": False}).get_json()
     assert {result["id"] for result in found} == set(range(10)) - {0, 6}
     answer = client.post("/knn-service", json={"people": {"all": [{"image_id": 6}]}})

@@ -13,15 +13,16 @@ from open_clip_idplugin.evaluation.face_scores import DetectedFaces, FaceScores
 from open_clip_idplugin.evaluation.protocols import Settings, ask, run
 from open_clip_idplugin.evaluation.rivals import (
     CAPTION_AND_FACE,
-    EVERY_RULE,
     FILTER_FACES,
     HYBRID,
     MEAN_OF_BOTH,
     PHOTO_SEARCH,
     FacedQueries,
     photo_results,
+    rules_of,
     split_by_faces,
 )
+from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.fusion import Fusion
 
 ONE_TEMPLATE = Settings(templates=0)
@@ -118,7 +119,7 @@ def test_an_image_without_a_face_is_not_counted_as_somebody_else():
 
 def test_the_tuned_rule_is_the_best_and_the_first_of_several():
     queries = faced("conf1", missed=(4,), noise=1.0)
-    rules = (*RULES.values(), *EVERY_RULE)
+    rules = (*RULES.values(), *rules_of(assumed_calibration(""))[HYBRID])
     shares = [queries.results(HYBRID, rule).metrics[HYBRID]["t2i_R@1"] for rule in rules]
     assert [queries.first_share(rule) for rule in rules] == pytest.approx(shares)
     assert queries.tune(rules) == rules[int(np.argmax(shares))]
@@ -157,7 +158,7 @@ def test_filtering_ranks_the_others_behind():
 
 def test_bad_input_is_an_error_of_this_project():
     with pytest.raises(IdClipError, match="same face model"):
-        FaceScores(np.ones((2, 8)), DetectedFaces.from_lists([[np.ones(4)]], 4))
+        FaceScores(np.ones((2, 8)), DetectedFaces.from_lists([[np.ones(4)]], 4), unseen=0.2)
     queries = faced()
     few = DetectedFaces.from_lists([[face] for face in queries.evaluation_set.faces[:3]], 16)
     with pytest.raises(IdClipError, match="same images"):

@@ -18,13 +18,14 @@ from open_clip_idplugin.evaluation.rivals import (
     CAPTION_AND_FACE,
     FILTER_FACES,
     HYBRID,
-    RULES,
-    UNTUNED,
     FacedQueries,
     photo_results,
+    rules_of,
     split_by_faces,
+    untuned,
 )
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
+from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import WEIGHTED, Fusion
 from open_clip_idplugin.person_as import takes_faces, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
@@ -175,7 +176,7 @@ def evaluate_shards(
     kept = {name: Asked(None, None, None) for name in (CAPTIONS, BY_FACE) if name in settings.configurations}
     results = run(images.evaluation_set, images.features, encoder, settings, kept)
     side = _faced(images, faces, encoder, settings, kept)
-    rules = _rules(rival, encoder, loaded, settings, loading)
+    rules = _rules(rival, encoder, loaded, settings, loading, faces.calibration)
     for name, queries in side.items():
         results.update(queries.results(name, rules[name]))
     photos = crop_features(shards, images.evaluation_set, encoder, loaded.preprocess)
@@ -255,16 +256,21 @@ def _faced(
 
 
 def _rules(
-    rival: Rival, encoder: QueryEncoder, loaded: LoadedModel, settings: Settings, loading: Loading
+    rival: Rival,
+    encoder: QueryEncoder,
+    loaded: LoadedModel,
+    settings: Settings,
+    loading: Loading,
+    calibration: Calibration,
 ) -> Mapping[str, Fusion]:
     """The rule of every ranking by faces: tuned on the validation shards where there are some."""
-    rules = dict(UNTUNED)
+    rules = untuned(calibration)
     if rival.validation is not None and "general" in settings.protocols:
         images = _encode(rival.validation, encoder, loaded, settings, loading, rival)
         faces = detect_faces(rival.validation, images.evaluation_set, rival.engine, settings.progress)
         alone = replace(settings, protocols=("general",))
         tuned = _faced(images, faces, encoder, alone)
-        rules |= {name: queries.tune(RULES[name]) for name, queries in tuned.items()}
+        rules |= {name: queries.tune(rules_of(calibration)[name]) for name, queries in tuned.items()}
     if rival.weight is not None:
         rules[CAPTION_AND_FACE] = replace(rules[CAPTION_AND_FACE], rule=WEIGHTED, weight=rival.weight)
     return rules

@@ -19,6 +19,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import strata
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
+from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import agreed_model, require_same_model, same_model
 from open_clip_idplugin.pictures import ImageRejected, load_image, load_picture
 from open_clip_idplugin.training_facts import require_face_model
@@ -197,7 +198,7 @@ def detect_faces(shards: Shards, evaluation_set: EvaluationSet, engine: Any, pro
             flush()
     if pending:
         flush()
-    return DetectedFaces.from_lists(found, engine.embedding_size, heights)
+    return DetectedFaces.from_lists(found, engine.embedding_size, heights, load_calibration(engine.model_id))
 
 
 def _require_rival(sample: Sample, model_id: str | None) -> None:

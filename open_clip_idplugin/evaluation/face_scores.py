@@ -13,7 +13,8 @@ from torch import Tensor
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.metrics import Array, CosineScores, as_features
-from open_clip_idplugin.fusion import RECIPROCAL_RANK, UNSEEN_FACE, Fusion
+from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
+from open_clip_idplugin.fusion import RECIPROCAL_RANK, Fusion
 
 
 @dataclass(frozen=True)
@@ -22,23 +23,30 @@ class DetectedFaces:
 
     embeddings: [M, D] float32 unit rows; image_of_face: [M] int; n_images: also those without a face
     heights: [M] float32 in pixels of the image, empty where not known
+    calibration: of the face model; without one ArcFace's scale is assumed
     """
 
     embeddings: np.ndarray
     image_of_face: np.ndarray
     n_images: int
     heights: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    calibration: Calibration = field(default_factory=lambda: assumed_calibration(""))
 
     @classmethod
     def from_lists(
-        cls, faces: Sequence[Sequence[np.ndarray]], size: int, heights: Sequence[Sequence[float]] | None = None
+        cls,
+        faces: Sequence[Sequence[np.ndarray]],
+        size: int,
+        heights: Sequence[Sequence[float]] | None = None,
+        calibration: Calibration | None = None,
     ) -> "DetectedFaces":
         """From one list of embeddings [size] per image, empty where nothing was found; heights in the same form."""
         owners = [image for image, found in enumerate(faces) for _ in found]
         rows = [embedding for found in faces for embedding in found]
         embeddings = np.stack(rows).astype(np.float32) if rows else np.zeros((0, size), np.float32)
         pixels = np.array([height for found in heights or () for height in found], np.float32)
-        return cls(embeddings, np.array(owners, dtype=np.int64), len(faces), pixels)
+        known = assumed_calibration("") if calibration is None else calibration
+        return cls(embeddings, np.array(owners, dtype=np.int64), len(faces), pixels, known)
 
     @property
     def detected(self) -> np.ndarray:
@@ -59,7 +67,8 @@ class DetectedFaces:
         number[np.asarray(images, np.int64)] = np.arange(len(images))
         kept = number[self.image_of_face] >= 0
         heights = self.heights[kept] if len(self.heights) else self.heights
-        return DetectedFaces(self.embeddings[kept], number[self.image_of_face[kept]], len(images), heights)
+        owners = number[self.image_of_face[kept]]
+        return DetectedFaces(self.embeddings[kept], owners, len(images), heights, self.calibration)
 
 
 class FaceScores:
@@ -69,7 +78,7 @@ class FaceScores:
     """
 
     def __init__(
-        self, query_faces: Array, faces: DetectedFaces, device: str | torch.device = AUTO, unseen: float = UNSEEN_FACE
+        self, query_faces: Array, faces: DetectedFaces, unseen: float, device: str | torch.device = AUTO
     ) -> None:
         device = resolve_device(device)
         self._queries = as_features(query_faces, "query faces", device)

@@ -26,6 +26,7 @@ from open_clip_idplugin.evaluation.protocols import (
     people,
     unit_rows,
 )
+from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import Fusion
 
 FILTER_FACES = "filter by face, then CLIP text"
@@ -36,19 +37,8 @@ RIVALS = (FILTER_FACES, CAPTION_AND_FACE, PHOTO_SEARCH, MEAN_OF_BOTH)
 HYBRID = "hybrid"
 
 _WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0)
-_UNSEEN = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-FILTERS = tuple(Fusion(fusion.FILTER, threshold=value / 20) for value in range(2, 15))
-WEIGHTED_SUMS = (
-    Fusion(fusion.NONE),
-    *(Fusion(fusion.WEIGHTED, weight=weight, unseen=unseen) for weight in _WEIGHTS for unseen in _UNSEEN),
-)
-EVERY_RULE = (
-    *WEIGHTED_SUMS,
-    *FILTERS,
-    *(Fusion(fusion.RECIPROCAL_RANK, weight=weight, unseen=unseen) for weight in (0.5, 1.0, 2.0) for unseen in (0.3,)),
-)
-RULES = {FILTER_FACES: FILTERS, CAPTION_AND_FACE: WEIGHTED_SUMS, HYBRID: EVERY_RULE}
-UNTUNED = {FILTER_FACES: Fusion(fusion.FILTER), CAPTION_AND_FACE: Fusion(), HYBRID: Fusion()}
+_UNSEEN = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the way from the mean of different people to that of one person
+_RATES = (0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)  # false match rates of a filter
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ class FacedQueries:
         assert self.asked.features is not None
         device, queries = self.settings.device, self.queries
         contexts = CosineScores(self.asked.features, self.image_features, device)
-        faces = FaceScores(self.query_faces, self.faces, device)
+        faces = FaceScores(self.query_faces, self.faces, rule.unseen, device)
         return FusedScores(contexts, faces, queries.text_of_query, queries.image_of_query, rule)
 
     def tune(self, rules: Sequence[Fusion]) -> Fusion:
@@ -123,12 +113,29 @@ class FacedQueries:
 
     def _people_scores(self, rule: Fusion) -> Scores:
         _, _, means = people(self.evaluation_set)
-        faces = FaceScores(means, self.faces, self.settings.device, rule.unseen)
+        faces = FaceScores(means, self.faces, rule.unseen, self.settings.device)
         if self.asked.people is None:
             return faces
         contexts = CosineScores(self.asked.people, self.image_features, self.settings.device)
         every = np.arange(len(means))
         return FusedScores(contexts, faces, every, every, rule)
+
+
+def rules_of(calibration: Calibration) -> dict[str, tuple[Fusion, ...]]:
+    """The rules that are tried for each ranking by faces, on the scale of a face model."""
+    impostors, genuines = calibration.impostors, calibration.genuines
+    unseen = [impostors.mean + share * (genuines.mean - impostors.mean) for share in _UNSEEN]
+    filters = [Fusion.of(calibration, fusion.FILTER, threshold=calibration.threshold(rate)) for rate in _RATES]
+    sums = [Fusion.of(calibration, fusion.NONE)]
+    sums += [Fusion.of(calibration, weight=weight, unseen=cosine) for weight in _WEIGHTS for cosine in unseen]
+    ranks = [Fusion.of(calibration, fusion.RECIPROCAL_RANK, weight) for weight in (0.5, 1.0, 2.0)]
+    return {FILTER_FACES: (*filters,), CAPTION_AND_FACE: (*sums,), HYBRID: (*sums, *filters, *ranks)}
+
+
+def untuned(calibration: Calibration) -> dict[str, Fusion]:
+    """What the service does where nobody tuned anything."""
+    sums = Fusion.of(calibration)
+    return {FILTER_FACES: Fusion.of(calibration, fusion.FILTER), CAPTION_AND_FACE: sums, HYBRID: sums}
 
 
 def split_by_faces(evaluation_set: EvaluationSet, faces: DetectedFaces) -> EvaluationSet:

@@ -25,6 +25,7 @@ from open_clip_idplugin.faces.score_fits import FEWEST_IMPOSTORS, genuines_of, i
 from open_clip_idplugin.faces.score_pairs import Scores
 
 RATES = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
+_ASSUMED_PAIRS = 20
 _DRAWS = 100  # of the bootstrap
 _CONFIDENCE = 0.95
 _NORMAL = NormalDist()
@@ -43,10 +44,28 @@ def calibrate_scores(scores: Scores, model_id: str, source: str, **facts: Any) -
         CalibrationError: fewer than `FEWEST_IMPOSTORS` pairs of different people, or no spread in their scores.
     """
     impostors = impostors_of(scores.impostors)
-    genuines = genuines_of(scores.genuines, scores.origin) or assumed_genuines(impostors)
+    assumed = assumed_genuines(impostors)
+    measured = genuines_of(scores.genuines, scores.origin)
+    genuines = assumed if measured is None else _tempered(measured, assumed)
     counts = {"impostor_pairs": len(scores.impostors), "genuine_pairs": len(scores.genuines), "impostors": scores.how}
     found = Calibration(model_id, impostors, genuines, source=source, facts={**facts, **counts})
     return replace(found, points=_points(found, scores))
+
+
+def _tempered(measured: Genuines, assumed: Genuines) -> Genuines:
+    """Deviations of few pairs are too small more often than not, and then a match is called improbable: what is assumed counts
+    as `_ASSUMED_PAIRS` more."""
+    count = measured.pairs
+
+    def pooled(own: float, other: float) -> float:
+        variance = (count * own**2 + _ASSUMED_PAIRS * other**2) / (count + _ASSUMED_PAIRS)
+        return round(float(np.sqrt(variance)), 6)
+
+    return replace(
+        measured,
+        deviation=pooled(measured.deviation, assumed.deviation),
+        distance_deviation=pooled(measured.distance_deviation, assumed.distance_deviation),
+    )
 
 
 def misfit(calibration: Calibration, impostors: np.ndarray) -> str | None:

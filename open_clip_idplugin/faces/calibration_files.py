@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -40,7 +41,7 @@ def load_calibration(model_id: str | None, beside: Path | None = None) -> Calibr
         return assumed_calibration("")
     for found in _candidates(model_id, beside):
         if same_model(found.model_id, model_id):
-            return found
+            return replace(found, model_id=model_id)
     return assumed_calibration(model_id)
 
 
@@ -70,11 +71,6 @@ def user_file(model_id: str) -> Path:
     identity = ModelIdentity.parse(model_id)
     words = f"{identity.kind}-{identity.digest or identity.name}"
     return user_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)}.json"
-
-
-def has_own(model_id: str) -> bool:
-    """Whether the user's folder or the package holds a calibration of this model."""
-    return any(same_model(found.model_id, model_id) for found in _candidates(model_id, None))
 
 
 def _candidates(model_id: str, beside: Path | None) -> Iterator[Calibration]:

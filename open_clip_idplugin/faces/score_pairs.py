@@ -6,6 +6,7 @@ person, provisionally. Pairs share faces and people, so that each one notes whos
 again, not pairs.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,8 +55,10 @@ class CollectedFaces:
         rows = table.face_of_embedding
         boxes = table.column("box")[rows]
         large = np.flatnonzero(np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= least_face)
-        names = np.stack([table.column("shard").astype(str), table.column("key").astype(str)], axis=1)[rows[large]]
-        photos = np.unique(names, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        shards, keys = table.column("shard"), table.column("key")  # faces of a photograph stand together
+        photos = np.cumsum(np.r_[False, (keys[1:] != keys[:-1]) | (shards[1:] != shards[:-1])][: len(keys)])[
+            rows[large]
+        ]
         if len(large) > _MOST_FACES:
             order = np.random.default_rng(seed).permutation(int(photos.max()) + 1)[photos]
             chosen = np.sort(np.argsort(order, kind="stable")[:_MOST_FACES])
@@ -99,7 +102,7 @@ class Scores:
     how: str
 
 
-def collect_scores(faces: CollectedFaces, seed: int = 0) -> Scores:
+def collect_scores(faces: CollectedFaces, seed: int = 0, groups: bool = True) -> Scores:
     """Compare the faces of a collection.
 
     Impostors are the pairs that are surely different people. Where these are few, other pairs count as well, up to the cosine
@@ -108,6 +111,7 @@ def collect_scores(faces: CollectedFaces, seed: int = 0) -> Scores:
     Args:
         faces: to be compared.
         seed: of the pairs that are drawn where there are too many.
+        groups: look for genuine pairs where nobody is named.
 
     Raises:
         CalibrationError: fewer than `score_fits.FEWEST_IMPOSTORS` pairs in all.
@@ -135,7 +139,7 @@ def collect_scores(faces: CollectedFaces, seed: int = 0) -> Scores:
     else:
         alike = impostors_of(cosines).threshold(FMR_WARNINGS)
     genuines, origin = _cosines(faces.embeddings, *_named_pairs(faces)), LABELS
-    if len(genuines) < FEWEST_GENUINES and not (faces.people != UNKNOWN).all():
+    if groups and len(genuines) < FEWEST_GENUINES and not (faces.people != UNKNOWN).all():
         people = _groups(faces.embeddings, alike)
         genuines, origin = _cosines(faces.embeddings, *_within(people, faces.photos)), GROUPS
     units = np.where(faces.people == UNKNOWN, faces.photos, faces.photos.max(initial=0) + 1 + faces.people)
@@ -150,10 +154,14 @@ def _named_pairs(faces: CollectedFaces) -> tuple[Ints, Ints]:
 
 
 def _groups(embeddings: Floats, threshold: float) -> Ints:
-    """[N] whose face each is, as far as the model itself tells: a number of its own for whoever is in no group."""
+    """[N] whose face each is, as far as the model itself tells: a number of its own for whoever is in no group.
+
+    Without scikit-learn nobody is grouped.
+    """
     people = np.arange(len(embeddings), dtype=np.int64)
-    for rows in group_faces(embeddings, threshold, 2):
-        people[rows] = rows[0]
+    with contextlib.suppress(ModuleNotFoundError):
+        for rows in group_faces(embeddings, threshold, 2):
+            people[rows] = rows[0]
     return people
 
 

@@ -15,6 +15,7 @@ from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.enrolment import enroll_faces
+from open_clip_idplugin.gallery.likeness import same_face as same_face_of
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.left_out import Skip
 
@@ -69,7 +70,7 @@ def enroll_all(
     candidates: Iterable[Candidate],
     model_id: str,
     details: Mapping[str, str | None],
-    same_face: float,
+    same_face: float | None,
     advance: Callable[[], object] = lambda: None,
 ) -> EnrolmentReport:
     """Enroll everybody; `advance` is called after every photo.
@@ -96,7 +97,8 @@ def enroll_all(
             report.people_left_out.append(Skip(candidate.name, REFUSED_PERSON, str(error)))
             continue
         report.enrolled[person.name] = report.enrolled.get(person.name, 0) + len(faces)
-    report.alike = find_alike(gallery, report.enrolled, same_face)
+    cosine = same_face_of(model_id) if same_face is None else same_face
+    report.alike = find_alike(gallery, report.enrolled, cosine)
     return report
 
 

@@ -10,7 +10,6 @@ from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Details, Gallery
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate, enroll_all
 from open_clip_idplugin.gallery.enrolment import read_photo
-from open_clip_idplugin.gallery.likeness import SAME_FACE
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery_verbs import face_policy
 from open_clip_idplugin.left_out import Skip
@@ -27,7 +26,7 @@ def enroll_folder(
     consent: str | None = None,
     consent_date: str | None = None,
     consent_until: str | None = None,
-    same_face: float = SAME_FACE,
+    same_face: float | None = None,
     report: str = "report.json",
 ) -> None:
     """Remember everybody of a folder: <name>/photo.jpg, or VGGFace2's layout with identity_meta.csv.
@@ -44,6 +43,7 @@ def enroll_folder(
         consent_date: day on which it was given, YYYY-MM-DD.
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         same_face: warn of two people whose means have this cosine or more; above 1 never warns.
+            By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
         report: where the account of every photo is written.
     """
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
@@ -66,7 +66,7 @@ def run_enrolment(
     candidates: list[Candidate],
     model_id: str,
     details: dict[str, str | None],
-    same_face: float,
+    same_face: float | None,
     report_file: Path,
     skipped: Iterable[Skip] = (),
     passed_over: Iterable[Skip] = (),

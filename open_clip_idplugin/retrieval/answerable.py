@@ -51,6 +51,8 @@ def require_faces(parts: QueryParts, request: KnnRequest, faces: FaceIndex | Non
         "'none' in 'people'": len(parts.unwanted) > 0,
         "'only' in 'people'": request.people.only,
         "'min_face_similarity'": rules.min_face_similarity is not None,
+        "'min_face_fmr'": rules.min_face_fmr is not None,
+        "'min_probability'": rules.min_probability is not None and parts.has_people,
         f"'fusion': '{rules.fusion}'": rules.fusion not in (None, fusion.NONE) and parts.has_people,
     }
     for what, needed in asked.items():

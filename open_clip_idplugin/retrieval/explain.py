@@ -11,15 +11,18 @@ from open_clip_idplugin.retrieval.query_parts import QueryParts
 from open_clip_idplugin.retrieval.ranking import Ranking
 from open_clip_idplugin.retrieval.ranking_request import RankingRequest
 
+_SCORE_DIGITS = 9  # reciprocal ranks differ by less than a millionth
+
 
 def explain(
     ranking: Ranking, place: int, parts: QueryParts, rules: RankingRequest, faces: FaceIndex | None
 ) -> dict[str, Any]:
-    """`score`, `text_similarity`, `face_similarity`, `face_box`, `face_box_relative`, `matched`, `person_as` and `why`."""
+    """`score`, `text_similarity`, `face_similarity`, `face_box`, `face_box_relative`, `matched`, `probability`, `person_as`
+    and `why`."""
     choice = int(ranking.choices[place])
     names, match = parts.alternatives[choice].persons.names, ranking.matches[choice]
     similarity = round(float(ranking.similarities[place]), 6)
-    values: dict[str, Any] = {"score": round(float(ranking.scores[place]), 6)}
+    values: dict[str, Any] = {"score": round(float(ranking.scores[place]), _SCORE_DIGITS)}
     if parts.from_text:
         values["text_similarity"] = similarity
     if names:
@@ -29,7 +32,8 @@ def explain(
         matched = [_matched(name, person, match, place, faces) for person, name in enumerate(names)]
         values |= _face_fields(matched, match, place)
         reasons += [_reason(entry, int(match.counts[place])) for entry in matched]
-        reasons[1:] = [f"{_rule(rules)}: {'; '.join(reasons[1:])}"]
+        reasons[1:] = [f"{_rule(rules, faces)}: {'; '.join(reasons[1:])}"]
+        values["probability"] = float(f"{ranking.probabilities[place]:.4g}")
     if parts.negative is not None:
         reasons.append("less the similarity to the negative text")
     return {**values, "why": "; ".join(reasons)}
@@ -59,13 +63,14 @@ def _face_fields(matched: list[dict[str, Any]], match: PersonMatches, place: int
     return values
 
 
-def _rule(rules: RankingRequest) -> str:
+def _rule(rules: RankingRequest, faces: FaceIndex) -> str:
+    rule = rules.fused_by(faces.calibration)
     if rules.fusion == fusion.NONE:
         return "faces (not in the score)"
     if rules.fusion == fusion.FILTER:
-        return f"faces from {rules.face_threshold:g} on"
+        return f"faces from {rule.threshold:.3g} on"
     how = "by rank, " if rules.fusion == fusion.RECIPROCAL_RANK else ""
-    return f"faces ({how}weight {rules.weight:g})"
+    return f"faces ({how}weight {rule.weight:g})"
 
 
 def _reason(entry: dict[str, Any], count: int) -> str:

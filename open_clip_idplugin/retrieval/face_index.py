@@ -16,8 +16,10 @@ from typing import Any
 import faiss
 import numpy as np
 
+from open_clip_idplugin.faces.calibration import Calibration
+from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.fusion import NO_FACE, match_faces
+from open_clip_idplugin.fusion import match_faces
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.faiss_files import read_index
 from open_clip_idplugin.retrieval.selection import probing
@@ -51,8 +53,8 @@ class FaceIndexInfo:
 class PersonMatches:
     """How R images match P people who must be different faces.
 
-    similarities: [P, R] float32, `NO_FACE` where a person is left without a face; faces: [P, R] int64, rows of the face
-    index, -1 there; counts: [R] int64, faces found in each image.
+    similarities: [P, R] float32, where a person is left without a face what different people have on average; faces: [P, R]
+    int64, rows of the face index, -1 there; counts: [R] int64, faces found in each image.
     """
 
     similarities: np.ndarray
@@ -63,9 +65,16 @@ class PersonMatches:
 class FaceIndex:
     """An opened folder `faces/`; safe to use from several threads."""
 
-    def __init__(self, info: FaceIndexInfo, arrays: dict[str, np.ndarray], candidates: Any | None) -> None:
-        """`arrays`: as `ARRAYS` names them; `candidates`: the faiss index, or None."""
+    def __init__(
+        self,
+        info: FaceIndexInfo,
+        arrays: dict[str, np.ndarray],
+        candidates: Any | None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """`arrays`: as `ARRAYS` names them; `candidates`: the faiss index, or None; `calibration`: None looks for the model's."""
         self.info = info
+        self.calibration = load_calibration(info.model_id) if calibration is None else calibration
         self.embeddings, self.boxes, self.sizes = (arrays[name] for name in ARRAYS[:3])
         self.rows = np.asarray(arrays["rows"])
         self._starts = np.searchsorted(self.rows, np.arange(info.images + 1))
@@ -86,7 +95,8 @@ class FaceIndex:
         """People [P, D] float32 (unit rows) and images [R] int64 -> which face of each image is whom."""
         owner, faces, counts = self._gather(images)
         shape = (len(people), len(images))
-        best, chosen = np.full(shape, NO_FACE, np.float32), np.full(shape, -1, np.int64)
+        nobody = self.calibration.impostors.mean
+        best, chosen = np.full(shape, nobody, np.float32), np.full(shape, -1, np.int64)
         if len(faces):
             values = people @ np.asarray(self.embeddings[faces]).T  # [P, K]
             starts = np.flatnonzero(np.diff(owner, prepend=-1))
@@ -96,7 +106,7 @@ class FaceIndex:
                 ends = dict(zip(owner[starts].tolist(), [*starts[1:].tolist(), len(owner)], strict=True))
                 for image in _conflicts(chosen, counts):
                     span = slice(ends[image] - int(counts[image]), ends[image])
-                    _assign(values[:, span], faces[span], best[:, image], chosen[:, image])
+                    _assign(values[:, span], faces[span], nobody, best[:, image], chosen[:, image])
         return PersonMatches(best, chosen, counts)
 
     def nearest_images(self, person: np.ndarray, count: int, allowed: np.ndarray | None = None) -> np.ndarray:
@@ -165,7 +175,7 @@ def load_face_index(index: Path, keys: Sequence[str], model_id: str | None = Non
         candidates = read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) if path.exists() else None
     except (OSError, ValueError, RuntimeError) as error:
         raise IndexMismatch(f"'{folder}' is damaged ({error}): add the faces again with `idclip index_faces`") from None
-    return FaceIndex(info, arrays, candidates)
+    return FaceIndex(info, arrays, candidates, load_calibration(info.model_id, folder))
 
 
 def read_info(folder: Path) -> FaceIndexInfo:
@@ -200,9 +210,9 @@ def _conflicts(chosen: np.ndarray, counts: np.ndarray) -> list[int]:
     return np.flatnonzero((counts > 0) & (np.diff(ordered, axis=0) == 0).any(axis=0)).tolist()
 
 
-def _assign(values: np.ndarray, faces: np.ndarray, best: np.ndarray, chosen: np.ndarray) -> None:
+def _assign(values: np.ndarray, faces: np.ndarray, nobody: float, best: np.ndarray, chosen: np.ndarray) -> None:
     """Give P people different faces of one image: values [P, F] -> `best` and `chosen` [P]."""
     picked = match_faces(values)
     found = picked >= 0
     chosen[:] = np.where(found, faces[picked], -1)
-    best[:] = np.where(found, values[np.arange(len(values)), picked], NO_FACE)
+    best[:] = np.where(found, values[np.arange(len(values)), picked], nobody)

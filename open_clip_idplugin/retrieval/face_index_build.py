@@ -13,6 +13,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.retrieval.face_index import (
     FAISS_FILE,
@@ -78,9 +79,12 @@ def add_faces_to_held(index: Path, face_table: str | Path) -> FaceIndexInfo:
     building.mkdir(mode=0o700)
     try:
         _write(building, table, rows, faces, info)
+        said = calibrate_beside(table, building)
         _replace(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    if said is not None:
+        print(said)
     return info
 
 

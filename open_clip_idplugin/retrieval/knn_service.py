@@ -215,7 +215,7 @@ class IdentityKnnService(KnnService):
                     "`idclip index_faces`, or collapse by a column"
                 )
             ranking = ranking.take(np.arange(min(len(ranking.rows), 4 * wanted)))
-            threshold = request.ranking.face_threshold
+            threshold = request.ranking.same_face(resource.faces.calibration)
             ranking = collapse(ranking, wanted, near_duplicates(ranking, searched, LIKENESS, threshold))
         elif how is not None:
             values = column(resource.metadata_provider, how).to_numpy()[ranking.rows]

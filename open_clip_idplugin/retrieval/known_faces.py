@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
+from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.face_index import FaceIndex
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 Described = list[dict[str, Any]]
 
 
-def faces_in_image(faces: FaceIndex | None, row: int, gallery: Gallery | None, threshold: float) -> Described:
+def faces_in_image(faces: FaceIndex | None, row: int, gallery: Gallery | None, threshold: float | None) -> Described:
     """The faces of an indexed image, best detection first: `face`, `box`, `box_relative`, and who it is where known.
+
+    threshold: cosine from which a face has a name; None takes the false match rate of names.
 
     Raises:
         ModelMismatch: the gallery's people come from another face model.
@@ -31,12 +35,12 @@ def faces_in_image(faces: FaceIndex | None, row: int, gallery: Gallery | None, t
         box, relative = faces.box(face)
         described.append({"face": number, "box": box, "box_relative": relative, "usable": True})
     if found:
-        _add_names(described, np.asarray(faces.embeddings[found]), faces.model_id, gallery, threshold)
+        _add_names(described, np.asarray(faces.embeddings[found]), faces.calibration, gallery, threshold)
     return described
 
 
 def faces_in_photo(
-    faces: "list[Face]", width: int, height: int, model_id: str, gallery: Gallery | None, threshold: float
+    faces: "list[Face]", width: int, height: int, model_id: str, gallery: Gallery | None, threshold: float | None
 ) -> Described:
     """The same for faces that were found in a photo of `width` x `height` pixels; `usable`: it has an embedding."""
     described: Described = []
@@ -48,12 +52,12 @@ def faces_in_photo(
     usable = [number for number, face in enumerate(faces) if face.embedding is not None]
     if usable:
         rows = np.stack([np.asarray(faces[number].embedding) for number in usable])
-        _add_names([described[number] for number in usable], rows, model_id, gallery, threshold)
+        _add_names([described[number] for number in usable], rows, load_calibration(model_id), gallery, threshold)
     return described
 
 
 def _add_names(
-    described: Described, embeddings: np.ndarray, model_id: str, gallery: Gallery | None, threshold: float
+    described: Described, embeddings: np.ndarray, scale: Calibration, gallery: Gallery | None, threshold: float | None
 ) -> None:
     """Put `name` and `similarity` to the faces [F, D] that are somebody enrolled: nobody twice, the best cosine first."""
     if gallery is None:
@@ -61,7 +65,8 @@ def _add_names(
     names, means = gallery.means()
     if not names:
         return
-    require_same_model(model_id, gallery.model_id, "the faces of the picture and the enrolled people")
+    threshold = scale.threshold(FMR_NAMES) if threshold is None else threshold
+    require_same_model(scale.model_id or None, gallery.model_id, "the faces of the picture and the enrolled people")
     cosines = embeddings @ means.T
     order = np.argsort(-cosines, axis=None, kind="stable")
     for face, person in zip(*np.unravel_index(order, cosines.shape), strict=True):

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.faces.calibrating import calibrate_scores
-from open_clip_idplugin.faces.calibration import FMR_WARNINGS, Calibration, CalibrationError
+from open_clip_idplugin.faces.calibration import FMR_WARNINGS, Calibration
 from open_clip_idplugin.faces.calibration_files import FILE as CALIBRATION_FILE
-from open_clip_idplugin.faces.calibration_files import has_own, load_calibration, write_calibration
+from open_clip_idplugin.faces.calibration_files import load_calibration, read_calibration
+from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.faces.row_crops import crops_below
-from open_clip_idplugin.faces.score_pairs import CollectedFaces, collect_scores
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.folder_command import enroll_folder, run_enrolment
 from open_clip_idplugin.gallery.group_files import CSV_FILE, read_groups
@@ -78,17 +77,11 @@ class OpenPeople:
 
     def calibrate(self) -> str | None:
         """Measure a face model that nobody has measured on the faces of the collection; returns a sentence about it."""
-        table = self._table()
-        target = self._index / FACES / CALIBRATION_FILE
-        if has_own(table.model_id) or target.exists():
-            return None
-        try:
-            scores = collect_scores(CollectedFaces.of_table(table))
-            measured = calibrate_scores(scores, table.model_id, f"{len(table)} faces of this collection, without names")
-        except CalibrationError as error:
-            return f"thresholds are those of ArcFace's scale, for {error}"
-        write_calibration(target, measured)
-        return f"thresholds of {table.model_id} were measured on the faces of this collection"
+        folder = self._index / FACES
+        said = calibrate_beside(self._table(), folder)
+        if said is None and (folder / CALIBRATION_FILE).exists():  # measured when the index was built
+            said = f"thresholds are those of this collection: {read_calibration(folder / CALIBRATION_FILE).source}"
+        return said
 
     def suggest(self) -> Suggested | None:
         """Group the unknown faces anew where faces or people have changed; None where the groups are as before."""

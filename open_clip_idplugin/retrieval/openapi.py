@@ -77,6 +77,7 @@ def people_fields(limits: Limits) -> dict[str, dict[str, Any]]:
     persons = {"type": "array", "maxItems": MOST_FACES, "items": {"anyOf": [{"type": "string"}, person]}}
     clauses: dict[str, Any] = dict.fromkeys(("all", "any", "none"), persons)
     cosine = {"type": "number", "minimum": -1, "maximum": 1}
+    rate = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
     return {
         "people": _field(
             "who is in the images: enrolled names, or face objects",
@@ -96,10 +97,15 @@ def people_fields(limits: Limits) -> dict[str, dict[str, Any]]:
         "negative_weight": _field("weight of `negative_text`", type="number", minimum=0, maximum=10),
         "fusion": _field("how image and face scores are joined", type="string", enum=list(fusion.RULES)),
         "face_weight": _field("weight of the face score", type="number", minimum=0, maximum=100),
-        "face_threshold": _field("cosine from which two faces are one person", **cosine),
-        "unseen_face": _field("face cosine of images in which no face was found", **cosine),
+        "fmr": _field("false match rate at which two faces are one person; sets `face_threshold`", **rate),
+        "face_threshold": _field("cosine from which two faces are one person, in place of `fmr`", **cosine),
+        "unseen_face": _field("face cosine of images in which no face was found; the neutral one by default", **cosine),
         "min_similarity": _field("leave out images below this cosine", **cosine),
         "min_face_similarity": _field("leave out images whose face is below this cosine", **cosine),
+        "min_face_fmr": _field("leave out images whose face different people reach more often than this", **rate),
+        "min_probability": _field(
+            "leave out images that show the people with a lower probability", type="number", minimum=0, maximum=1
+        ),
         "filters": _field("metadata columns and the values they must have", type="object"),
         "exclude_ids": _field("images to leave out", type="array", items={"type": "integer"}, maxItems=limits.results),
         "offset": _field("results to skip: paging", **row),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError, Person, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, to_photo_face
-from open_clip_idplugin.gallery.likeness import SAME_FACE, find_likenesses
+from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.retrieval.answers import choose_index
 from open_clip_idplugin.retrieval.indexed_face import indexed_face, require_row
@@ -55,14 +55,14 @@ class PeopleService:
         resource = choose_index(self._indices.current(), values.get("indice_name"))
         require_row(resource, row)
         with _without_paths(self._people.gallery):
-            faces = faces_in_image(resource.faces, row, self._people.gallery, _or_usual(threshold))
+            faces = faces_in_image(resource.faces, row, self._people.gallery, threshold)
         return {"id": row, "index_has_faces": resource.faces is not None, "faces": faces}
 
     def in_photo(self, photo: str, threshold: float | None) -> dict[str, Any]:
         """The faces of a photo that was sent."""
         faces, width, height, model_id = self._find(photo)
         with _without_paths(self._people.gallery):
-            described = faces_in_photo(faces, width, height, model_id, self._people.gallery, _or_usual(threshold))
+            described = faces_in_photo(faces, width, height, model_id, self._people.gallery, threshold)
         return {"width": width, "height": height, "faces": described}
 
     def enroll(self, request: EnrollRequest) -> dict[str, Any]:
@@ -152,10 +152,6 @@ def _is_called(person: Person, part: str) -> bool:
     except GalleryError:
         return False
     return any(folded in fold_name(name) for name in (person.name, *person.aliases))
-
-
-def _or_usual(threshold: float | None) -> float:
-    return SAME_FACE if threshold is None else threshold
 
 
 @contextlib.contextmanager

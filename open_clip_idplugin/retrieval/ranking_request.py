@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.fusion import FACE_THRESHOLD, FACE_WEIGHT, RECIPROCAL_RANK, RULES, UNSEEN_FACE
+from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
+from open_clip_idplugin.fusion import RULES, WEIGHTED, Fusion
 from open_clip_idplugin.gallery import fold_name
 from open_clip_idplugin.retrieval.request_fields import (
     MOST_RESULTS,
@@ -64,27 +65,46 @@ class PeopleClause:
 
 @dataclass(frozen=True)
 class RankingRequest:
-    """How results are scored, cut off and paged; the defaults are clip-retrieval's ranking."""
+    """How results are scored, cut off and paged; the defaults are clip-retrieval's ranking.
+
+    Cosines of faces that are not given follow from false match rates and the face model's calibration.
+    """
 
     negative_text: str | None = None
     negative_weight: float = 0.5
     fusion: str | None = None  # one of RULES; None: the weighted sum where there are people and faces
     face_weight: float | None = None
-    face_threshold: float = FACE_THRESHOLD
-    unseen_face: float = UNSEEN_FACE  # face similarity of an image in which no face was found
+    fmr: float = FMR_NAMES  # of `face_threshold`, where that is not given
+    face_threshold: float | None = None
+    unseen_face: float | None = None  # face similarity of an image in which no face was found
     min_similarity: float | None = None
     min_face_similarity: float | None = None
+    min_face_fmr: float | None = None  # of `min_face_similarity`, where that is not given
+    min_probability: float | None = None  # that all people asked for are in the image
     filters: Mapping[str, Any] = field(default_factory=dict)
     exclude_ids: tuple[int, ...] = ()
     offset: int | None = None
     collapse: str | None = None  # NEAR_DUPLICATES or a metadata column
 
+    def same_face(self, calibration: Calibration) -> float:
+        """Cosine from which two faces are one person."""
+        return calibration.threshold(self.fmr) if self.face_threshold is None else self.face_threshold
+
+    def least_face(self, calibration: Calibration) -> float | None:
+        """Cosine of the faces below which nothing is shown; None where everything is."""
+        if self.min_face_similarity is None and self.min_face_fmr is not None:
+            return calibration.threshold(self.min_face_fmr)
+        return self.min_face_similarity
+
     @property
-    def weight(self) -> float:
-        """Of the face in the fused score."""
-        if self.face_weight is not None:
-            return self.face_weight
-        return 1.0 if self.fusion == RECIPROCAL_RANK else FACE_WEIGHT
+    def cuts_faces(self) -> bool:
+        """Whether images are left out because of their faces."""
+        return any(value is not None for value in (self.min_face_similarity, self.min_face_fmr, self.min_probability))
+
+    def fused_by(self, calibration: Calibration) -> Fusion:
+        """The rule and its numbers, on the scale of a face model."""
+        threshold = self.same_face(calibration)
+        return Fusion.of(calibration, self.fusion or WEIGHTED, self.face_weight, threshold, self.unseen_face)
 
 
 def parse_people(values: Mapping[str, Any]) -> PeopleClause:
@@ -110,16 +130,18 @@ def parse_ranking(values: Mapping[str, Any], longest_text: int) -> RankingReques
     if rule is not None and rule not in RULES:
         raise BadRequest(f"'fusion' must be one of {', '.join(RULES)}")
     defaults = RankingRequest()
-    threshold = _number(values, "face_threshold", -1, 1)
     return RankingRequest(
         negative_text=text_field(values, "negative_text", longest_text),
         negative_weight=_or(_number(values, "negative_weight", 0, 10), defaults.negative_weight),
         fusion=rule,
         face_weight=_number(values, "face_weight", 0, 100),
-        face_threshold=_or(threshold, defaults.face_threshold),
-        unseen_face=_or(_number(values, "unseen_face", -1, 1), defaults.unseen_face),
+        fmr=_or(_rate(values, "fmr"), defaults.fmr),
+        face_threshold=_number(values, "face_threshold", -1, 1),
+        unseen_face=_number(values, "unseen_face", -1, 1),
         min_similarity=_number(values, "min_similarity", -1, 1),
         min_face_similarity=_number(values, "min_face_similarity", -1, 1),
+        min_face_fmr=_rate(values, "min_face_fmr"),
+        min_probability=_number(values, "min_probability", 0, 1),
         filters=_filters(values),
         exclude_ids=_excluded(values),
         offset=_offset(values),
@@ -166,6 +188,13 @@ def _number(values: Mapping[str, Any], name: str, least: float, most: float) -> 
     number: float | None = number_field(values, name, float)
     if number is not None and not least <= number <= most:
         raise BadRequest(f"'{name}' must be a number from {least} to {most}")
+    return number
+
+
+def _rate(values: Mapping[str, Any], name: str) -> float | None:
+    number = _number(values, name, 0, 1)
+    if number is not None and not 0 < number < 1:
+        raise BadRequest(f"'{name}' is a false match rate: a number between 0 and 1, such as 0.001")
     return number
 
 

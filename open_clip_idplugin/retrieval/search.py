@@ -83,6 +83,9 @@ def search(
     offset: int | None = None,
     collapse: str | None = None,
     person_as: str | None = None,
+    fmr: float | None = None,
+    min_face_fmr: float | None = None,
+    min_probability: float | None = None,
 ) -> None:
     """Find a person in a context: "[TOK] feeding a horse" with an enrolled name or a photo; plain text works as well.
 
@@ -109,7 +112,7 @@ def search(
         only: nobody but those of --all may be in an image.
         fusion: how face and text make one score: weighted, reciprocal_rank, filter or none.
         face_weight: of the face in the score.
-        face_threshold: cosine from which two faces are the same person, for --fusion filter and --none.
+        face_threshold: cosine from which two faces are the same person, for --fusion filter and --none, in place of --fmr.
         unseen_face: cosine that counts where no face was found in an image; low to trust the detector.
         min_similarity: cosine of text and image below which nothing is shown.
         min_face_similarity: cosine of the faces below which nothing is shown.
@@ -120,6 +123,9 @@ def search(
         collapse: near_duplicates, or a column of which every value is shown once.
         person_as: what people are in the text: token, words, both, or auto (the token where an adaptor trained for this
             face model is there, else words, and the faces rank).
+        fmr: false match rate at which two faces are the same person (0.001): how often different people are taken for one.
+        min_face_fmr: leave out images whose face different people reach more often than this, in place of a cosine.
+        min_probability: leave out images that show the people with a lower probability, so that nothing may be found.
     """
     options = SearchOptions(
         _split(all),
@@ -137,6 +143,9 @@ def search(
         offset,
         collapse,
         person_as,
+        fmr,
+        min_face_fmr,
+        min_probability,
     )
     query = Query(text, _split(photos), _split(identities), num_images, options)
     if client_only and options != SearchOptions():

@@ -35,15 +35,18 @@ class SearchOptions:
     offset: int | None = None
     collapse: str | None = None
     person_as: str | None = None
+    fmr: float | None = None
+    min_face_fmr: float | None = None
+    min_probability: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Only what was given."""
         clauses = {name: list(getattr(self, name)) for name in ("all", "any", "none") if getattr(self, name)}
         people = {**clauses, **({"only": True} if self.only else {})}
-        faces = ("fusion", "face_weight", "face_threshold", "unseen_face", "min_face_similarity")
+        faces = ("fusion", "face_weight", "fmr", "face_threshold", "unseen_face")
+        least = ("min_similarity", "min_face_similarity", "min_face_fmr", "min_probability")
         values = {
-            name: getattr(self, name)
-            for name in (*faces, "min_similarity", "negative_text", "offset", "collapse", "person_as")
+            name: getattr(self, name) for name in (*faces, *least, "negative_text", "offset", "collapse", "person_as")
         }
         filters = parse_where(self.where)
         fields = {**values, "people": people or None, "filters": filters or None}

@@ -7,8 +7,9 @@ from typing import Any
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
+from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import same_model
-from open_clip_idplugin.gallery.likeness import SAME_FACE
 from open_clip_idplugin.person_as import choose, why_no_token
 from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
 from open_clip_idplugin.retrieval.access import Access
@@ -20,14 +21,18 @@ from open_clip_idplugin.retrieval.ranking_request import RankingRequest
 from open_clip_idplugin.retrieval.resources import IdentityResource
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
 
+PROBABLY = 0.5  # from which the page takes a person to be in an image; below it says so
+
 
 def describe_indices(
     indices: ServedIndices, people: People, limits: Limits, access: Access, loaded: LoadedModel
 ) -> dict[str, Any]:
     """Everything, as it is now; `loaded` is the model that encodes queries."""
-    defaults = RankingRequest()
+    defaults, served = RankingRequest(), indices.current()
+    scales = [resource.faces.calibration for resource in served.values() if resource.faces is not None]
+    scale = scales[0] if scales else load_calibration(people.face_model)
     return {
-        "indices": [_index(name, resource, people, loaded) for name, resource in indices.current().items()],
+        "indices": [_index(name, resource, people, loaded) for name, resource in served.items()],
         "people": {
             "has_gallery": people.gallery is not None,
             "may_edit": access.may_edit_people and people.gallery is not None,
@@ -35,10 +40,9 @@ def describe_indices(
         },
         "defaults": {
             "face_weight": fusion.FACE_WEIGHT,
-            "face_threshold": defaults.face_threshold,
-            "unseen_face": defaults.unseen_face,
             "negative_weight": defaults.negative_weight,
-            "same_face": SAME_FACE,
+            **_cosines(scale),
+            "probably": PROBABLY,
         },
         "fusion_rules": list(fusion.RULES),
         "person_as": list(CHOICES),
@@ -55,7 +59,22 @@ def _index(name: str, resource: IdentityResource, people: People, loaded: Loaded
         "has_thumbnails": not resource.thumbnails.empty,
         "columns": list(resource.columns_to_return),
         "person_as": _person_as(resource.faces, people, loaded),
+        "calibration": None if resource.faces is None else _calibration(resource.faces.calibration),
     }
+
+
+def _calibration(scale: Calibration) -> dict[str, Any]:
+    """How the cosines of an index's faces are read; `note` where nobody has measured its face model."""
+    note = None
+    if scale.assumed:
+        note = f"Nobody has measured the face model '{scale.model_id}': ArcFace's scale is assumed (idclip calibrate)."
+    return {"source": scale.source, "measured": not scale.assumed, "note": note, **_cosines(scale)}
+
+
+def _cosines(scale: Calibration) -> dict[str, float]:
+    threshold = round(scale.threshold(FMR_NAMES), 4)
+    rates = {"fmr": FMR_NAMES, "face_threshold": threshold, "same_face": threshold}
+    return {**rates, "unseen_face": round(scale.neutral, 4)}
 
 
 def _person_as(faces: FaceIndex | None, people: People, loaded: LoadedModel) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
+from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.retrieval.card import file_sha256
 from open_clip_idplugin.weights import WEIGHTS
 from webdataset_tools.benchmark.world import DETECTOR_SIDE, FACES
@@ -45,7 +46,8 @@ class BenchFaces:
             return {"embeddings": found.embeddings, "images": found.image_of_face, "heights": found.heights}
 
         values = self._kept(f"{split}-images", [split, evaluation_set.keys], find)
-        return DetectedFaces(values["embeddings"], values["images"], len(evaluation_set), values["heights"])
+        known = load_calibration(self._engine.model_id)
+        return DetectedFaces(values["embeddings"], values["images"], len(evaluation_set), values["heights"], known)
 
     def photos(self, split: str, evaluation_set: EvaluationSet) -> list[Path] | None:
         """The identity photo that each image's query face was made from; None where the world keeps no photos."""

@@ -17,7 +17,8 @@ from open_clip_idplugin.evaluation.protocols import (
     TextEncoder,
     ask,
 )
-from open_clip_idplugin.evaluation.rivals import UNTUNED
+from open_clip_idplugin.evaluation.rivals import untuned
+from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.prompts import GENERAL_TEMPLATES
 
@@ -27,7 +28,7 @@ class Choices:
     """template: number of the best one, None where no face is asked for; rules: row -> how it fuses."""
 
     template: int | None = None
-    rules: Mapping[str, Fusion] = field(default_factory=lambda: dict(UNTUNED))
+    rules: Mapping[str, Fusion] = field(default_factory=lambda: untuned(assumed_calibration("")))
 
 
 def one_caption_each(evaluation_set: EvaluationSet) -> EvaluationSet:

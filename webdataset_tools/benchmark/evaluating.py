@@ -28,9 +28,9 @@ from open_clip_idplugin.evaluation.rivals import (
     CAPTION_AND_FACE,
     FILTER_FACES,
     HYBRID,
-    RULES,
     FacedQueries,
     photo_results,
+    rules_of,
     split_by_faces,
 )
 from open_clip_idplugin.prompts import GENERAL_TEMPLATES
@@ -188,7 +188,8 @@ def _choose(cell: Cell, side: Side, encoder: QueryEncoder, asked: Mapping[str, A
     ((name, queries),) = asked.items()
     settings = Settings((name,), ("general",))
     faced = FacedQueries.of(side.evaluation_set, queries, side.features, side.faces, settings)
-    rules = {row: faced.tune(RULES[row]) for row in _rows(cell)}
+    tried = rules_of(side.faces.calibration)
+    rules = {row: faced.tune(tried[row]) for row in _rows(cell)}
     template = best_template(side.evaluation_set, side.features, encoder, name) if cell.recipe.trained else None
     return Choices(template, rules)
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.calibration import FMR_WARNINGS
+from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
 from open_clip_idplugin.faces.row_crops import Crops
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
@@ -15,7 +17,6 @@ from open_clip_idplugin.gallery.group_files import (
     read_groups,
 )
 from open_clip_idplugin.gallery.group_suggestions import SuggestOptions, candidates_of, suggest_groups
-from open_clip_idplugin.gallery.likeness import SAME_FACE
 from webdataset_tools.collection_faces.collection import find_collection
 from webdataset_tools.collection_faces.options import PICTURES_PER_PART
 from webdataset_tools.collection_faces.sheet import read_crops
@@ -26,7 +27,8 @@ def suggest(
     output: str,
     input: str | None = None,
     gallery: str | None = None,
-    same_face: float = SAME_FACE,
+    same_face: float | None = None,
+    fmr: float = FMR_WARNINGS,
     min_faces: int = 3,
     show: int = 12,
     least_face: int = LEAST_FACE,
@@ -38,14 +40,19 @@ def suggest(
         output: folder for groups.html, groups.csv and groups.json; only their owner can read them.
         input: the pictures, as `idclip faces` took them; without them the page has file names instead of faces.
         gallery: gallery file (default: gallery.sqlite in the user's data folder); faces of its people are left out.
-        same_face: cosine from which two faces are taken for one person.
+        same_face: cosine from which two faces are taken for one person, in place of --fmr.
+        fmr: false match rate of that: how often different people are taken for one.
         min_faces: the smallest group.
         show: most faces of a group on the page.
         least_face: pixels of a face's shorter side below which it is left out: small faces look alike.
     """
-    if min_faces < 2 or show < 1 or not 0 < same_face < 1:
+    if min_faces < 2 or show < 1 or not (same_face is None or 0 < same_face < 1):
         raise IdClipError("give --min_faces of at least 2, --show of at least 1 and --same_face between 0 and 1")
     table = load_face_table(face_table)
+    calibration = load_calibration(table.model_id, table.folder)
+    if same_face is None:
+        same_face = calibration.threshold(fmr)
+        print(f"faces from cosine {same_face:.3f} on are one person: false match rate {fmr:g}, {calibration.source}")
     found = suggest_groups(
         table,
         Gallery(gallery),
@@ -69,7 +76,7 @@ def enroll_groups(
     consent: str | None = None,
     consent_date: str | None = None,
     consent_until: str | None = None,
-    same_face: float = SAME_FACE,
+    same_face: float | None = None,
     report: str = "report.json",
 ) -> None:
     """Remember the people whose groups of faces were named in the groups.csv of `idclip suggest`.
@@ -85,6 +92,7 @@ def enroll_groups(
         consent_date: day on which it was given, YYYY-MM-DD.
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         same_face: warn of two people whose means have this cosine or more; above 1 never warns.
+            By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
         report: where the account of every photo is written.
     """
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}

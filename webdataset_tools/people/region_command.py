@@ -10,7 +10,6 @@ from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate
 from open_clip_idplugin.gallery.enrolment import to_photo_face
 from open_clip_idplugin.gallery.folder_command import run_enrolment
-from open_clip_idplugin.gallery.likeness import SAME_FACE
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.photo_folders import BAD_NAME, photos_in
 from webdataset_tools.people.face_regions import FaceRegion, read_regions
@@ -33,7 +32,7 @@ def enroll_regions(
     consent: str | None = None,
     consent_date: str | None = None,
     consent_until: str | None = None,
-    same_face: float = SAME_FACE,
+    same_face: float | None = None,
     report: str = "report.json",
 ) -> None:
     """Remember the people whose faces a photo manager has named inside the photos (XMP face regions).
@@ -49,6 +48,7 @@ def enroll_regions(
         consent_date: day on which it was given, YYYY-MM-DD.
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         same_face: warn of two people whose means have this cosine or more; above 1 never warns.
+            By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
         report: where the account of every photo is written.
     """
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}

@@ -85,7 +85,7 @@ function show(results, onward, more, index) {
   byId("cards").append(...results.map((result, place) => card(found[first + place], first + place)));
   byId("more").hidden = !more;
   const words = counted(found.length, "result", "results") + (more ? ", and there are more" : "");
-  announce(found.length ? words + wayOf(found[0]) : "Nothing was found. Fewer people, or lower least scores, show more.");
+  announce(found.length ? words + wayOf(found[0]) + doubts() : "Nothing was found. Fewer people, or lower least scores, show more.");
   if (onward) byId("cards").children[first]?.querySelector("button").focus();
 }
 
@@ -95,6 +95,17 @@ function wayOf(result) {
   return result.person_as === "both" ? ". The person is a token and words in the text" : "";
 }
 
+// Whether faces were compared and say that the people who were asked for are probably not in the picture.
+const isDoubtful = (result) => typeof result.probability === "number" && result.probability < state.info.defaults.probably;
+
+function doubts() {
+  const grey = found.filter(isDoubtful).length;
+  if (!grey) return "";
+  const most = Math.round(100 * state.info.defaults.probably);
+  if (grey === found.length) return `. Who you asked for was probably not found: no picture shows them with a probability of ${most} %`;
+  return `. Grey ones (${grey}) probably do not show who you asked for`;
+}
+
 function bringIntoView() {
   const title = byId("results-title");
   if (title.getBoundingClientRect().top > innerHeight * 0.7) title.scrollIntoView();
@@ -102,9 +113,10 @@ function bringIntoView() {
 
 function card(result, place) {
   const title = titleOf(result);
-  return make("li", {},
+  return make("li", isDoubtful(result) ? { class: "doubtful" } : {},
     make("button", { type: "button", class: "open", "aria-label": `Result ${place + 1}: ${title}`, onclick: () => opener(place) }, pictureOf(result, title)),
     make("p", { class: "caption" }, title), scoresOf(result),
+    isDoubtful(result) && make("p", { class: "doubt" }, "probably not in this picture"),
     result.why && make("details", {}, make("summary", {}, "Why"), make("p", {}, result.why)),
     make("button", { type: "button", class: "plain like", onclick: () => searchAlike(result) }, "More like this"));
 }
@@ -119,8 +131,11 @@ function pictureOf(result, title) {
 
 export function scoresOf(result) {
   const parts = [[result.like ? "likeness" : result.person_as === "words" ? "text" : "IdCLIP", result.similarity], ["face", result.face_similarity]].filter(([, value]) => typeof value === "number");
-  return make("p", { class: "scores" }, ...parts.map(([name, value]) => make("span", {}, `${name} `, make("b", {}, shortNumber(value)))));
+  const chance = typeof result.probability === "number" && make("span", {}, "in it ", make("b", {}, percent(result.probability)));
+  return make("p", { class: "scores" }, ...parts.map(([name, value]) => make("span", {}, `${name} `, make("b", {}, shortNumber(value)))), chance);
 }
+
+const percent = (share) => share < 0.01 ? "< 1 %" : share > 0.99 ? "> 99 %" : `${Math.round(100 * share)} %`;
 
 export function searchAlike(result) {
   setSimilar({ name: `image ${result.id}`, picture: jpeg(result.image), fields: { image_id: result.id } });

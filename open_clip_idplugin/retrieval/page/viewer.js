@@ -8,7 +8,7 @@ import { refreshPeople } from "./people.js";
 import { found, scoresOf, searchAlike, titleOf } from "./results.js";
 import { choose, enrolled, state } from "./state.js";
 
-const HIDDEN = new Set(["id", "image", "index", "like", "similarity", "score", "text_similarity", "face_similarity", "face_box", "face_box_relative", "matched", "why", "caption", "faces_found"]);
+const HIDDEN = new Set(["id", "image", "index", "like", "similarity", "score", "text_similarity", "face_similarity", "probability", "face_box", "face_box_relative", "matched", "why", "caption", "faces_found"]);
 let current = 0;
 
 export function wireViewer() {

@@ -23,7 +23,7 @@ from webdataset_tools.faceswap.swap_report import SwapReport
 from webdataset_tools.release import load_release
 from webdataset_tools.report import Skip
 
-LENIENT = {"margin": -0.6, "workers": 1, "people_per_image": 3, "contexts": 2, "shares": "50,25,25", "min_face": 20}
+LENIENT = fixtures.LENIENT
 KILLS = 10
 
 

@@ -17,7 +17,7 @@ from webdataset_tools.faceswap import geometry, marking, matching, reasons, swap
 from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.coco import load_subset
-from webdataset_tools.faceswap.face_region import skin_colour
+from webdataset_tools.faceswap.face_skin import map_skin
 from webdataset_tools.faceswap.geometry import SwapFailed
 from webdataset_tools.faceswap.identities import load_identities, read_attribute_table
 from webdataset_tools.faceswap.swappers import FaceInPicture, SwapperSettings
@@ -230,8 +230,7 @@ def test_a_share_of_the_skin_stays_but_light_does_not():
 
     swapped = [lightness(target, BlendSwapper(kept).swap(target, source)) for kept in (0, 0.5, 1)]
     # Where the person's skin is known from other photos, it counts, not this photo's light: here it is as the scene's.
-    skin = skin_colour(target.picture, target.landmarks, target.box)
-    assert skin is not None and skin_colour(target.picture, target.landmarks + 900, target.box + 900) is None
+    skin = map_skin(target.picture, target.landmarks, target.box).skin
     own, scene = lightness(source, source.picture), lightness(target, target.picture)
     assert own < swapped[2] + 12 and swapped[2] < swapped[1] - 5 < swapped[0] - 10 and abs(swapped[0] - scene) < 15
     elsewhere = FaceInPicture(source.picture, source.landmarks, source.box, source.embedding, skin)

@@ -15,7 +15,7 @@ from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_release import build_release
 from webdataset_tools.release import SPLITS, load_release
 
-OPTIONS = {"margin": -0.6, "workers": 1, "people_per_image": 3, "contexts": 2, "shares": "50,25,25", "min_face": 20}
+OPTIONS = fixtures.LENIENT
 
 
 @pytest.fixture(scope="module")

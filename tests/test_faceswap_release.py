@@ -30,8 +30,7 @@ from webdataset_tools.release import SPLITS, load_release
 from webdataset_tools.sample_format import read_samples
 from webdataset_tools.shards import ShardOptions, build_shards
 
-# Blended faces of the stand-in engine's people are often only nearly like the identity: what passes is not the subject here.
-LENIENT = {"margin": -0.6, "workers": 1, "people_per_image": 3, "contexts": 2, "shares": "50,25,25", "min_face": 20}
+LENIENT = fixtures.LENIENT
 
 
 def swap(world, output, load=None, **options):

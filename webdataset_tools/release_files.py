@@ -17,6 +17,7 @@ from open_clip_idplugin.identity_names import IdentityNamesError
 from open_clip_idplugin.locations import Location
 
 _CHUNK = 1 << 22  # characters read at a time
+_LONGEST_ID = 20  # digits
 _LARGEST_VALUE = 1 << 26  # characters; more without an end means that the file is broken
 _ENTRY = re.compile(r'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL)
 _NUMBERS = re.compile(r"\[[-+.eE0-9,\s\[\]]*\]")  # an embedding: read by orjson, ten times as fast
@@ -67,10 +68,10 @@ def _decode(decoder: json.JSONDecoder, window: str, start: int) -> tuple[Any, in
 
 
 def read_captions(path: Location, wanted: Container[int]) -> dict[int, list[str]]:
-    """Return image id -> captions (stripped, in file order, empty ones dropped) of a COCO captions file.
+    """Return image id -> captions (on one line each, in file order, empty ones dropped) of a COCO captions file.
 
-    Only images in `wanted` are kept; single broken entries are passed over. Raises ReleaseError when the file is not a COCO
-    captions file.
+    Only images in `wanted` are kept; single broken entries, such as captions that are no text, are passed over. Raises
+    ReleaseError when the file is not a COCO captions file.
     """
     try:
         annotations = list(json.loads(path.read_text(encoding="utf-8-sig"))["annotations"])
@@ -80,8 +81,11 @@ def read_captions(path: Location, wanted: Container[int]) -> dict[int, list[str]
     broken: list[Exception] = []
     for annotation in annotations:
         try:
-            image_id, caption = int(annotation["image_id"]), encodable(str(annotation["caption"])).strip()
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            image_id, caption = read_image_id(annotation["image_id"]), annotation["caption"]
+            if image_id is None or not isinstance(caption, str):
+                raise TypeError("image_id must be a whole number, caption a text")
+            caption = " ".join(encodable(caption).split())
+        except (KeyError, TypeError) as error:
             broken.append(error)
             continue
         if caption and image_id in wanted:
@@ -94,6 +98,13 @@ def read_captions(path: Location, wanted: Container[int]) -> dict[int, list[str]
 def _no_captions_file(path: Location, error: Exception) -> ReleaseError:
     reason = f"{type(error).__name__}: {error}"
     return ReleaseError(f"{path} is not a COCO captions file with image_id and caption ({reason})")
+
+
+def read_image_id(value: object) -> int | None:
+    """Return an id of COCO's form, a whole number or its digits as text (`"000000397133"`); None for anything else."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdecimal() and len(value) <= _LONGEST_ID else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def read_identity_names(path: Location) -> dict[str, str]:

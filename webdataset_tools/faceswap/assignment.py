@@ -8,7 +8,8 @@ import hashlib
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -44,11 +45,17 @@ def split_by_share(
 
 
 def assign(
-    images: Mapping[int, Values], identities: Mapping[str, Values], per_image: int, contexts: int, seed: int
+    images: Mapping[int, Values],
+    identities: Mapping[str, Values],
+    per_image: int,
+    contexts: int,
+    seed: int,
+    fits: Callable[[int, str], bool] = lambda image_id, identity_id: True,
 ) -> dict[int, list[str]]:
     """Return image id -> the ids of its `per_image` identities (fewer where fewer match), all compatible with it.
 
-    Per image the least used identities are taken, at random among equals.
+    Per image the least used identities are taken, at random among equals; `fits` (image id, identity id) is asked in that
+    order until enough are found, so that it may be slow.
     """
     pool = _pool(images, identities, per_image, contexts, seed)
     used = np.zeros(len(pool))
@@ -62,9 +69,10 @@ def assign(
             places[values] = np.array([i for i, key in enumerate(pool) if compatible(values, identities[key])], int)
         fit = places[values]
         rank = used[fit] + np.random.default_rng(number_of(seed, "assign", image_id)).random(len(fit))
-        taken = fit[np.argsort(rank, kind="stable")[:per_image]]
+        in_order = (place for place in fit[np.argsort(rank, kind="stable")].tolist() if fits(image_id, pool[place]))
+        taken = list(islice(in_order, per_image))
         used[taken] += 1
-        chosen[image_id] = [pool[place] for place in taken.tolist()]
+        chosen[image_id] = [pool[place] for place in taken]
     return {image_id: chosen[image_id] for image_id in sorted(chosen)}
 
 

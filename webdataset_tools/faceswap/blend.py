@@ -11,10 +11,14 @@ import numpy as np
 
 from webdataset_tools.faceswap import marking
 from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
+from webdataset_tools.faceswap.face_skin import SkinMap, from_frame, map_skin, own_face
 from webdataset_tools.faceswap.geometry import SwapFailed, fit_similarity, scale_of, transform
 from webdataset_tools.faceswap.swappers import KEEP_SKIN, FaceInPicture
 
 _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails on masks that touch the border
+_LEAST_FEATURES = (
+    0.85  # share of eyes, nose and mouth that both pictures must show: what is left out stays the other person's
+)
 _SMALLEST = 12  # pixels a side of a mask below which cloning has nothing to solve
 _CONTRAST = (0.75, 1.2)  # limits of the change in contrast by colour transfer: more would bring up noise
 _EDGES = 97  # percentile of local differences that tells a picture's sharpness; lower ones tell its noise
@@ -22,8 +26,9 @@ _EDGES = 97  # percentile of local differences that tells a picture's sharpness;
 _CLONED = 0.25
 # Lab units by which a face may differ from the scene: more is light, not skin.
 _LARGEST_OWN = np.array([30.0, 20.0, 20.0])
-_EDGE = 40  # the face fades in over this part of the mask's side; a softer edge takes more of the person away
-_SEAM = 20  # the edge is cloned alone; over this part of the mask's side inwards the share falls
+# The face fades in over this part of the mask's side, and the edge is cloned alone and its share falls inwards over this part,
+# where no skin of the person is kept and where all is. A softer edge takes more of the person away.
+_EDGE, _SEAM = (12.0, 40.0), (5.0, 20.0)
 
 
 class BlendSwapper:
@@ -32,13 +37,16 @@ class BlendSwapper:
     keep_skin: share of the photo's own skin colour that stays, 0 to 1. The colour of a face is skin and light, and nothing
     in two pictures tells them apart: 0 fits the scene and gives everybody the skin of who was there, 1 keeps the
     person's skin and shows where the face ends if it is another one.
+    whole_face: whether all within the face's edge is moved; else hair and background of both pictures are left out, see
+    `face_skin`.
     """
 
     # Two photos put together by calculation, without a generative model; see `marking` for the choice.
     digital_source_type = marking.COMPOSITE_SYNTHETIC
 
-    def __init__(self, keep_skin: float = KEEP_SKIN) -> None:
+    def __init__(self, keep_skin: float = KEEP_SKIN, whole_face: bool = False) -> None:
         self._keep_skin = keep_skin
+        self._whole_face = whole_face
 
     def swap(self, target: FaceInPicture, source: FaceInPicture) -> np.ndarray:
         """Return the target's picture [H, W, 3] uint8 with the source's face; raises SwapFailed (see `Swapper`)."""
@@ -47,12 +55,18 @@ class BlendSwapper:
         scene = target.picture[y0:y1, x0:x1]
         shift = np.array([x0, y0])
         face, covered = _warp(source, target.landmarks - shift, scene.shape)
+        there = map_skin(target.picture, target.landmarks, target.box)
+        lent = map_skin(source.picture, source.landmarks, source.box)
+        moved = fit_similarity(source.landmarks, target.landmarks - shift)
         mask = pixels_inside(outline - shift, scene.shape) & covered
+        if not self._whole_face:
+            mask &= _own_faces(there, lent, shift, moved, scene.shape)
         if np.count_nonzero(mask) < _SMALLEST:
             raise SwapFailed("the photo does not cover the face")
-        face = _match_sharpness(_match_colour(face, scene, mask, source.skin, self._keep_skin), scene, mask)
+        difference = (lent.skin if source.skin is None else source.skin) - there.skin
+        face = _match_sharpness(_match_colour(face, scene, mask, difference, self._keep_skin), scene, mask)
         result = target.picture.copy()
-        result[y0:y1, x0:x1] = _put_in(face, scene, mask, (1 - self._keep_skin) * _CLONED)
+        result[y0:y1, x0:x1] = _put_in(face, scene, mask, self._keep_skin)
         return result
 
 
@@ -80,19 +94,34 @@ def _warp(source: FaceInPicture, landmarks: np.ndarray, shape: tuple[int, ...]) 
     return face, inside & pixels_inside(outline, shape)
 
 
+def _own_faces(
+    there: SkinMap, lent: SkinMap, shift: np.ndarray, moved: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return where neither hair nor background of either picture lies, bool [H, W] of the cut-out at `shift`.
+
+    `moved` [2, 3] leads from the lent face's picture to the cut-out.
+    """
+    to_cut = np.array([[1.0, 0.0, -shift[0]], [0.0, 1.0, -shift[1]]])
+    both = own_face(there, to_cut, shape) & own_face(lent, moved, shape)
+    features = from_frame(there, there.features, to_cut, shape)
+    if np.count_nonzero(both & features) < _LEAST_FEATURES * np.count_nonzero(features):
+        raise SwapFailed("hair or things hide an eye or the mouth")
+    return both
+
+
 def _match_colour(
-    face: np.ndarray, scene: np.ndarray, mask: np.ndarray, skin: np.ndarray | None, kept: float
+    face: np.ndarray, scene: np.ndarray, mask: np.ndarray, difference: np.ndarray, kept: float
 ) -> np.ndarray:
     """Give the face the middle and spread of the scene's colours under the mask, in Lab (after Reinhard et al. 2001).
 
-    `kept` is the share of the person's own that stays: of `skin`, Lab, or else of the face as it is. Medians, because a fringe
-    or a beard must not colour the skin.
+    `kept` is the share of the person's own that stays: of the `difference` of their skin to the scene's face, Lab [3]. Medians,
+    because a fringe or a beard must not colour the skin.
     """
     lab, wanted = to_lab(face), to_lab(scene)
     middle, spread = np.median(lab[mask], axis=0), lab[mask].std(0)
     factor = np.clip(wanted[mask].std(0) / np.maximum(spread, 1e-3), *_CONTRAST) ** (1 - kept)
     scene_middle = np.median(wanted[mask], axis=0)
-    own = np.clip(kept * ((middle if skin is None else skin) - scene_middle), -_LARGEST_OWN, _LARGEST_OWN)
+    own = np.clip(kept * difference, -_LARGEST_OWN, _LARGEST_OWN)
     moved = (lab - middle) * factor + scene_middle + own
     rgb = cv2.cvtColor(moved.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
@@ -117,17 +146,18 @@ def _detail(picture: np.ndarray, mask: np.ndarray) -> float:
     return float(np.percentile(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 1.5))[mask], _EDGES))
 
 
-def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray, cloned: float) -> np.ndarray:
+def _put_in(face: np.ndarray, scene: np.ndarray, mask: np.ndarray, kept: float) -> np.ndarray:
     """Return the scene with the face under the mask, its edge faded; nothing changes outside of the mask.
 
-    `cloned` is the share of the seamless clone in the middle of the face.
+    The more of the person's skin is `kept`, the harder is the edge and the less of the face's middle is a seamless clone.
     """
     y, x = np.nonzero(mask)
     side = int(min(x.max() - x.min(), y.max() - y.min())) + 1
-    alpha = _fade(mask, max(side / _EDGE, 1.0))
+    edge, seam = (float(np.interp(kept, (0, 1), ends)) for ends in (_EDGE, _SEAM))
+    alpha = _fade(mask, max(side / edge, 1.0))
     blended = face.astype(np.float32)
     if side >= _SMALLEST:
-        own = (1 - cloned) * _fade(mask, side / _SEAM)[:, :, None]
+        own = (1 - (1 - kept) * _CLONED) * _fade(mask, side / seam)[:, :, None]
         blended = own * blended + (1 - own) * _clone(face, scene, mask)
     mixed = scene + alpha[:, :, None] * (blended - scene)
     return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)

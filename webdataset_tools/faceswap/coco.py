@@ -13,11 +13,15 @@ from typing import Any
 from open_clip_idplugin import locations
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
-from webdataset_tools.release_files import ReleaseError, encodable, read_captions
+from webdataset_tools.release_files import ReleaseError, encodable, read_captions, read_image_id
 from webdataset_tools.report import Skip
+
+Box = tuple[float, float, float, float]
+Outline = tuple[tuple[float, ...], ...]  # polygons, each x, y, x, y, ... in pixels
 
 SUBSETS = {"train": "train2017", "val": "val2017", "test": "val2017"}  # of each split, as in the published release
 _LARGEST_ID = 10**12  # image ids have twelve digits at most in file names
+_KEYPOINTS, _WRISTS = 17, (9, 10)  # of a person in COCO's files
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,21 @@ class CocoImage:
 
     size        width and height as annotated, in pixels; None where COCO's file does not tell
     person_box  x0, y0, x1, y1 in pixels
-    captions    stripped, in file order, at least one
+    captions    on one line each, in file order, at least one
+    person      outline of the person; none where COCO's file has no polygons of it
+    objects     name and outline of whatever else is annotated within the person's box
+    wrists      x, y in pixels; known where the folder has COCO's person_keypoints_*.json
     """
 
     subset: str
     image_id: int
     file_name: str
     size: tuple[int, int] | None
-    person_box: tuple[float, float, float, float]
+    person_box: Box
     captions: tuple[str, ...]
+    person: Outline = ()
+    objects: tuple[tuple[str, Outline], ...] = ()
+    wrists: tuple[tuple[float, float], ...] = ()
 
     @property
     def label(self) -> str:
@@ -64,11 +74,13 @@ def load_subset(coco: Location, name: str) -> CocoSubset:
     skipped: list[Skip] = []
     content = _read_json(coco / "annotations" / f"instances_{name}.json")
     entries = _read_images(content, name, skipped)
-    boxes, others = _single_people(content, entries)
-    captions = read_captions(_existing(coco / "annotations" / f"captions_{name}.json"), boxes.keys())
+    people, others = _single_people(content, entries)
+    captions = read_captions(_existing(coco / "annotations" / f"captions_{name}.json"), people.keys())
+    objects = _objects_near(content, people)
+    wrists = _read_wrists(coco / "annotations" / f"person_keypoints_{name}.json", people)
     files = {entry.name for entry in locations.list_folder(folder)}
     images = []
-    for image_id, box in sorted(boxes.items()):
+    for image_id, (box, outline) in sorted(people.items()):
         file_name, size = entries[image_id]
         label = f"{name}/{file_name}"
         if file_name not in files:
@@ -76,7 +88,9 @@ def load_subset(coco: Location, name: str) -> CocoSubset:
         elif image_id not in captions:
             skipped.append(Skip(label, reasons.MISSING_CAPTIONS, f"image {image_id} has no caption"))
         else:
-            images.append(CocoImage(name, image_id, file_name, size, box, tuple(captions[image_id])))
+            around, hands = objects.get(image_id, ()), wrists.get(image_id, ())
+            told = tuple(captions[image_id])
+            images.append(CocoImage(name, image_id, file_name, size, box, told, outline, around, hands))
     return CocoSubset(name, folder, images, skipped, others)
 
 
@@ -84,16 +98,10 @@ def captions_of(coco: Location, name: str, wanted: set[int]) -> dict[str, Any]:
     """Return COCO's captions file of a subset, restricted to the images `wanted`, otherwise as it is."""
     content = _read_json(coco / "annotations" / f"captions_{name}.json")
     kept = {
-        part: [
-            entry for entry in content.get(part) or [] if isinstance(entry, dict) and _is_one_of(entry.get(key), wanted)
-        ]
+        part: [e for e in content.get(part) or [] if isinstance(e, dict) and read_image_id(e.get(key)) in wanted]
         for part, key in (("images", "id"), ("annotations", "image_id"))
     }
     return {**content, **kept}
-
-
-def _is_one_of(image_id: object, wanted: set[int]) -> bool:
-    return isinstance(image_id, int) and image_id in wanted
 
 
 def _existing(path: Location) -> Location:
@@ -118,7 +126,10 @@ def _read_images(content: dict, name: str, skipped: list[Skip]) -> dict[int, tup
     images = content.get("images")
     for image in images if isinstance(images, list) else []:
         try:
-            image_id, file_name = int(image["id"]), str(image["file_name"])
+            image_id, file_name = read_image_id(image["id"]), image["file_name"]
+            if image_id is None or not isinstance(file_name, str):
+                raise ValueError("the id must be a whole number, the file name a text")
+            file_name = _without_folder(file_name, name)
             size = (int(image["width"]), int(image["height"])) if "width" in image and "height" in image else None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             skipped.append(
@@ -139,33 +150,29 @@ def _read_images(content: dict, name: str, skipped: list[Skip]) -> dict[int, tup
     return found
 
 
-def _single_people(
-    content: dict, entries: dict[int, Any]
-) -> tuple[dict[int, tuple[float, float, float, float]], dict[str, int]]:
-    """Return image id -> box of its only person, and how many images show no, several or a crowd of people."""
-    categories = content.get("categories") or []
-    named = [c.get("id") for c in categories if isinstance(c, dict) and c.get("name") == "person"]
-    people = named if categories else [1]
-    boxes: dict[int, list] = {}
+def _single_people(content: dict, entries: dict[int, Any]) -> tuple[dict[int, tuple[Box, Outline]], dict[str, int]]:
+    """Return image id -> box and outline of its only person, and how many images show no, several or a crowd of people."""
+    people = [number for number, name in _categories(content).items() if name == "person"]
+    boxes: dict[int, list[dict]] = {}
     crowds: set[int] = set()
     seen: set[str] = set()
     for entry in content["annotations"]:
-        if not isinstance(entry, dict) or entry.get("category_id") not in people:
+        if not isinstance(entry, dict) or read_image_id(entry.get("category_id")) not in people:
             continue
-        image_id, number = entry.get("image_id"), json.dumps(entry.get("id"))
-        if not isinstance(image_id, int) or image_id not in entries:
+        image_id, number = read_image_id(entry.get("image_id")), json.dumps(entry.get("id"))
+        if image_id is None or image_id not in entries:
             continue
         if number != "null" and number in seen:  # the same annotation twice is still one person
             continue
         seen.add(number)
         if entry.get("iscrowd"):
             crowds.add(image_id)
-        boxes.setdefault(image_id, []).append(entry.get("bbox"))
+        boxes.setdefault(image_id, []).append(entry)
     others: Counter[str] = Counter()
     single = {}
     for image_id in entries:
         found = boxes.get(image_id, [])
-        box = _corners(found[0]) if len(found) == 1 else None
+        box = _corners(found[0].get("bbox")) if len(found) == 1 else None
         if image_id in crowds:
             others[reasons.CROWD] += 1
         elif len(found) > 1:
@@ -173,11 +180,73 @@ def _single_people(
         elif box is None:
             others[reasons.NO_PERSON] += 1
         else:
-            single[image_id] = box
+            single[image_id] = box, _polygons(found[0].get("segmentation"))
     return single, dict(sorted(others.items()))
 
 
-def _corners(box: Any) -> tuple[float, float, float, float] | None:
+def _categories(content: dict) -> dict[int | None, str]:
+    """Return category id -> name; without categories, 1 is COCO's person."""
+    named = content.get("categories") or [{"id": 1, "name": "person"}]
+    return {read_image_id(c.get("id")): str(c.get("name")) for c in named if isinstance(c, dict)}
+
+
+def _objects_near(content: dict, people: dict[int, tuple[Box, Outline]]) -> dict[int, tuple[tuple[str, Outline], ...]]:
+    """Return image id -> name and outline of the things within its person's box; a box stands for an outline of no polygons."""
+    categories = _categories(content)
+    found: dict[int, list[tuple[str, Outline]]] = {}
+    for entry in content["annotations"]:
+        image_id = read_image_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image_id is None or image_id not in people or entry.get("iscrowd"):
+            continue
+        name = categories.get(read_image_id(entry.get("category_id")), "thing")
+        box, person = _corners(entry.get("bbox")), people[image_id][0]
+        if name == "person" or box is None or not _overlap(box, person):
+            continue
+        x0, y0, x1, y1 = box
+        outline = _polygons(entry.get("segmentation")) or ((x0, y0, x1, y0, x1, y1, x0, y1),)
+        found.setdefault(image_id, []).append((name, outline))
+    return {image_id: tuple(things) for image_id, things in found.items()}
+
+
+def _read_wrists(path: Location, people: dict[int, Any]) -> dict[int, tuple[tuple[float, float], ...]]:
+    """Return image id -> the labelled wrists of its person; nothing where COCO's keypoints are not there."""
+    if not locations.is_file(path):
+        return {}
+    found: dict[int, tuple[tuple[float, float], ...]] = {}
+    for entry in _read_json(path)["annotations"]:
+        image_id = read_image_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        points = entry.get("keypoints") if image_id in people else None
+        if image_id is None or not isinstance(points, list) or len(points) != _KEYPOINTS * 3:
+            continue
+        places = [points[3 * number : 3 * number + 3] for number in _WRISTS]
+        numbers = all(isinstance(value, (int, float)) for place in places for value in place)
+        found[image_id] = tuple((float(x), float(y)) for x, y, seen in places if seen) if numbers else ()
+    return found
+
+
+def _polygons(segmentation: Any) -> Outline:
+    """Return the polygons of an annotation; none where it has another form (run lengths, of crowds)."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    return tuple(
+        tuple(float(value) for value in polygon)
+        for polygon in polygons
+        if isinstance(polygon, list) and len(polygon) >= 6 and all(isinstance(v, (int, float)) for v in polygon)
+    )
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _without_folder(file_name: str, subset: str) -> str:
+    """Return a file's name as it lies in the subset's folder: some files of COCO's form say `val2017/x.jpg`."""
+    for folder in (f"images/{subset}/", f"{subset}/"):
+        if file_name.startswith(folder):
+            return file_name.removeprefix(folder)
+    return file_name
+
+
+def _corners(box: Any) -> Box | None:
     """Return x0, y0, x1, y1 of COCO's x, y, width, height; None when it is no box."""
     try:
         x, y, width, height = (float(value) for value in box)

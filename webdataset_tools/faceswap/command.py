@@ -18,8 +18,8 @@ def swap(
     keep_skin: float = KEEP_SKIN,
     faces: str = "insightface:buffalo_l",
     det_size: int | None = None,
-    match: str = "gender",
-    unknown: str = "skip",
+    match: str = "gender,age_group",
+    unknown: str = "any",
     attributes: str | None = None,
     image_attributes: str | None = None,
     people_per_image: int = 5,
@@ -28,13 +28,23 @@ def swap(
     train_images: int | None = None,
     val_images: int | None = None,
     test_images: int | None = None,
-    min_face: int = 32,
+    min_face: int = 40,
     min_score: float = 0.5,
     min_inside: float = 0.7,
     photos_per_identity: int = 5,
     tries: int = 3,
-    margin: float = 0.0,
-    quality: int = 95,
+    margin: float | None = None,
+    min_similarity: float | None = None,
+    max_original: float | None = None,
+    checks: str = "photographs",
+    max_turn: float = 35.0,
+    max_covered: float = 0.2,
+    min_sharpness: float = 0.12,
+    max_patchiness: float = 5.4,
+    max_pose: float = 20.0,
+    max_light: float = 15.0,
+    max_skin: float = 14.0,
+    quality: int | None = None,
     workers: int = 2,
     distributor: str = "processes",
     seed: int = 0,
@@ -53,7 +63,7 @@ def swap(
         faces: face engine that finds, verifies and embeds faces; for inswapper the pack it was trained with.
         det_size: side of the square in which the face detector sees a picture; None takes the face engine's own.
         match: attributes that an image's person and an identity share, such as gender,ethnicity; '' matches everybody.
-        unknown: skip (people of whom a matched attribute is not known are left out) or any (they match everybody).
+        unknown: any (people of whom a matched attribute is not known match everybody but children) or skip (they are left out).
         attributes: CSV of identities: identity_id and columns such as gender, ethnicity, age_group.
         image_attributes: CSV (image_id, ...) or JSON ({id: {...}}) of the same about the person in a COCO image.
         people_per_image: identities swapped into each image.
@@ -67,8 +77,20 @@ def swap(
         min_inside: least share of the face that lies in the annotated person.
         photos_per_identity: most photos of a person that are used.
         tries: photos tried until the swapped face is recognised.
-        margin: by how much the swapped face must be closer to the identity than to the original face (cosine).
-        quality: of the JPEGs, 1 to 100.
+        margin: by how much the swapped face must be closer to the identity than to the original face (cosine); None takes half
+            of the way from different people's mean to the threshold, by the face model's calibration.
+        min_similarity: least cosine to the identity; None takes the calibration's threshold for a false match rate of 1e-3.
+        max_original: cosine to the original face from which it is still that person; None takes the same threshold.
+        checks: photographs (turned, covered and blurred faces, and pairs of different pose, light and colour are refused, by the
+            bounds that follow; hair and background are left where they are) or none (drawn worlds).
+        max_turn: degrees (about) by which a face may be turned to a side.
+        max_covered: share of a face that may lie under hair, frames, hands or things.
+        min_sharpness: least sharpness of a face, see docs/swap.md.
+        max_patchiness: how far the skin's colour on an identity photo may stray from an even one, in Lab: patches of sun.
+        max_pose: most degrees (about) between the turns of a face and of the photo that is put there.
+        max_light: most difference between the two faces' falls of light, in lightness (0 to 100).
+        max_skin: most difference between the person's skin and the face's, in units of Lab.
+        quality: of the JPEGs, 1 to 100; None takes each original's own.
         workers: processes, or threads of a local Spark session.
         distributor: processes, or pyspark (the extra spark, and Java).
         seed: another seed gives another choice of people.

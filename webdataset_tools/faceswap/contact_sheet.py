@@ -4,6 +4,7 @@ Role: a sample of kept swaps -> one marked JPEG. Cut-outs are centred on the fac
 font knows few scripts.
 """
 
+import io
 import random
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +14,11 @@ from PIL import Image, ImageDraw
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
+from webdataset_tools.faceswap import marking
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import open_picture
 from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage
-from webdataset_tools.faceswap.swapping import Decision, encode
+from webdataset_tools.faceswap.swapping import Decision
 from webdataset_tools.release import COCO_FOLDER, SPLITS, swapped_file_name
 from webdataset_tools.report import Skip
 
@@ -45,7 +47,9 @@ def write_contact_sheet(
     columns = min(_COLUMNS, len(rows))
     lines = [np.concatenate(rows[start : start + columns], axis=1) for start in range(0, len(rows), columns)]
     source_type = next(split.digital_source_type for split, _, _ in kept)
-    atomic_write(output / CONTACT_SHEET, encode(np.concatenate(lines), _QUALITY, source_type))
+    stream = io.BytesIO()
+    Image.fromarray(np.concatenate(lines)).save(stream, "JPEG", quality=_QUALITY, subsampling=0)
+    atomic_write(output / CONTACT_SHEET, marking.mark_jpeg(stream.getvalue(), source_type))
 
 
 def _example(

@@ -9,23 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from webdataset_tools.faceswap.face_quality import FaceQuality
+
 
 @dataclass(frozen=True, eq=False)
 class FoundFace:
     """The one face of a picture.
 
     box [4], landmarks [5, 2] float32 pixels of the upright picture; embedding [D] float32 of length 1, made from an
-    aligned crop of `crop_size` pixels a side; skin [3] float32, its middle colour in Lab, of identity photos only.
+    aligned crop of `crop_size` pixels a side; quality as measured in its picture.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     score: float
     embedding: np.ndarray
+    quality: FaceQuality
     gender: str | None = None
     age: float | None = None
     crop_size: int = 112
-    skin: np.ndarray | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` gives equal arrays."""
@@ -37,7 +39,7 @@ class FoundFace:
             "gender": self.gender,
             "age": self.age,
             "crop_size": self.crop_size,
-            "skin": None if self.skin is None else [float(value) for value in self.skin],
+            "quality": self.quality.to_json(),
         }
 
     @classmethod
@@ -48,8 +50,8 @@ class FoundFace:
             np.array(values["landmarks"], np.float32).reshape(5, 2),
             values["score"],
             np.frombuffer(base64.b64decode(values["embedding"]), "<f4").astype(np.float32),
+            FaceQuality.from_json(values["quality"]),
             values["gender"],
             values["age"],
             values["crop_size"],
-            None if values["skin"] is None else np.array(values["skin"], np.float32),
         )

@@ -36,21 +36,6 @@ def pixels_inside(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return mask > 0
 
 
-def skin_colour(picture: np.ndarray, landmarks: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-    """Return the middle colour [3] float32, Lab, of a face in a picture RGB uint8 [H, W, 3]; None outside of it.
-
-    A median, because a fringe or a beard must not colour the skin.
-    """
-    outline = outline_of(landmarks, box)
-    x0, y0 = np.maximum(np.floor(outline.min(0)).astype(int), 0)
-    x1, y1 = np.ceil(outline.max(0)).astype(int) + 1
-    part = picture[y0 : max(y1, 0), x0 : max(x1, 0)]
-    if not part.size:
-        return None
-    mask = pixels_inside(outline - (x0, y0), part.shape)
-    return np.median(to_lab(part)[mask], axis=0).astype(np.float32) if mask.any() else None
-
-
 def to_lab(picture: np.ndarray) -> np.ndarray:
     """RGB uint8 [H, W, 3] -> Lab float32: lightness 0 to 100, colours about -100 to 100."""
     return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

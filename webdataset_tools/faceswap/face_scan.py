@@ -5,8 +5,8 @@ large and certain enough, and (for COCO) lies inside the annotated person.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,14 +15,16 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, ImageRejected, load_picture
 from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
-from webdataset_tools.faceswap import reasons
+from webdataset_tools.faceswap import face_quality, object_masks, reasons
 from webdataset_tools.faceswap.coco import CocoImage
+from webdataset_tools.faceswap.face_quality import QualityRules
 from webdataset_tools.faceswap.face_records import FoundFace
-from webdataset_tools.faceswap.face_region import skin_colour
+from webdataset_tools.faceswap.geometry import SwapFailed
 from webdataset_tools.faceswap.identities import Identity
 from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick
 
+Decoded = TypeVar("Decoded")
 LOOKED_AT = 3  # times photos_per_identity: how many photos are tried until enough are usable
 
 
@@ -48,11 +50,13 @@ EngineLoader = Callable[[], FaceEngine]  # picklable
 
 @dataclass(frozen=True)
 class ScanRules:
-    """When a face counts: shorter side of its box in pixels, detector score, share of the box inside the person."""
+    """When a face counts: shorter side of its box in pixels, detector score, share of the box inside the person, quality
+    (any where it is None)."""
 
     min_face: int
     min_score: float
     min_inside: float
+    quality: QualityRules | None
     photos_per_identity: int
 
 
@@ -119,8 +123,13 @@ def _entry(found: "FoundFace | Skip") -> dict[str, Any]:
 
 def open_picture(path: Location, label: str) -> "np.ndarray | Skip":
     """Decode a picture to RGB uint8 [H, W, 3], upright; Skip says why not, without naming a path of this machine."""
+    return read_picture(path, label, load_picture)
+
+
+def read_picture(path: Location, label: str, decode: Callable[[bytes], Decoded]) -> "Decoded | Skip":
+    """Return what `decode`, which raises ImageRejected, makes of a file's bytes; Skip as in `open_picture`."""
     try:
-        return load_picture(locations.read_bytes(path))
+        return decode(locations.read_bytes(path))
     except FileNotFoundError:
         return Skip(label, reasons.MISSING_IMAGE)
     except OSError as error:
@@ -147,13 +156,12 @@ def scan_picture(
     faces = [face for face in found if face.score >= rules.min_score]
     if len(faces) != 1:
         return Skip(label, reasons.SEVERAL_FACES if faces else reasons.NO_FACE, f"{len(faces)} faces" if faces else "")
-    checked = _check(faces[0], label, rules, annotated)
-    if annotated is not None or isinstance(checked, Skip):
-        return checked
-    return replace(checked, skin=skin_colour(picture, checked.landmarks, checked.box))
+    return _check(picture, faces[0], label, rules, annotated)
 
 
-def _check(face: Face, label: str, rules: ScanRules, annotated: CocoImage | None) -> "FoundFace | Skip":
+def _check(
+    picture: np.ndarray, face: Face, label: str, rules: ScanRules, annotated: CocoImage | None
+) -> "FoundFace | Skip":
     side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
     if side < rules.min_face:
         return Skip(label, reasons.SMALL_FACE, f"{side:.0f} pixels, {rules.min_face} wanted")
@@ -161,8 +169,18 @@ def _check(face: Face, label: str, rules: ScanRules, annotated: CocoImage | None
         return Skip(label, reasons.BAD_LANDMARKS)
     if annotated is not None and _inside(face.box, annotated.person_box) < rules.min_inside:
         return Skip(label, reasons.FACE_OUTSIDE)
-    score = float(face.score)
-    return FoundFace(face.box, face.landmarks, score, face.embedding, face.gender, face.age, face.crop.shape[0])
+    try:
+        quality = face_quality.measure(picture, face.landmarks, face.box)
+    except SwapFailed:
+        return Skip(label, reasons.BAD_LANDMARKS)
+    if rules.quality is not None:
+        why = face_quality.unusable(face.landmarks, quality, rules.quality, lent=annotated is None)
+        if why is None and annotated is not None:
+            why = object_masks.in_front_of(face.landmarks, face.box, annotated)
+        if why is not None:
+            return Skip(label, *why)
+    score, size = float(face.score), face.crop.shape[0]
+    return FoundFace(face.box, face.landmarks, score, face.embedding, quality, face.gender, face.age, size)
 
 
 def _inside(face: np.ndarray, person: tuple[float, float, float, float]) -> float:

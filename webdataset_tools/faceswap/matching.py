@@ -1,7 +1,8 @@
 """What is known about the person of an image and about an identity -> the values by which they are matched.
 
-Role: several sources, one answer. Image: the user's file, then the captions' words (gender), then the face engine. Identity: the
-user's file and identity_meta.csv, then the face engine's votes over the photos. None stands for unknown.
+Role: several sources, one answer. Image: the user's file, then the captions' words, then the face engine. Identity: the user's
+file and identity_meta.csv, then the face engine's votes over the photos. None stands for unknown. Captions do not tell a young
+woman from an old one, so that they know one more age group: `adult`, which agrees with all but children and teenagers.
 """
 
 import re
@@ -15,6 +16,14 @@ Values = tuple[str | None, ...]
 
 AGE_GROUP = "age_group"
 _AGE_GROUPS = ((13, "child"), (20, "teenager"), (40, "young"), (60, "middle"), (1000, "old"))  # (below, name)
+CHILD, ADULT = "child", "adult"
+_GROWN_UP = ("young", "middle", "old")
+_CHILD = re.compile(r"\b(?:bab(?:y|ies)|infant|newborn|toddler|child|kid|boy|(?:little|small|young) girl)\b", re.I)
+_TEENAGER = re.compile(r"\b(?:teenager|teen|adolescent)\b", re.I)
+_ADULT = re.compile(
+    r"\b(?:man|woman|lady|gentleman|guy|adult|mother|father|mum|mom|dad|wife|husband|bride|groom|waiter|waitress)\b",
+    re.I,
+)
 _FEMALE = re.compile(r"\b(?:woman|girl|lady|female|mother|mum|mom|wife|bride|actress|waitress|she|her|hers)\b", re.I)
 _MALE = re.compile(r"\b(?:man|boy|guy|male|father|dad|husband|groom|gentleman|actor|waiter|he|him|his)\b", re.I)
 
@@ -26,8 +35,9 @@ def image_values(
     values: dict[str, str | None] = {name: given.get(name) for name in names}
     if GENDER in values and values[GENDER] is None:
         values[GENDER] = gender_of_captions(captions) or (face.gender if face else None)
-    if AGE_GROUP in values and values[AGE_GROUP] is None and face is not None and face.age is not None:
-        values[AGE_GROUP] = age_group(face.age)
+    if AGE_GROUP in values and values[AGE_GROUP] is None:
+        measured = age_group(face.age) if face is not None and face.age is not None else None
+        values[AGE_GROUP] = age_group_of_captions(captions, measured)
     return values
 
 
@@ -59,6 +69,28 @@ def gender_of_captions(captions: Sequence[str]) -> str | None:
     return "female" if female else "male"
 
 
+def age_group_of_captions(captions: Sequence[str], measured: str | None = None) -> str | None:
+    """Return the age group that captions of one person tell; what the face engine `measured` refines `adult`.
+
+    Captions that contradict each other ("a boy", "a young man") are as good as none: then what was measured counts.
+    """
+    told = {
+        group
+        for group, words in ((CHILD, _CHILD), ("teenager", _TEENAGER), (ADULT, _ADULT))
+        if any(words.search(caption) for caption in captions)
+    }
+    if len(told) != 1:
+        return measured
+    (group,) = told
+    return measured if group == ADULT and measured in _GROWN_UP else group
+
+
 def compatible(image: Values, identity: Values) -> bool:
-    """Whether all values agree; an unknown one agrees with everything."""
-    return all(a is None or b is None or a == b for a, b in zip(image, identity))
+    """Whether all values agree; an unknown one agrees with everything but a child."""
+    return all(_agree(a, b) for a, b in zip(image, identity))
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    if one is None or other is None:
+        return CHILD not in (one, other)  # most people are adults, and nothing looks worse than one on a baby
+    return one == other or {one, other} in ({ADULT, group} for group in _GROWN_UP)

@@ -6,11 +6,14 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.locations import Place, is_file, is_folder, location
+from webdataset_tools.faceswap.face_quality import QualityRules
+from webdataset_tools.faceswap.pairing import PairRules
 from webdataset_tools.faceswap.swappers import KEEP_SKIN
 from webdataset_tools.release import SPLITS
 from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable
 
 UNKNOWN = ("skip", "any")
+CHECKS = ("photographs", "none")
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class SwapOptions:
     keep_skin: float = KEEP_SKIN
     faces: str = "insightface:buffalo_l"
     det_size: int | None = None
-    match: str = "gender"
-    unknown: str = "skip"
+    match: str = "gender,age_group"
+    unknown: str = "any"
     attributes: Place | None = None
     image_attributes: Place | None = None
     people_per_image: int = 5
@@ -38,13 +41,23 @@ class SwapOptions:
     train_images: int | None = None
     val_images: int | None = None
     test_images: int | None = None
-    min_face: int = 32
+    min_face: int = 40
     min_score: float = 0.5
     min_inside: float = 0.7
     photos_per_identity: int = 5
     tries: int = 3
-    margin: float = 0.0
-    quality: int = 95
+    margin: float | None = None
+    min_similarity: float | None = None
+    max_original: float | None = None
+    checks: str = "photographs"
+    max_turn: float = 35.0
+    max_covered: float = 0.2
+    min_sharpness: float = 0.12
+    max_patchiness: float = 5.4
+    max_pose: float = 20.0
+    max_light: float = 15.0
+    max_skin: float = 14.0
+    quality: int | None = None
     workers: int = 2
     distributor: str = PROCESSES
     seed: int = 0
@@ -56,14 +69,21 @@ class SwapOptions:
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), 1)
         _check_integer("seed", self.seed)
-        _check_integer("quality", self.quality, 1)
-        if self.quality > 100:
-            raise IdClipError(f"--quality is JPEG's, from 1 to 100, not {self.quality}")
-        for name in ("keep_skin", "min_score", "min_inside"):
+        if self.quality is not None:
+            _check_integer("quality", self.quality, 1)
+            if self.quality > 100:
+                raise IdClipError(f"--quality is JPEG's, from 1 to 100, not {self.quality}")
+        for name in ("keep_skin", "min_score", "min_inside", "max_covered", "min_sharpness"):
             _check_number(name, getattr(self, name), 0, 1)
-        _check_number("margin", self.margin, -2, 2)
+        for name in ("max_turn", "max_patchiness", "max_pose", "max_light", "max_skin"):
+            _check_number(name, getattr(self, name), 0, 200)
+        for name in ("margin", "min_similarity", "max_original"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), -2, 2)
         if self.unknown not in UNKNOWN:
             raise IdClipError(f"--unknown must be {' or '.join(UNKNOWN)}, not {self.unknown!r}")
+        if self.checks not in CHECKS:
+            raise IdClipError(f"--checks must be {' or '.join(CHECKS)}, not {self.checks!r}")
         check_distributor(self.distributor)
         for name in ("coco", "identities", "output"):
             check_reachable(location(getattr(self, name)), self.workers, self.distributor)
@@ -75,6 +95,17 @@ class SwapOptions:
             if path is not None and not is_file(location(path)):
                 raise IdClipError(f"there is no file {path}; check --{name.replace('_', '-')}")
         _ = self.split_shares  # checks them
+
+    @property
+    def quality_rules(self) -> QualityRules | None:
+        """Which faces may be swapped; None for all."""
+        rules = QualityRules(self.max_turn, self.max_covered, self.min_sharpness, self.max_patchiness)
+        return rules if self.checks == "photographs" else None
+
+    @property
+    def pair_rules(self) -> PairRules | None:
+        """Which photo may be put onto which face; None for any."""
+        return PairRules(self.max_pose, self.max_light, self.max_skin) if self.checks == "photographs" else None
 
     @property
     def matched(self) -> tuple[str, ...]:

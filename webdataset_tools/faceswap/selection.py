@@ -6,6 +6,7 @@ not count, so that neither the number of workers nor of images looked at at once
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,6 +86,7 @@ class SplitSelection:
     scenes: list[Scene] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     looked_at: int = 0  # tasks
+    pairs_refused: Counter[str] = field(default_factory=Counter)  # reason -> pairs of a scene and a person
 
     def wants_more(self) -> bool:
         """Whether the limit is not reached."""
@@ -163,7 +165,9 @@ def _deal_images(inputs: SwapInputs, options: SwapOptions) -> dict[str, list[Coc
 
 
 def _rules(options: SwapOptions) -> ScanRules:
-    return ScanRules(options.min_face, options.min_score, options.min_inside, options.photos_per_identity)
+    return ScanRules(
+        options.min_face, options.min_score, options.min_inside, options.quality_rules, options.photos_per_identity
+    )
 
 
 def _unknown(values: Values, options: SwapOptions) -> str:

@@ -29,6 +29,7 @@ class SplitResult:
     photos: Mapping[str, Mapping[str, FoundFace]]
     digital_source_type: str
     skipped: list[Skip] = field(default_factory=list)
+    pairs_refused: dict[str, int] = field(default_factory=dict)  # reason -> pairs of a scene and a person
 
     def kept(self) -> Iterator[tuple[SwappedImage, Decision]]:
         """Yield every swap that is in the release, by image and identity."""

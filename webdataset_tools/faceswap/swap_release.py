@@ -6,6 +6,7 @@ here or on Spark, and of interruptions give the same bytes.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from webdataset_tools.faceswap.identities import SPLIT
 from webdataset_tools.faceswap.inputs import SwapInputs, fingerprint, hash_file, read_inputs
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE, write_manifest
 from webdataset_tools.faceswap.options import SwapOptions
+from webdataset_tools.faceswap.pairing import photos_for
 from webdataset_tools.faceswap.selection import (
     Lenders,
     RunStage,
@@ -37,11 +39,12 @@ from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage
 from webdataset_tools.faceswap.swap_report import REPORT_FILE, SwapReport
 from webdataset_tools.faceswap.swappers import Swapper, SwapperSettings, find_factory
 from webdataset_tools.faceswap.swapping import Decision, ImageSwapper, SwapJob, SwapSettings
+from webdataset_tools.faceswap.verification import rules_for
 from webdataset_tools.release import COCO_FOLDER, SPLITS
 from webdataset_tools.release_face_model import ReleaseFaceModel, write_face_model
 from webdataset_tools.report import Skip, count_reasons
 
-VERSION = 3  # raise it when equal inputs and options give another release
+VERSION = 4  # raise it when equal inputs and options give another release
 _SWAP_CHUNK = 4  # COCO images a record; each gives several pictures
 
 
@@ -52,7 +55,8 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     input, when the output folder holds something else, and when nothing can be swapped.
     """
     model = Path(options.swapper_model) if options.swapper_model else None
-    create_swapper = partial(find_factory(options.swapper), SwapperSettings(model, keep_skin=options.keep_skin))
+    settings = SwapperSettings(model, keep_skin=options.keep_skin, whole_face=options.checks == "none")
+    create_swapper = partial(find_factory(options.swapper), settings)
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
     output = location(options.output)
@@ -91,7 +95,10 @@ def _build(
     if not any(jobs.values()):
         counts = count_reasons(skip for selection in selections for skip in selection.skipped)
         raise IdClipError(f"no image can be swapped: {counts or 'COCO has no image of one person'}")
-    settings = SwapSettings(load, create_swapper, options.tries, options.margin, options.quality, options.seed)
+    similarity = rules_for(lenders.face_model, options.margin, options.min_similarity, options.max_original)
+    settings = SwapSettings(
+        load, create_swapper, options.tries, similarity, options.pair_rules, options.quality, options.seed
+    )
     results = _swap(selections, jobs, settings, lenders, inputs, run)
     return _write(results, lenders, inputs, options, model)
 
@@ -100,13 +107,22 @@ def _assign(
     selection: SplitSelection, people: Sequence[str], lenders: Lenders, inputs: SwapInputs, options: SwapOptions
 ) -> list[tuple[Scene, SwapJob]]:
     """Return the scenes of a split with their identities; scenes that match nobody are noted as skipped."""
+    scenes = {scene.image.image_id: scene for scene in selection.scenes}
+    refused: dict[int, Counter[str]] = {image_id: Counter() for image_id in scenes}
+
+    def fits(image_id: int, key: str) -> bool:
+        face = scenes[image_id].face
+        return bool(photos_for(face, lenders.photos[key], options.pair_rules, refused[image_id]))
+
     chosen = assign(
         {scene.image.image_id: tuple(scene.values.values()) for scene in selection.scenes},
         {key: tuple(lenders.values[key].values()) for key in people},
         options.people_per_image,
         options.contexts,
         options.seed,
+        fits,
     )
+    selection.pairs_refused = sum(refused.values(), Counter())
     target = location(options.output) / COCO_FOLDER / SPLITS[selection.split].images
     locations.make_folder(target)
     jobs = []
@@ -117,7 +133,8 @@ def _assign(
             original = inputs.subsets[image.subset].folder / image.file_name
             jobs.append((scene, SwapJob(image, original, target, scene.face, faces)))
         else:
-            selection.skipped.append(Skip(image.label, reasons.NO_MATCH, json.dumps(scene.values, ensure_ascii=False)))
+            detail = {**scene.values, **refused[image.image_id]}
+            selection.skipped.append(Skip(image.label, reasons.NO_MATCH, json.dumps(detail, ensure_ascii=False)))
     return jobs
 
 
@@ -143,6 +160,7 @@ def _swap(
             photos=lenders.photos,
             digital_source_type=records[0]["digital_source_type"],
             skipped=sorted(selection.skipped, key=lambda skip: (skip.reason, skip.key)),
+            pairs_refused=dict(sorted(selection.pairs_refused.items())),
         )
         for selection in selections
     ]

@@ -29,6 +29,7 @@ class SplitSummary:
     cosine_identity: float | None
     cosine_original: float | None
     scenes_with_fewer_people: int  # than asked for: not enough identities match
+    pairs_refused: dict[str, int]  # reason -> people whose photos do not go onto a scene's face, as far as looked at
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class SwapReport:
                 )
             if totals.scenes_with_fewer_people:
                 lines.append(f"  {totals.scenes_with_fewer_people:,} scenes have fewer people than asked for")
+            for reason, count in totals.pairs_refused.items():
+                lines.append(f"  people not paired with a scene: {count:,} x {reason}")
         lines += [f"COCO images passed over: {count:,} x {reason}" for reason, count in self.not_one_person.items()]
         for name, title in _LISTS.items():
             lines += reason_lines(title, getattr(self, name))
@@ -101,6 +104,7 @@ def summarise(split: SplitResult, per_image: int) -> SplitSummary:
         cosine_identity=_mean([decision.similarity_identity for decision in kept]),
         cosine_original=_mean([decision.similarity_original for decision in kept]),
         scenes_with_fewer_people=sum(len(swapped.decisions) < per_image for swapped in split.images),
+        pairs_refused=split.pairs_refused,
     )
 
 

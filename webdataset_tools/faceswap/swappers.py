@@ -33,7 +33,7 @@ class FaceInPicture:
     skin: np.ndarray | None = None
 
 
-KEEP_SKIN = 0.5  # of --keep-skin: beyond, seams begin to show
+KEEP_SKIN = 0.25  # of --keep-skin: on real photographs more begins to show where the face ends
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class SwapperSettings:
     threads: int = 1
     keep_skin: float = (
         KEEP_SKIN  # share of the identity's own skin colour that stays, 0 to 1, where a swapper can choose
+    )
+    whole_face: bool = (
+        False  # swap hair and background within the face's edge too: of drawn faces, that have sharp edges
     )
 
 
@@ -105,7 +108,7 @@ def find_factory(name: str) -> SwapperFactory:
 def _create_blend(settings: SwapperSettings) -> Swapper:
     from webdataset_tools.faceswap.blend import BlendSwapper
 
-    return BlendSwapper(settings.keep_skin)
+    return BlendSwapper(settings.keep_skin, settings.whole_face)
 
 
 def _create_inswapper(settings: SwapperSettings) -> Swapper:

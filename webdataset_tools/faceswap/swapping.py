@@ -4,7 +4,6 @@ Role: the work of one process in the swapping stage. For each identity its photo
 pose fits, until the result is recognised as the identity; then the JPEG is written.
 """
 
-import io
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
 from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
-from webdataset_tools.faceswap import marking, reasons
+from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
-from webdataset_tools.faceswap.face_scan import EngineLoader, open_picture
-from webdataset_tools.faceswap.geometry import pose_of
+from webdataset_tools.faceswap.face_scan import EngineLoader, open_picture, read_picture
+from webdataset_tools.faceswap.original import Original, open_original
+from webdataset_tools.faceswap.pairing import PairRules, photos_for, skin_of
 from webdataset_tools.faceswap.swappers import FaceInPicture, Swapper
-from webdataset_tools.faceswap.verification import Similarity, identity_embedding, verify
+from webdataset_tools.faceswap.verification import Similarity, SimilarityRules, identity_embedding, verify
 from webdataset_tools.release import swapped_file_name
 from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick
@@ -54,8 +54,9 @@ class SwapSettings:
     load_engine: EngineLoader
     create_swapper: Callable[[], Swapper]  # picklable
     tries: int
-    margin: float
-    quality: int
+    similarity: SimilarityRules
+    pairs: PairRules | None
+    quality: int | None
     seed: int
 
 
@@ -98,43 +99,39 @@ class ImageSwapper:
         return task[0], {"digital_source_type": self.swapper.digital_source_type, "jobs": jobs}
 
     def _swap_all(self, job: SwapJob) -> list[Decision]:
-        picture = open_picture(job.original, job.image.label)
-        if isinstance(picture, Skip):  # it was readable when it was scanned
-            return [Decision(identity_id, False, picture.reason, picture.detail) for identity_id in job.identities]
-        target = FaceInPicture(picture, job.face.landmarks, job.face.box, job.face.embedding)
-        return [self._swap(job, target, identity_id) for identity_id in job.identities]
+        original = read_picture(job.original, job.image.label, open_original)
+        if isinstance(original, Skip):  # it was readable when it was scanned
+            return [Decision(identity_id, False, original.reason, original.detail) for identity_id in job.identities]
+        return [self._swap(job, original, identity_id) for identity_id in job.identities]
 
-    def _swap(self, job: SwapJob, target: FaceInPicture, identity_id: str) -> Decision:
-        photos = job.identities[identity_id]
+    def _swap(self, job: SwapJob, original: Original, identity_id: str) -> Decision:
         last = Decision(identity_id, False, reasons.SWAP_FAILED)
-        pose = pose_of(target.landmarks)
-        by_pose = sorted(
-            photos, key=lambda photo: (float(np.abs(pose_of(photos[photo].landmarks) - pose).sum()), photo)
-        )
-        for number, photo in enumerate(by_pose[: self.settings.tries], 1):
+        photos = photos_for(job.face, job.identities[identity_id], self.settings.pairs)
+        for number, photo in enumerate(photos[: self.settings.tries], 1):
             try:
-                jpeg, similarity = self._attempt(job, target, identity_id, photo)
+                jpeg, similarity = self._attempt(job, original, identity_id, photo)
             except (ValueError, cv2.error) as error:  # ValueError includes all of ours: this photo cannot be swapped in
                 detail = f"{photo}: {error}".splitlines()[0]
                 last = Decision(identity_id, False, reasons.SWAP_FAILED, detail, photo, tries=number)
                 continue
             cosines = (round(similarity.identity, 6), round(similarity.original, 6))
-            if similarity.passes(self.settings.margin):
+            if self.settings.similarity.accepts(similarity):
                 _write(job.target / swapped_file_name(job.image.image_id, identity_id), jpeg)
                 face_photo = self._choose_face_photo(job, identity_id, photo)
                 return Decision(identity_id, True, "", "", photo, face_photo, number, *cosines)
             last = Decision(identity_id, False, reasons.NOT_RECOGNISED, "", photo, None, number, *cosines)
         return last
 
-    def _attempt(self, job: SwapJob, target: FaceInPicture, identity_id: str, photo: str) -> tuple[bytes, Similarity]:
+    def _attempt(self, job: SwapJob, original: Original, identity_id: str, photo: str) -> tuple[bytes, Similarity]:
         """Swap, encode, and judge what was encoded: that is what everybody else will see."""
         face = job.identities[identity_id][photo]
-        skin = _skin_of(job.identities[identity_id])
+        skin = skin_of(job.identities[identity_id])
+        target = FaceInPicture(original.picture, job.face.landmarks, job.face.box, job.face.embedding)
         source = FaceInPicture(self.photo(identity_id, photo), face.landmarks, face.box, face.embedding, skin)
         swapped = self.swapper.swap(target, source)
         if swapped.shape != target.picture.shape or swapped.dtype != np.uint8:
             raise IdClipError(f"the swapper gave {swapped.shape} {swapped.dtype} for {target.picture.shape} uint8")
-        jpeg = encode(swapped, self.settings.quality, self.swapper.digital_source_type)
+        jpeg = original.encode(swapped, self.settings.quality, self.swapper.digital_source_type)
         identity = identity_embedding(job.identities[identity_id], without=photo)
         return jpeg, verify(self.engine, load_picture(jpeg), job.face, identity)
 
@@ -150,23 +147,8 @@ class ImageSwapper:
         return rng.choice(others or [swapped_in])
 
 
-def _skin_of(photos: Mapping[str, FoundFace]) -> np.ndarray | None:
-    """Return the middle of the skin's colours [3] over the photos of a person."""
-    known = [face.skin for face in photos.values() if face.skin is not None]
-    return np.median(known, axis=0) if known else None
-
-
 def _write(path: Location, jpeg: bytes) -> None:
     try:
         atomic_write(path, jpeg)
     except OSError as error:
         raise IdClipError(f"cannot write {path} ({error}); make room and run the same command again") from error
-
-
-def encode(picture: np.ndarray, quality: int, digital_source_type: str) -> bytes:
-    """Return a JPEG of RGB uint8 [H, W, 3], without the original's metadata, marked as what it is."""
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=quality, subsampling=0 if quality >= 90 else 2)
-    return marking.mark_jpeg(stream.getvalue(), digital_source_type)

@@ -23,6 +23,8 @@ SMALLEST_FACE = 14  # pixels; the pictures are 192 pixels wide
 # `blend` moves one photo; with three the adaptor learns pictures rather than people.
 PHOTOS_PER_PERSON = 8
 KEEP_SKIN = 1  # as in the drawn swaps: a face in its own skin
+# The world means to hold turned, blurred and occluded faces, and swaps that are only nearly like the person.
+DRAWN = ("--checks", "none", "--margin", "0", "--min-similarity", "0", "--max-original", "1")
 IDENTITY_ATTRIBUTES = "identity_attributes.csv"
 IMAGE_ATTRIBUTES = "image_attributes.csv"
 ANYBODY = "anybody"
@@ -91,6 +93,7 @@ def swap_command(folder: Path, world: UnswappedPlan, face_model: str, seed: int)
     words += ["--keep-skin", str(KEEP_SKIN)]
     words += ["--faces", face_model, "--det-size", str(SIZE), "--min-face", str(SMALLEST_FACE)]
     words += ["--attributes", f"{folder}/{IDENTITY_ATTRIBUTES}", "--image-attributes", f"{folder}/{IMAGE_ATTRIBUTES}"]
+    words += DRAWN
     words += ["--match", "gender,cast", "--people-per-image", str(world.release.faces_per_scene)]
     words += ["--photos-per-identity", str(world.release.photos_per_person)]
     sizes: dict[str, SplitSize] = {split: getattr(world.release, split) for split in SPLITS}

@@ -116,6 +116,8 @@ def test_attribute_tables_of_another_form_are_refused(tmp_path):
             read_attribute_table(path)
     path.write_text('{"7": {"Gender": "F", "stratum": "Small"}}')
     assert read_attribute_table(path) == {"7": {"gender": "female", "stratum": "small"}}
+    path.write_text('{"7": {"gender": null, "stratum": ["a", "b"], "place": {"a": 1}, "number": 3, "day": "Monday"}}')
+    assert read_attribute_table(path) == {"7": {"day": "monday"}}
 
 
 # Matching and assignment

@@ -118,8 +118,8 @@ def read_attribute_table(path: Location) -> dict[str, dict[str, str]]:
 
 
 def normal(name: str, value: Any) -> str | None:
-    """Return the value of attribute `name` as it is compared; None when it says nothing."""
-    text = " ".join(encodable(str(value if value is not None else "")).split()).lower()
+    """Return the value of attribute `name` as it is compared; None when it says nothing, as whatever is no text."""
+    text = " ".join(encodable(value).split()).lower() if isinstance(value, str) else ""
     if name.strip().lower() == GENDER:
         return _GENDERS.get(text)
     return text or None

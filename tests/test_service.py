@@ -281,7 +281,7 @@ FACE = [0.5] * FACE_DIM
         ({"image": base64.b64encode(b"no picture").decode()}, "'image' is not a picture"),
         ({"image_url": "file:///etc/passwd"}, "fetches no addresses"),
         ({"embedding_input": [1.0, 2.0]}, "'embedding_input' has 2 numbers"),
-        ({"embedding_input": [float("nan")] * 24}, "'embedding_input'"),
+        ({"embedding_input": [float("nan")] * 24}, "not valid JSON"),
         ({"embedding_input": "1,2"}, "'embedding_input'"),
         ({"text": TEXT}, r"[TOK]"),
         ({"text": "no placeholder", "faces": [FACE]}, r"[TOK]"),

@@ -272,3 +272,32 @@ def test_a_plain_model_says_that_people_are_words(open_page, page_world, tiny_mo
     expect(page.locator("#person-as-note")).to_contain_text("holds no faces")
     expected = re.compile("Failed to load resource.*400")  # the refusal, which the page showed
     assert all(expected.match(complaint) for complaint in page.complaints)
+
+
+def test_who_is_probably_not_there_is_grey_and_can_be_hidden(open_page, page_world):  # noqa: F811
+    """Ada is in ten of thirty pictures; five of the others show no face, of which nothing is known but the prior."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
+    page = open_page(page_world.app(page_world.gallery("grey", Ada_Lovelace=ADA, Nobody_Here=0.185)))
+    page.locator("#faces button", has_text="Ada Lovelace").click()
+    page.get_by_text("More options").click()
+    page.get_by_label("Results a page").fill("40")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator("#cards > li")).to_have_count(30)
+    assert page.locator("#cards > li.doubtful").count() == 20
+    assert page.locator("#cards > li:not(.doubtful)", has_text="probably not in this picture").count() == 0
+    assert "Grey ones (20) probably do not show who you asked for" in page.inner_text("#status")
+    assert "in it > 99 %" in page.locator("#cards > li").first.inner_text()
+    page.get_by_label("Least probability").fill("0.5")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator("#cards > li")).to_have_count(10)
+    assert "Grey" not in page.inner_text("#status")
+
+    # Somebody who is in none of the pictures.
+    page.get_by_label("Least probability").fill("")
+    page.locator("#faces button", has_text="Ada Lovelace").click()
+    page.locator("#faces button", has_text="Nobody Here").click()
+    expect(page.locator("#cards > li.doubtful")).to_have_count(30)
+    expect(page.locator("#status")).to_contain_text("was probably not found")
+    assert not page.complaints

@@ -147,6 +147,12 @@ _RESULT = {
     "properties": {
         "id": {"type": "integer"},
         "similarity": {"type": "number", "description": "cosine, in [-1, 1]"},
+        "probability": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "that all people asked for are in the image, as far as faces tell",
+        },
         "key": {"type": "string"},
         "caption": {"type": "string"},
         "image": _PICTURE,

@@ -251,7 +251,8 @@ def print_results(results: Results) -> None:
         who = f" [{result['identity_name']}]" if result.get("identity_name") else ""
         print(f"{rank:>3}  {result['similarity']:.4f}  {_key(result):<{width}}{who}  {result.get('caption', '')[:90]}")
         if result.get("why"):
-            print(f"     {result['why']}")
+            chance = result.get("probability")
+            print(f"     {result['why']}" + ("" if chance is None else f"; there with a probability of {chance:.2g}"))
 
 
 def print_hints(headers: Any) -> None:

@@ -91,7 +91,7 @@ def json_body() -> Any:
         if _SURROGATE.search(text):
             json.dumps(values, ensure_ascii=False).encode()
     except UnicodeError:
-        raise BadRequest("the request holds half a character: send text as UTF-8") from None
+        raise BadRequest("the request is not valid JSON: send text as UTF-8, without halves of characters") from None
     except (ValueError, RecursionError):
         raise BadRequest("the request is not valid JSON") from None
     return values

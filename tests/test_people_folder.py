@@ -1,6 +1,7 @@
 """Bulk enrolment from folders: names from folders or identity_meta.csv, and bad photos that stop nothing."""
 
 import json
+import os
 import stat
 
 import numpy as np
@@ -95,3 +96,14 @@ def test_what_cannot_work_is_refused_first(tmp_path, pack):
     Gallery(tmp_path / "g.sqlite").enroll("Grace", np.ones((1, 512), "f4"), "insightface:other")
     with pytest.raises(IdClipError, match="made with the face model 'insightface:other'"):
         run(tmp_path / "photos", tmp_path, pack)
+
+
+def test_names_that_are_no_utf8_lose_nobody(tmp_path, pack):
+    """Old disks have names in other encodings: such a photo stopped the verb when the gallery was written."""
+    photos = tmp_path / "photos"
+    save(photos / "Ada" / os.fsdecode(b"f\xfcnf.png"), CORNERS[0])
+    save(photos / os.fsdecode(b"Jos\xe9") / "1.png", CORNERS[1], mark=5)
+    (photos / "Ada" / os.fsdecode(b"\xff.jpg")).write_bytes(b"no picture")
+    gallery, report = run(photos, tmp_path, pack, same_face=2.0)
+    assert report["enrolled"] == {"Ada": 1, "Jos\\xe9": 1}
+    assert {entry["key"] for entry in report["photos_left_out"]} == {"Ada/\\xff.jpg"}

@@ -26,6 +26,7 @@ from open_clip_idplugin.gallery.calibration_report import (
 )
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.left_out import Skip, reason_lines
+from open_clip_idplugin.pictures.names import key_of
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine
@@ -139,7 +140,9 @@ def _of_folders(folder: Path, engine: "FaceEngine", least_face: float) -> _Part:
                     rows.append(_embedding(engine.the_face(load_picture(photo), policy="largest"), least_face))
                     owners.append(number)
                 except (IdClipError, OSError) as error:
-                    skipped.append(Skip(f"{person.name}/{photo.name}", "photo without a usable face", str(error)))
+                    skipped.append(
+                        Skip(f"{person.name}/{key_of(photo.name)}", "photo without a usable face", str(error))
+                    )
                 bar.update()
     print("\n".join(reason_lines("left out", skipped)), end="\n" if skipped else "")
     if not rows:

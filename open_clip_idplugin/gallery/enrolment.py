@@ -15,6 +15,7 @@ from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import photo_quality
 from open_clip_idplugin.gallery.rows import Person
 from open_clip_idplugin.gallery.store import Gallery
+from open_clip_idplugin.pictures.names import key_of
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine, FacePolicy
@@ -33,7 +34,7 @@ def read_photo(photo: str | Path, engine: "FaceEngine", policy: "FacePolicy" = "
     path = Path(photo)
     if not path.is_file():
         raise IdClipError("there is no such file")
-    return to_photo_face(path.name, engine.the_face(load_picture(path), policy=policy), engine.model_id, crops)
+    return to_photo_face(key_of(path.name), engine.the_face(load_picture(path), policy=policy), engine.model_id, crops)
 
 
 def to_photo_face(label: str, face: "Face", model_id: str, crops: bool = True) -> PhotoFace:

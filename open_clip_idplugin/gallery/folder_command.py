@@ -13,6 +13,7 @@ from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery_verbs import face_policy
 from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.pictures.names import key_of
 
 
 def enroll_folder(
@@ -53,7 +54,8 @@ def enroll_folder(
     engine = load_face_engine(faces, det_size=det_size)
     candidates = [
         Candidate(
-            person.name, [(photo.name, partial(read_photo, photo, engine, policy, crops)) for photo in person.photos]
+            person.name,
+            [(key_of(photo.name), partial(read_photo, photo, engine, policy, crops)) for photo in person.photos],
         )
         for person in people
     ]

@@ -11,6 +11,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import fold_name
 from open_clip_idplugin.identity_names import IDENTITY_FILE, read_identity_names
 from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.pictures.names import key_of
 from open_clip_idplugin.pictures.passed_over import is_junk
 from open_clip_idplugin.pictures.walk import pictures_below
 
@@ -44,17 +45,18 @@ def find_photo_folders(folder: Path) -> tuple[list[PhotoFolder], list[Skip]]:
     people: dict[str, PhotoFolder] = {}
     skipped: list[Skip] = []
     for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_junk(entry.name)):
-        name = names.get(place.name, place.name)
+        label = key_of(place.name)
+        name = names.get(place.name, label)
         try:
             folded = fold_name(name)
             photos, passed_over = photos_in(place)
         except (IdClipError, OSError) as error:
-            skipped.append(Skip(place.name, BAD_NAME if isinstance(error, IdClipError) else NO_PHOTOS, str(error)))
+            skipped.append(Skip(label, BAD_NAME if isinstance(error, IdClipError) else NO_PHOTOS, str(error)))
             continue
         if not photos:
-            skipped.append(Skip(place.name, NO_PHOTOS, "; ".join(skip.reason for skip in passed_over)))
+            skipped.append(Skip(label, NO_PHOTOS, "; ".join(skip.reason for skip in passed_over)))
         elif folded in people:
-            skipped.append(Skip(place.name, SAME_NAME, f"'{name}' is {people[folded].folder.name} already"))
+            skipped.append(Skip(label, SAME_NAME, f"'{name}' is {key_of(people[folded].folder.name)} already"))
         else:
             people[folded] = PhotoFolder(name, place, tuple(photos), tuple(passed_over))
     if not people:
@@ -70,10 +72,14 @@ def photos_in(folder: Path, subfolders: bool = False) -> tuple[list[Path], list[
     """
     found = pictures_below(folder, subfolders)
     skipped = [
-        Skip(f"{folder.name}/{entry.example}", entry.reason, f"{entry.count} x {entry.extension or 'no extension'}")
+        Skip(
+            f"{key_of(folder.name)}/{entry.example}",
+            entry.reason,
+            f"{entry.count} x {entry.extension or 'no extension'}",
+        )
         for entry in found.passed_over
     ]
-    skipped += [Skip(f"{folder.name}/{copy}", COPY, f"of {first}") for copy, first in found.copies.items()]
+    skipped += [Skip(f"{key_of(folder.name)}/{copy}", COPY, f"of {first}") for copy, first in found.copies.items()]
     return [Path(str(found.place(key))) for key in found.keys], skipped
 
 

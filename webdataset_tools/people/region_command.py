@@ -12,6 +12,7 @@ from open_clip_idplugin.gallery.enrolment import to_photo_face
 from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.photo_folders import BAD_NAME, photos_in
+from open_clip_idplugin.pictures.names import key_of
 from webdataset_tools.people.face_regions import FaceRegion, read_regions
 from webdataset_tools.report import Skip
 
@@ -56,7 +57,9 @@ def enroll_regions(
     named, skipped = find_named_regions(Path(folder))
     engine = load_face_engine(faces, det_size=det_size)
     candidates = [
-        Candidate(name, [(photo.name, partial(read_region, photo, region, engine, crops)) for photo, region in found])
+        Candidate(
+            name, [(key_of(photo.name), partial(read_region, photo, region, engine, crops)) for photo, region in found]
+        )
         for name, found in named.items()
     ]
     run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, Path(report), skipped)
@@ -77,13 +80,13 @@ def find_named_regions(folder: Path) -> tuple[dict[str, list[tuple[Path, FaceReg
         try:
             regions = read_regions(photo)
         except IdClipError as error:
-            skipped.append(Skip(photo.relative_to(folder).as_posix(), UNREADABLE, str(error)))
+            skipped.append(Skip(key_of(photo.relative_to(folder).as_posix()), UNREADABLE, str(error)))
             continue
         for region in regions:
             try:
                 name = spellings.setdefault(fold_name(region.name), region.name)
             except IdClipError as error:
-                skipped.append(Skip(photo.relative_to(folder).as_posix(), BAD_NAME, str(error)))
+                skipped.append(Skip(key_of(photo.relative_to(folder).as_posix()), BAD_NAME, str(error)))
                 continue
             named.setdefault(name, []).append((photo, region))
     if not named:
@@ -106,4 +109,4 @@ def read_region(photo: Path, region: FaceRegion, engine: "FaceEngine", crops: bo
     x, y = left + (found.box[0] + found.box[2]) / 2, top + (found.box[1] + found.box[3]) / 2
     if not (x0 <= x <= x1 and y0 <= y <= y1):
         raise IdClipError(f"no face was found in the region of '{region.name}'")
-    return to_photo_face(photo.name, found, engine.model_id, crops)
+    return to_photo_face(key_of(photo.name), found, engine.model_id, crops)

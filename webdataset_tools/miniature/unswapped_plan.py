@@ -24,7 +24,7 @@ SMALLEST_FACE = 14  # pixels; the pictures are 192 pixels wide
 PHOTOS_PER_PERSON = 8
 KEEP_SKIN = 1  # as in the drawn swaps: a face in its own skin
 # The world means to hold turned, blurred and occluded faces, and swaps that are only nearly like the person.
-DRAWN = ("--checks", "none", "--margin", "0", "--min-similarity", "0", "--max-original", "1")
+DRAWN = ("--checks", "none", "--margin", "0", "--min-similarity", "0", "--max-original", "1", "--quality", "95")
 IDENTITY_ATTRIBUTES = "identity_attributes.csv"
 IMAGE_ATTRIBUTES = "image_attributes.csv"
 ANYBODY = "anybody"

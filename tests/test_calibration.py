@@ -91,6 +91,8 @@ def test_threshold_and_rate_turn_each_other_round():
             assert measured.false_match_rate(cosine) == pytest.approx(rate, rel=0.02)
     misses = [measured.false_non_match_rate(cosine) for cosine in cosines]
     assert misses == sorted(misses)
+    assert measured.threshold(1 - 1e-16) >= -1
+    assert measured.threshold(5e-324) <= 1
     with pytest.raises(CalibrationError, match="between 0 and 1"):
         measured.threshold(0)
 

@@ -60,7 +60,7 @@ class Impostors:
         require_rate(fmr)
         rates, cosines = _columns(self.quantiles)
         if fmr > rates[0]:
-            return float(min(cosines[0], self.mean + self.deviation * _upper(fmr)))
+            return float(max(min(cosines[0], self.mean + self.deviation * _upper(fmr)), -1.0))
         if fmr >= rates[-1]:
             return float(np.interp(-math.log(fmr), -np.log(rates), cosines))
         beyond = self.distance_deviation * (_upper(fmr) - _upper(float(rates[-1])))

@@ -3,7 +3,8 @@
 Paired: both sides are whole processes over the same pictures and take turns at going first. One side is `idclip open
 --noserve`, the other `idclip index`, `idclip faces` and `idclip index_faces` one after the other, with the same model, face
 engine and number of workers. The figure to quote is the median of the ratios (open's time / the other's), with the smallest
-and largest beside it. Then a collection is opened, opened again unchanged, and once more with some new pictures; the figure
+and largest beside it; beside wall time stands the processes' own (user and system), which says more on a machine that
+others use too. Then a collection is opened, opened again unchanged, and once more with some new pictures; the figure
 is the share of the first run's time. Pictures are JPEGs of drawn portraits, scaled to the size of photographs and each
 different; weights are random. Nothing is downloaded.
 """
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -73,14 +76,14 @@ class Sides:
         self._faces = [f"--faces={faces}"]
         self._workers = [f"--workers={workers}"]
 
-    def open(self, pictures: Path) -> float:
-        """Seconds of `idclip open` into a folder that stays."""
+    def open(self, pictures: Path) -> "Seconds":
+        """`idclip open` into a folder that stays."""
         output = self._folder / f"open-{pictures.name}"
-        flags = [*self._model, *self._faces, *self._workers, f"--output={output}", "--noserve"]
+        flags = [*self._model, *self._faces, *self._workers, f"--output={output}", "--thumbnail_size=256", "--noserve"]
         return run("open", str(pictures), *flags)
 
-    def verbs(self, pictures: Path) -> list[float]:
-        """Seconds of each of the three verbs."""
+    def verbs(self, pictures: Path) -> "list[Seconds]":
+        """Each of the three verbs."""
         index, table = self._folder / "verbs-index", self._folder / "verbs-table"
         seconds = [
             run("index", f"--images={pictures}", f"--output={index}", *self._model, *self._workers),
@@ -96,52 +99,69 @@ class Sides:
         shutil.rmtree(self._folder / f"open-{pictures.name}", ignore_errors=True)
 
 
-def run(*arguments: str) -> float:
-    """Wall time of one command, seconds; its output is shown where it fails."""
-    start = time.perf_counter()
-    done = subprocess.run([*IDCLIP, *arguments], capture_output=True, text=True, env=os.environ)
-    spent = time.perf_counter() - start
+class Seconds(NamedTuple):
+    """Of one command, or of several together."""
+
+    wall: float
+    own: float  # user and system time of the process and its children
+
+    @classmethod
+    def together(cls, parts: "Sequence[Seconds]") -> "Seconds":
+        """The sum."""
+        return cls(sum(part.wall for part in parts), sum(part.own for part in parts))
+
+
+def run(*arguments: str) -> Seconds:
+    """Time one command; its output is shown where it fails."""
+    start, before = time.perf_counter(), os.times()
+    done = subprocess.run([*IDCLIP, *arguments], capture_output=True, text=True)
+    wall, after = time.perf_counter() - start, os.times()
     if done.returncode:
         raise SystemExit(f"idclip {' '.join(arguments)}\n{done.stdout}{done.stderr}")
-    return spent
+    own = after.children_user - before.children_user + after.children_system - before.children_system
+    return Seconds(wall, own)
 
 
 def compare(sides: Sides, folder: Path, count: int, megapixels: float, rounds: int) -> None:
     """One pass against three verbs, in turns."""
     pictures = write_pictures(folder / f"pictures-{megapixels:g}", count, megapixels)
-    ratios, ours, theirs = [], [], []
+    pairs: list[tuple[Seconds, list[Seconds]]] = []
     for number in range(rounds):
         sides.forget(pictures)
         if number % 2:
-            one, three = sides.open(pictures), sides.verbs(pictures)
+            one = sides.open(pictures)
+            pairs.append((one, sides.verbs(pictures)))
         else:
             three = sides.verbs(pictures)
-            one = sides.open(pictures)
-        ratios.append(one / sum(three))
-        ours.append(one)
-        theirs.append(three)
-    each = " + ".join(f"{statistics.median(side):.1f}" for side in zip(*theirs))
-    print(
-        f"{count} pictures of {megapixels:g} Mpx: open / (index + faces + index_faces) {statistics.median(ratios):.2f} "
-        f"(median of {rounds}; {min(ratios):.2f} to {max(ratios):.2f}); {statistics.median(ours):.1f} s against {each} s",
-        flush=True,
-    )
+            pairs.append((sides.open(pictures), three))
+    print(f"{count} pictures of {megapixels:g} Mpx: open / (index + faces + index_faces)")
+    for name in Seconds._fields:
+        ratios = [getattr(one, name) / getattr(Seconds.together(three), name) for one, three in pairs]
+        ours = statistics.median(getattr(one, name) for one, _ in pairs)
+        each = [statistics.median(getattr(three[place], name) for _, three in pairs) for place in range(3)]
+        print(
+            f"  {name}: {statistics.median(ratios):.2f} (median of {rounds}; {min(ratios):.2f} to {max(ratios):.2f}); "
+            f"{ours:.1f} s against {' + '.join(f'{seconds:.1f}' for seconds in each)} s",
+            flush=True,
+        )
     shutil.rmtree(pictures)
 
 
 def show_second_runs(sides: Sides, folder: Path, count: int, new: int) -> None:
-    """The first run, one without changes, and one with new pictures."""
+    """The first run, runs without changes, and one with new pictures."""
     pictures = write_pictures(folder / "collection", count, 0.05)
     first = sides.open(pictures)
     unchanged = [sides.open(pictures) for _ in range(3)]
     write_pictures(pictures, new, 0.05, start=count)
     added = sides.open(pictures)
-    again = statistics.median(unchanged)
-    print(
-        f"{count} pictures: first run {first:.1f} s; unchanged {again:.1f} s ({again / first:.1%}; median of "
-        f"{len(unchanged)}); with {new} new {added:.1f} s ({added / first:.1%})",
-        flush=True,
-    )
+    for name in Seconds._fields:
+        whole, again = getattr(first, name), statistics.median(getattr(run, name) for run in unchanged)
+        more = getattr(added, name)
+        print(
+            f"{count} pictures, {name}: first run {whole:.1f} s; unchanged {again:.1f} s ({again / whole:.1%}; median of "
+            f"{len(unchanged)}); with {new} new {more:.1f} s ({more / whole:.1%})",
+            flush=True,
+        )
 
 
 def write_pictures(folder: Path, count: int, megapixels: float, start: int = 0) -> Path:

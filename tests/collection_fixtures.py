@@ -18,19 +18,24 @@ CORNERS = {
     "sub/three.png": [(0, 0), (64, 64), (128, 32)],
     "sub/four.png": [(128, 128)],
 }
+TURNED = "sub/four.png"
 
 
-def draw(path: Path, corners, shade: int = 0) -> None:
-    """Write a picture; `shade` makes it another one."""
+def draw(path: Path, corners, shade: int = 0, turned: bool = False) -> None:
+    """Write a picture; `shade` makes it another one. `turned`: stored on its side, as EXIF says."""
     pixels = toy_picture(*corners)
     pixels[-8:, :, :] = 90 + shade
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    exif = Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+        pixels = np.rot90(pixels)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, exif=exif)
 
 
 def draw_collection(root: Path) -> Path:
     for number, (name, corners) in enumerate(CORNERS.items()):
-        draw(root / name, corners, number)
+        draw(root / name, corners, number, turned=name == TURNED)
     (root / "broken.jpg").write_bytes(b"\xff\xd8no picture")
     return root
 

@@ -1,6 +1,7 @@
 """One command over real photographs with real face models: who is asked for comes first, strangers are not found."""
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("clip_retrieval")
 
@@ -27,11 +28,10 @@ def mobile(tmp_path):
     return write_mobile_face_net(tmp_path / "net")
 
 
-def service_of(tmp_path, faces: str, model: str, checkpoint: str):
-    """Open coco and scenes with the eight people, and ask the service."""
+def service_of(tmp_path, faces: str, model: str, checkpoint: str, folders=(REAL / "coco", REAL / "scenes")):
+    """Open folders with the eight people, and the service over them."""
     open_pictures(
-        str(REAL / "coco"),
-        str(REAL / "scenes"),
+        *map(str, folders),
         model=model,
         checkpoint=checkpoint,
         faces=faces,
@@ -63,6 +63,31 @@ def test_people_of_a_scene_come_first(tmp_path, mobile, tiny_models, capsys):  #
     client = service_of(tmp_path, mobile, PLAIN, str(tiny_models.plain))
     assert "58 pictures (58 new)" in capsys.readouterr().out
     assert_found(client)
+
+
+def turn(folder, orientation: int, way: Image.Transpose) -> None:
+    """Store the scene turned, with the EXIF number that turns it back."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(REAL / SCENE) as picture:
+        picture.transpose(way).save(folder / f"turned{orientation}.jpg", quality=95, exif=exif)
+
+
+def test_turned_photographs_are_found_alike(tmp_path, mobile, tiny_models):  # noqa: F811
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    ways = Image.Transpose
+    for orientation, way in ((3, ways.ROTATE_180), (6, ways.ROTATE_90), (8, ways.ROTATE_270)):
+        turn(folder, orientation, way)
+    client = service_of(tmp_path, mobile, PLAIN, str(tiny_models.plain), (REAL / "scenes", folder))
+    for name in ("Family1-Mom", "Family1-Dad"):
+        found = sorted(ask(client, name), key=lambda result: -result.get("face_similarity", -1))
+        scores = [result["face_similarity"] for result in found[:4]]
+        assert {result["key"].rpartition("/")[2] for result in found[:4]} == {
+            "identification1.jpg",
+            *(f"turned{number}.jpg" for number in (3, 6, 8)),
+        }
+        assert max(scores) - min(scores) < 0.06  # they were compressed once more
 
 
 def vit_b_32(folder) -> str:

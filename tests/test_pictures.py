@@ -94,7 +94,9 @@ def test_every_way_to_hold_a_camera(orientation):
     turns |= {5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1)}
     turns |= {7: lambda a: np.rot90(a.swapaxes(0, 1), 2)}
     content = saved(Image.fromarray(pixels), "PNG", exif=_turned(orientation))
-    np.testing.assert_array_equal(both(content), turns.get(orientation, lambda a: a)(pixels))
+    upright = turns.get(orientation, lambda a: a)(pixels)
+    np.testing.assert_array_equal(both(content), upright)
+    np.testing.assert_array_equal(both(load_image(content)), upright)  # once more turns nothing
 
 
 def test_a_damaged_exif_block_loses_no_picture():

@@ -200,8 +200,8 @@ def _decoded(image: "Image.Image", content: bytes | None, name: str) -> "Image.I
             raise
         raise PixelsUnusable(name, f"its colour mode {image.mode} cannot be read as RGB") from None
     marking = xmp_of(image)
-    if marking and rgb is not image:
-        rgb.info = {"xmp": marking}
+    if rgb is not image:  # its orientation and profile are used up: decoding it again must not use them twice
+        rgb.info = {"xmp": marking} if marking else {}
     return rgb
 
 

@@ -43,10 +43,9 @@ from open_clip_idplugin.retrieval.index import REPORT_FILE, Finish, NothingReada
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
 from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 from open_clip_idplugin.retrieval.kept_face_table import add_to_table
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
-from open_clip_idplugin.retrieval.removed_rows import read_removed
+from open_clip_idplugin.retrieval.removed_rows import keys_left
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys
 
 _NEW = "new"  # what is embedded, before it joins the rest
@@ -182,12 +181,6 @@ def _fitting_card(index: Path, loaded: LoadedModel) -> IndexCard:
 
 def _join_faces(folder: Path, face_table: str | Path) -> None:
     (extend_faces if (folder / FACES).is_dir() else add_faces)(folder, face_table)
-
-
-def keys_left(index: Path) -> set[str]:
-    """Keys of the images that are not removed: a removed one may come back, as a new row."""
-    removed = set(read_removed(index).tolist())
-    return {key for row, key in enumerate(read_keys(index)) if row not in removed}
 
 
 def _fitting_options(

@@ -9,20 +9,16 @@ is continued with the very list that it began with.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.left_out import Skip
 from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.generations import changing, discard_building
-from open_clip_idplugin.retrieval.index import NothingReadable, build_index
-from open_clip_idplugin.retrieval.index_add import add_images, keys_left
-from open_clip_idplugin.retrieval.index_compact import compact
 from open_clip_idplugin.retrieval.index_rename import rename_images
 from open_clip_idplugin.retrieval.kept_face_table import keep_only
-from open_clip_idplugin.retrieval.partition_pipeline import CANNOT_READ
-from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionReport
+from open_clip_idplugin.retrieval.partitions import CANNOT_READ, EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.picture_changes import Changes, find_changes, hash_file, unreadable
 from open_clip_idplugin.retrieval.picture_manifest import (
     COPY,
@@ -34,8 +30,11 @@ from open_clip_idplugin.retrieval.picture_manifest import (
     read_manifest,
     write_manifest,
 )
-from open_clip_idplugin.retrieval.removed_rows import count_rows, read_removed, remove_rows, rows_of_keys
+from open_clip_idplugin.retrieval.removed_rows import count_rows, keys_left, read_removed, remove_rows, rows_of_keys
 from open_clip_idplugin.retrieval.sources import ImageSource
+
+if TYPE_CHECKING:
+    from open_clip_idplugin.checkpoints import LoadedModel
 
 _FEW = 10  # pictures that may be gone without a question
 _WORTHWHILE = 0.2  # share of removed rows from which an index is written anew without them
@@ -69,7 +68,7 @@ class IndexRefresh:
         self,
         index: Path,
         root: Path,
-        load: Callable[[], LoadedModel],
+        load: "Callable[[], LoadedModel]",
         options: EmbedOptions,
         accept_gone: bool = False,
     ) -> None:
@@ -180,6 +179,10 @@ class IndexRefresh:
     def _embed(self, add: Sequence[KnownPicture]) -> None:
         """Embed files and add them to index and manifest; then nothing is pending any more."""
         if add:
+            # Not at the top: a run that finds nothing new does without torch and the hosts, which take seconds to import.
+            from open_clip_idplugin.retrieval.index import NothingReadable, build_index
+            from open_clip_idplugin.retrieval.index_add import add_images
+
             keys, sizes = zip(*((picture.name, picture.size) for picture in add))
             source = ImageSource(folder=self._root, keys=keys, sizes=sizes)
             try:
@@ -200,6 +203,8 @@ class IndexRefresh:
         removed, rows = len(read_removed(self._index)), count_rows(self._index)
         if removed == rows or removed < _WORTHWHILE * rows or not removed:
             return False
+        from open_clip_idplugin.retrieval.index_compact import compact
+
         compact(self._index)
         return True
 

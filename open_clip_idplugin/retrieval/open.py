@@ -8,8 +8,8 @@ function of its own.
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
@@ -27,6 +27,9 @@ from open_clip_idplugin.retrieval.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.passing_faces import passing_engine
 from open_clip_idplugin.retrieval.picture_listing import Listing, list_pictures
 from open_clip_idplugin.user_folder import user_folder
+
+if TYPE_CHECKING:
+    from open_clip_idplugin.checkpoints import LoadedModel
 
 DEFAULT_MODEL, DEFAULT_CHECKPOINT = "ViT-B-32", "laion2b_s34b_b79k"
 INDEX, GALLERY = "index", "gallery.sqlite"
@@ -92,9 +95,13 @@ def open_pictures(
     with locked(folder):
         engine = passing_engine(finding)  # a face model that is not there is said before the work
         require_fitting_faces(folder / INDEX, engine.model_id, "those of --faces")
-        refresh = IndexRefresh(
-            folder / INDEX, listing.root, lambda: load_model(model, weights, device, precision), options, accept_gone
-        )
+
+        def load() -> "LoadedModel":
+            from open_clip_idplugin.checkpoints import load_model  # imports torch
+
+            return load_model(model, weights, device, precision)
+
+        refresh = IndexRefresh(folder / INDEX, listing.root, load, options, accept_gone)
         known = OpenPeople(folder, folder / INDEX, listing.root, people_file, read_state(folder))
         known.enroll_named_groups()
         report = OpenReport(

@@ -21,6 +21,7 @@ PICTURES_PER_PARTITION = 10_000  # of a folder; what a killed run does again at 
 PICTURES_WITH_FACES = 1_000  # the same where faces are found too, which takes longer
 SEQUENTIAL, PYSPARK = "sequential", "pyspark"
 DISTRIBUTORS = (SEQUENTIAL, PYSPARK)
+CANNOT_READ = "picture cannot be read"  # the reason of a picture that gave no row
 _COUNT_FILE = "partitions.txt"
 
 

@@ -6,6 +6,7 @@ Role: decoded picture -> its faces, packed as bytes (the form in which a collate
 
 import os
 import pickle
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces import Face, FaceEngine, ImageRejected, load_picture
+from open_clip_idplugin.faces import Face, FaceEngine, ImageRejected
 from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_notes
 from open_clip_idplugin.faces.face_table import METADATA_FILE, FaceTableInfo, load_face_table
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
@@ -47,10 +48,10 @@ class FaceReader:
         self._finding = on_cpu(finding)
 
     def __call__(self, picture: "Image.Image") -> bytes:
-        """Decoded picture -> its faces, for `PartFaces.add`; never raises."""
+        """Decoded RGB picture -> its faces, for `PartFaces.add`; never raises."""
         try:
             engine = _engine_of(os.getpid(), self._finding)
-            pixels = load_picture(picture)
+            pixels = np.asarray(picture)
             faces = engine.embed(find_faces(engine, pixels, self._finding))
             found = _Found(pixels.shape[1], pixels.shape[0], tuple(_small(face) for face in faces))
         except ImageRejected as error:
@@ -67,11 +68,12 @@ def on_cpu(finding: FaceFinding) -> FaceFinding:
 
 def passing_engine(finding: FaceFinding) -> FaceEngine:
     """The engine of this process; it tells the model's name and size, and embeds where the readers did not."""
-    import torch
-
-    threads = torch.get_num_threads()
+    before = sys.modules.get("torch")
+    threads = before.get_num_threads() if before is not None else os.cpu_count() or 1
     engine = load_engine(on_cpu(finding))
-    torch.set_num_threads(threads)  # engines that run in torch share its number with the image tower
+    torch = sys.modules.get("torch")
+    if torch is not None:  # engines that run in it share its number of threads with the image tower
+        torch.set_num_threads(threads)
     return engine
 
 

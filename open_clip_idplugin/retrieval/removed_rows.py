@@ -130,6 +130,12 @@ def remove_rows(folder: Path, choose: Callable[[], np.ndarray]) -> tuple[int, in
     return len(ids), len(together) - len(before)
 
 
+def keys_left(index: Path) -> set[str]:
+    """Keys of the images that are not removed: a removed one may come back, as a new row."""
+    removed = set(read_removed(index).tolist())
+    return {key for row, key in enumerate(read_keys(index)) if row not in removed}
+
+
 def rows_of_keys(folder: Path, keys: set[str]) -> tuple[np.ndarray, set[str]]:
     """Rows of all images with these keys, and the keys that no image has; raises IndexMismatch as `read_keys` does."""
     held = read_keys(folder)

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from open_clip_idplugin.faces import Face, load_picture
+from open_clip_idplugin.faces.alignment import align_face
 from webdataset_tools.faceswap import marking
 from webdataset_tools.faceswap.blend import BlendSwapper
-from webdataset_tools.faceswap.geometry import align_crop
 from webdataset_tools.faceswap.swappers import FaceInPicture, SwapperSettings
 from webdataset_tools.miniature.drawing import draw_face
 from webdataset_tools.miniature.head_frame import FacePose
@@ -84,9 +84,12 @@ class DrawnFaceEngine:
         faces = []
         for landmarks, box in self.known.get(digest(picture), []):
             points = np.array(landmarks, np.float32)
-            crop = align_crop(picture, points)
+            crop = self.crop_at(picture, box, points)
             faces.append(Face(np.array(box, np.float32), points, 0.9, crop, self.embed_crops([crop])[0]))
         return faces
+
+    def crop_at(self, picture, box, landmarks) -> "np.ndarray | None":
+        return align_face(picture, landmarks, 112)
 
     def embed_crops(self, crops) -> np.ndarray:
         rows = []

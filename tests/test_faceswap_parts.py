@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from xml.dom import minidom
 
@@ -13,14 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.faceswap import geometry, marking, matching, reasons, swappers
+from webdataset_tools.faceswap import marking, matching, reasons, swappers
 from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.coco import load_subset
+from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_skin import map_skin
 from webdataset_tools.faceswap.geometry import SwapFailed
 from webdataset_tools.faceswap.identities import load_identities, read_attribute_table
 from webdataset_tools.faceswap.swappers import FaceInPicture, SwapperSettings
+from webdataset_tools.faceswap.verification import verify
 from webdataset_tools.miniature.drawing import draw_face
 from webdataset_tools.miniature.head_frame import FacePose
 from webdataset_tools.miniature.people import Person, sample_person, skin_group
@@ -178,15 +181,26 @@ def test_unknown_values_match_everybody_and_no_match_gives_nobody():
 # Geometry and blending
 
 
-def test_alignment_agrees_with_insightface(pair):
-    face_align = pytest.importorskip("insightface.utils.face_align")
-    target, _ = pair
-    for side in (112, 128):
-        ours, theirs = (
-            geometry.align_crop(target.picture, target.landmarks, side),
-            face_align.norm_crop(target.picture, target.landmarks, side),
-        )
-        assert np.abs(ours.astype(int) - theirs).mean() < 0.5
+def test_a_swapped_face_is_cut_as_its_encoder_cuts_faces():
+    class Boxes:
+        """An encoder of the box as it is, without any alignment."""
+
+        def crop_at(self, picture, box, landmarks):
+            x0, y0, x1, y1 = box.astype(int)
+            return picture[y0:y1, x0:x1] if np.isfinite(landmarks).all() else None
+
+        def embed_crops(self, crops):
+            return np.stack([crop.mean((0, 1)) / np.linalg.norm(crop.mean((0, 1))) for crop in crops])
+
+    picture = np.zeros((60, 60, 3), np.uint8)
+    picture[20:40, 10:30] = (0, 3, 4)
+    points = np.zeros((5, 2), np.float32)
+    rows = np.eye(3, dtype=np.float32)
+    face = FoundFace(np.array([10, 20, 30, 40], np.float32), points, 1.0, rows[1], quality=None)
+    similarity = verify(Boxes(), picture, face, rows[2])
+    assert (similarity.identity, similarity.original) == pytest.approx((0.8, 0.6))
+    with pytest.raises(SwapFailed, match="cannot be aligned"):
+        verify(Boxes(), picture, replace(face, landmarks=points * np.nan), rows[2])
 
 
 def test_only_the_face_changes_and_inputs_stay(pair):

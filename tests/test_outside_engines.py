@@ -51,6 +51,16 @@ class TestSpecs:
         other = load_face_engine(f"{MODULE}:detector+insightface:{pack}")
         assert other.detect(toy_picture((64, 96)))[0].crop.shape == (112, 112, 3)  # five landmarks, the default
 
+    def test_a_known_place_is_cut_in_the_same_way(self, pack):
+        picture = toy_picture((64, 96))
+        for spec in (f"{MODULE}:Both", f"insightface:{pack}"):
+            engine = load_face_engine(spec, det_size=192)
+            (face,) = engine.detect(picture)
+            crop = engine.crop_at(picture, face.box, face.landmarks)
+            np.testing.assert_array_equal(crop, face.crop)
+            np.testing.assert_allclose(engine.embed_crops([crop])[0], face.embedding, atol=1e-6)
+            assert engine.crop_at(picture, face.box * np.nan, face.landmarks * np.nan) is None
+
     def test_batches(self):
         """Nine crops at four a call, in order."""
         engine = load_face_engine(f"{MODULE}:Both")

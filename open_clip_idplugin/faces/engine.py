@@ -114,6 +114,13 @@ class FaceEngine:
         rows = iter(self._encode([face.crop for face in faces if face.aligned]))
         return [replace(face, embedding=next(rows)) if face.aligned else face for face in faces]
 
+    def crop_at(self, picture: np.ndarray, box: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+        """The crop [S, S, 3] of a face whose place in RGB uint8 [H, W, 3] is known already, cut as the encoder wants it.
+
+        None where it cannot be aligned. For `embed_crops`, where detecting again would judge the detector.
+        """
+        return self._cut(picture, Detection(box, landmarks, 1.0))
+
     def crops_of(self, picture: PictureSource) -> list[np.ndarray]:
         """Aligned crops [S, S, 3] RGB uint8 of all faces that can be aligned; the recogniser does not run."""
         return [face.crop for face in self.find(picture) if face.aligned]

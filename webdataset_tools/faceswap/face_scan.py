@@ -40,6 +40,10 @@ class FaceEngine(Protocol):
         """RGB uint8 [H, W, 3] -> faces."""
         ...
 
+    def crop_at(self, picture: np.ndarray, box: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+        """The crop of a face whose place is known; None where it cannot be aligned."""
+        ...
+
     def embed_crops(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Aligned crops -> [N, D] float32 unit rows."""
         ...

@@ -4,7 +4,6 @@ All landmarks are [5, 2] pixels in the order left eye, right eye, nose, left and
 picture; matrices are [2, 3] float64 as OpenCV's `warpAffine` takes them.
 """
 
-import cv2
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
@@ -71,13 +70,3 @@ def pose_of(landmarks: np.ndarray) -> np.ndarray:
     height = (nose - eyes) @ down / max(float(down @ down), 1e-6)
     sideways = (nose - (eyes + height * down)) @ across / max(length**2, 1e-6)
     return np.array([sideways, height * np.hypot(*down) / max(length, 1e-6)])
-
-
-def align_crop(picture: np.ndarray, landmarks: np.ndarray, side: int = 112) -> np.ndarray:
-    """Return the aligned crop uint8 [side, side, 3] that a recogniser takes, from known landmarks.
-
-    As insightface has it, sides divisible by 112 show the reference frame, others (128, 256) one that is wider.
-    Raises SwapFailed for degenerate landmarks.
-    """
-    reference = REFERENCE * side / 112 if side % 112 == 0 else (REFERENCE + (8.0, 0.0)) * side / 128
-    return cv2.warpAffine(picture, fit_similarity(landmarks, reference), (side, side), borderValue=0.0)

@@ -1,7 +1,7 @@
 """Did the swap work: the new face's embedding against the identity's and the original face's.
 
 Role: a swapped picture -> two similarities and a verdict. What similarity two photos of one person have depends on
-the face model, so that the bounds come from its calibration unless they are given. The face is aligned by the target's
+the face model, so that the bounds come from its calibration unless they are given. The face is cut out by the target's
 landmarks, not detected again: detectors miss or misplace blurred swaps, which would judge the detector instead of the swap.
 """
 
@@ -14,7 +14,7 @@ from open_clip_idplugin.faces.calibration import FMR_NAMES
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import FaceEngine
-from webdataset_tools.faceswap.geometry import align_crop
+from webdataset_tools.faceswap.geometry import SwapFailed
 
 _MARGIN = 0.5  # of the way from different people's mean to the threshold
 
@@ -67,8 +67,13 @@ def rules_for(
 
 
 def verify(engine: FaceEngine, picture: np.ndarray, target: FoundFace, identity: np.ndarray) -> Similarity:
-    """Compare the face at the target's place in `picture` [H, W, 3] with `identity` [D] and the target's own embedding."""
-    crop = align_crop(picture, target.landmarks, target.crop_size)
+    """Compare the face at the target's place in `picture` [H, W, 3] with `identity` [D] and the target's own embedding.
+
+    The crop is the encoder's own: other nets than ArcFace's are cut in other ways. Raises SwapFailed where there is none.
+    """
+    crop = engine.crop_at(picture, target.box, target.landmarks)
+    if crop is None:
+        raise SwapFailed("the swapped face cannot be aligned")
     embedding = engine.embed_crops([crop])[0]
     return Similarity(float(embedding @ identity), float(embedding @ target.embedding))
 

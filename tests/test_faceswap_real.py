@@ -35,6 +35,9 @@ def test_coco_refuses_a_profile_and_a_printed_face(tmp_path):
     with pytest.raises(IdClipError, match="no image can be swapped") as refused:
         build_release(SwapOptions(REAL / "coco", REAL / "identities", tmp_path / "out", **options))
     assert re.search(f"'{reasons.TURNED_AWAY}': 2", str(refused.value))
+    told = json.loads((tmp_path / "out" / "nothing_swapped.json").read_text())
+    assert told["images_left_out"]["counts"][reasons.TURNED_AWAY] == 2 and told["splits"] == {}
+    assert sum(told["not_one_person"].values()) + len(told["images_left_out"]["entries"]) == 51
 
 
 def test_portraits_are_swapped_among_people_alike(tmp_path):

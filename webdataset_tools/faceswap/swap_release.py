@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.folder_lock import locked
-from open_clip_idplugin.locations import location
+from open_clip_idplugin.locations import Location, location
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
 from webdataset_tools.faceswap.assignment import assign, split_by_share
@@ -45,6 +45,7 @@ from webdataset_tools.release_face_model import ReleaseFaceModel, write_face_mod
 from webdataset_tools.report import Skip, count_reasons
 
 VERSION = 4  # raise it when equal inputs and options give another release
+REFUSED_FILE = "nothing_swapped.json"  # the report where nothing could be; not that of a finished release
 _SWAP_CHUNK = 4  # COCO images a record; each gives several pictures
 
 
@@ -93,14 +94,23 @@ def _build(
         for selection in selections
     }
     if not any(jobs.values()):
-        counts = count_reasons(skip for selection in selections for skip in selection.skipped)
-        raise IdClipError(f"no image can be swapped: {counts or 'COCO has no image of one person'}")
+        _refuse(selections, lenders, inputs, location(options.output))
     similarity = rules_for(lenders.face_model, options.margin, options.min_similarity, options.max_original)
     settings = SwapSettings(
         load, create_swapper, options.tries, similarity, options.pair_rules, options.quality, options.seed
     )
     results = _swap(selections, jobs, settings, lenders, inputs, run)
     return _write(results, lenders, inputs, options, model)
+
+
+def _refuse(selections: Sequence[SplitSelection], lenders: Lenders, inputs: SwapInputs, output: Location) -> NoReturn:
+    """Raise IdClipError because nothing can be swapped, after writing why of every picture."""
+    skipped = [skip for selection in selections for skip in selection.skipped]
+    unsplit = [skip for subset in inputs.subsets.values() for skip in subset.skipped]
+    report = SwapReport({}, inputs.not_one_person(), lenders.skipped, lenders.skipped_photos, unsplit + skipped)
+    atomic_write(output / REFUSED_FILE, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    counts = count_reasons(skipped) or "COCO has no image of one person"
+    raise IdClipError(f"no image can be swapped: {counts}; {output / REFUSED_FILE} has the reason of every picture")
 
 
 def _assign(

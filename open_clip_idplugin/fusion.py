@@ -7,8 +7,8 @@ Both are arrays whose last axis is the images, of numpy or torch unless stated.
 Face models have scales of their own, so that cosines of faces are standardised before they are added: how many deviations
 they lie above the mean of different people (see `faces.calibration`), times `FACE_SCALE`. One weight then fits every model.
 
-Where no face was found, `face` says nothing: `Fusion.unseen` takes its place, the cosine at which a face speaks neither
-for nor against the person. A low one, such as what unrelated faces have, would count a face that was missed as somebody
+Where no face was found, `face` says nothing: `Fusion.unseen` takes its place, a cosine between strangers' and the
+person's. A low one, such as what unrelated faces have, would count a face that was missed as somebody
 else's.
 """
 
@@ -64,14 +64,14 @@ class Fusion:
         """A rule on the scale of a face model; what is not given follows from the model's calibration.
 
         threshold, unseen: cosines; without them the one that different people reach with the false match rate of names, and
-        the one that speaks neither for nor against the person.
+        the one that stands for a face that was not found.
         """
         impostors = calibration.impostors
         return cls(
             rule,
             nan if weight is None else weight,
             calibration.threshold(FMR_NAMES) if threshold is None else threshold,
-            calibration.neutral if unseen is None else unseen,
+            calibration.unseen if unseen is None else unseen,
             impostors.mean,
             impostors.deviation,
         )

@@ -91,7 +91,7 @@ def best_first(scores):
 def ada_similarities(world):
     """[ROWS] as they are fused."""
     match = world.faces.match(ADA[None], np.arange(ROWS))
-    return np.where(match.counts > 0, match.similarities[0], assumed_calibration("").neutral)
+    return np.where(match.counts > 0, match.similarities[0], assumed_calibration("").unseen)
 
 
 def test_weighted_sum_is_the_evaluations(world):

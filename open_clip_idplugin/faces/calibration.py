@@ -27,6 +27,7 @@ LABELS, GROUPS, ASSUMED = "labels", "groups", "assumed"  # how it is known that 
 _NORMAL = NormalDist()
 _GRID = np.linspace(-1, 1, 2001)
 _LEAST = 1e-300
+_UNSEEN_RATE = 0.1
 _MOST_POINTS = 1000  # of a curve
 
 Pairs = tuple[tuple[float, float], ...]
@@ -161,6 +162,16 @@ class Calibration:
     def neutral(self) -> float:
         """The cosine that is as likely between different people as between photos of one: it says nothing."""
         return float(np.interp(0.0, self._log_ratio(1), _GRID))
+
+    @cached_property
+    def unseen(self) -> float:
+        """The cosine that stands for an image in which no face was found: the neutral one, but no more than one stranger in ten
+        reaches.
+
+        A model that tells people apart well is neutral far above nearly all strangers, where pictures without a face would rank
+        before weak matches.
+        """
+        return min(self.neutral, self.threshold(_UNSEEN_RATE))
 
     def prior(self, images: int) -> float:
         """Probability that an image shows a person of whom nothing is known, among so many images."""

@@ -99,7 +99,9 @@ def people_fields(limits: Limits) -> dict[str, dict[str, Any]]:
         "face_weight": _field("weight of the face score", type="number", minimum=0, maximum=100),
         "fmr": _field("false match rate at which two faces are one person; sets `face_threshold`", **rate),
         "face_threshold": _field("cosine from which two faces are one person, in place of `fmr`", **cosine),
-        "unseen_face": _field("face cosine of images in which no face was found; the neutral one by default", **cosine),
+        "unseen_face": _field(
+            "face cosine of images in which no face was found; by the calibration by default", **cosine
+        ),
         "min_similarity": _field("leave out images below this cosine", **cosine),
         "min_face_similarity": _field("leave out images whose face is below this cosine", **cosine),
         "min_face_fmr": _field("leave out images whose face different people reach more often than this", **rate),

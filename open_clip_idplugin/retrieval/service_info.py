@@ -74,7 +74,7 @@ def _calibration(scale: Calibration) -> dict[str, Any]:
 def _cosines(scale: Calibration) -> dict[str, float]:
     threshold = round(scale.threshold(FMR_NAMES), 4)
     rates = {"fmr": FMR_NAMES, "face_threshold": threshold, "same_face": threshold}
-    return {**rates, "unseen_face": round(scale.neutral, 4)}
+    return {**rates, "unseen_face": round(scale.unseen, 4)}
 
 
 def _person_as(faces: FaceIndex | None, people: People, loaded: LoadedModel) -> dict[str, Any]:

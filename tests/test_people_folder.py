@@ -106,4 +106,5 @@ def test_names_that_are_no_utf8_lose_nobody(tmp_path, pack):
     (photos / "Ada" / os.fsdecode(b"\xff.jpg")).write_bytes(b"no picture")
     _, report = run(photos, tmp_path, pack, same_face=2.0)
     assert report["enrolled"] == {"Ada": 1, "Jos\\xe9": 1}
+    assert {person.name for person in gallery.people()} == {"Ada", "Jos\\xe9"}
     assert {entry["key"] for entry in report["photos_left_out"]} == {"Ada/\\xff.jpg"}

@@ -104,7 +104,7 @@ def test_names_that_are_no_utf8_lose_nobody(tmp_path, pack):
     save(photos / "Ada" / os.fsdecode(b"f\xfcnf.png"), CORNERS[0])
     save(photos / os.fsdecode(b"Jos\xe9") / "1.png", CORNERS[1], mark=5)
     (photos / "Ada" / os.fsdecode(b"\xff.jpg")).write_bytes(b"no picture")
-    _, report = run(photos, tmp_path, pack, same_face=2.0)
+    gallery, report = run(photos, tmp_path, pack, same_face=2.0)
     assert report["enrolled"] == {"Ada": 1, "Jos\\xe9": 1}
     assert {person.name for person in gallery.people()} == {"Ada", "Jos\\xe9"}
     assert {entry["key"] for entry in report["photos_left_out"]} == {"Ada/\\xff.jpg"}

@@ -12,6 +12,7 @@ from open_clip_idplugin.pictures.decoding import (
     open_image,
     orientation_of,
     read_picture,
+    upright,
     xmp_of,
 )
 from open_clip_idplugin.pictures.errors import (
@@ -44,5 +45,6 @@ __all__ = [
     "orientation_of",
     "pictures_read_otherwise",
     "read_picture",
+    "upright",
     "xmp_of",
 ]

@@ -136,6 +136,11 @@ def orientation_of(image: "Image.Image") -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def upright(image: "Image.Image") -> "Image.Image":
+    """An opened picture turned as its EXIF orientation says, in its own mode and colours."""
+    return _upright(image, orientation_of(image))
+
+
 def _name_of(source: PictureSource) -> str:
     if isinstance(source, (str, os.PathLike)):
         return repr(os.fspath(source))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from open_clip_idplugin.pictures import load_picture, open_image
+from open_clip_idplugin.pictures import load_picture, open_image, upright
 from webdataset_tools.faceswap import marking
 
 if TYPE_CHECKING:
@@ -35,14 +35,9 @@ class Original:
     @cached_property
     def _stored(self) -> tuple[np.ndarray, bytes | None]:
         """The numbers of the file [H, W, 3], upright, with their profile; sRGB without one where they are no RGB."""
-        from PIL import ImageOps
-
         profile = self._image.info.get("icc_profile")
         if self._image.mode == "RGB" and profile:
-            try:
-                stored = np.asarray(ImageOps.exif_transpose(self._image))
-            except Exception:  # a malformed EXIF block is no reason to lose the picture; the decoder says the same
-                stored = np.asarray(self._image)
+            stored = np.asarray(upright(self._image))
             if stored.shape == self.picture.shape:
                 return stored, profile
         return self.picture, None

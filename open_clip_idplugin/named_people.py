@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from open_clip_idplugin.invisible import without_invisible
 from open_clip_idplugin.prompts import PLACEHOLDER, PLACEHOLDERS, placeholder_numbers
 
 # Scripts written without spaces: a name needs no word boundary there.
@@ -135,8 +136,13 @@ def _is_word(letter: str) -> bool:
 
 
 def _fold(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
+    return " ".join(_normalised(text).split())
+
+
+def _normalised(text: str) -> str:
+    """Compatibility-normalised, caseless, without joiners and selectors; stable, as neither step undoes the last one."""
+    folded = without_invisible(unicodedata.normalize("NFKC", text).casefold())
+    return unicodedata.normalize("NFKC", folded)
 
 
 def _fold_with_origins(text: str) -> tuple[str, list[tuple[int, int]]]:
@@ -148,7 +154,7 @@ def _fold_with_origins(text: str) -> tuple[str, list[tuple[int, int]]]:
         end = start + 1
         while end < len(text) and _continues(text[end]):
             end += 1
-        piece = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text[start:end]).casefold())
+        piece = _normalised(text[start:end])
         if piece.isspace():
             piece = "" if folded and folded[-1].endswith(" ") else " "
         if piece:
@@ -159,5 +165,10 @@ def _fold_with_origins(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _continues(letter: str) -> bool:
-    """Whether a letter composes with the one before it: accents, Hangul vowels and finals, half-width voicing marks."""
-    return unicodedata.category(letter)[0] == "M" or "\u1160" <= letter <= "\u11ff" or letter in "\uff9e\uff9f"
+    """Whether a letter composes with the one before it: accents, joiners, Hangul vowels and finals, half-width voicing marks."""
+    return (
+        unicodedata.category(letter)[0] == "M"
+        or not without_invisible(letter)
+        or "\u1160" <= letter <= "\u11ff"
+        or letter in "\uff9e\uff9f"
+    )

@@ -25,6 +25,7 @@ from open_clip_idplugin.gallery import (
     default_gallery,
 )
 from open_clip_idplugin.gallery.erasure import Secrets, count_left, files_of
+from open_clip_idplugin.named_people import find_people
 
 MODEL = "insightface:test"
 
@@ -58,6 +59,57 @@ def test_photos_are_added_and_not_counted_twice(gallery):
 def test_names_ignore_case_form_and_spacing(gallery, spelling):
     gallery.enroll("José Pérez", draw_embeddings(1), MODEL)
     assert gallery.embedding(spelling).shape == (512,)
+
+
+HIDING = {
+    "zero width": "A\u200bda",
+    "word joiner": "A\u2060da",
+    "byte order mark": "\ufeffAda",
+    "soft hyphen": "A\u00adda",
+    "from right to left": "A\u202eda",
+    "isolated": "\u2066Ada\u2069",
+    "mark of direction": "Ada\u200f",
+    "tag": "Ada\U000e0061",
+    "Hangul filler": "\u3164",
+    "blank Braille": "Ada\u2800",
+    "grapheme joiner": "A\u034fda",
+    "joiner between Latin letters": "A\u200cda",
+    "joiner at an end": "\u0639\u0644\u06cc\u200c",
+    "joiner between two scripts": "\u0639\u200dA",
+    "selector of nothing": "\ufe0fAda",
+}
+
+
+@pytest.mark.parametrize("name", HIDING.values(), ids=HIDING)
+def test_names_hide_nothing(gallery, name):
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    with pytest.raises(GalleryError, match=r"U\+[0-9A-F]{4,5} in it cannot be seen") as refused:
+        gallery.enroll(name, draw_embeddings(1), MODEL)
+    assert str(refused.value).isprintable()
+    with pytest.raises(GalleryError, match="cannot be seen"):
+        gallery.rename("Ada", name)
+    with pytest.raises(GalleryError, match="cannot be seen"):
+        gallery.add_alias("Ada", name)
+    assert gallery.names_and_aliases() == {"Ada": "Ada"}
+
+
+SPELLED_WITH_JOINERS = {
+    "Persian": "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627",
+    "Bengali": "\u09b0\u200d\u09cd\u09af\u09be\u099a\u09c7\u09b2",
+    "Sinhala": "\u0dc1\u0dca\u200d\u0dbb\u0dd3",
+    "Malayalam": "\u0d2e\u0d4b\u0d39\u0d28\u0d4d\u200d \u0d15\u0d46",
+    "Japanese": "\u845b\U000e0100\u57ce",
+}
+
+
+@pytest.mark.parametrize("name", SPELLED_WITH_JOINERS.values(), ids=SPELLED_WITH_JOINERS)
+def test_names_may_be_spelled_with_joiners_and_found_without(gallery, name):
+    bare = "".join(letter for letter in name if letter not in "\u200c\u200d\U000e0100")
+    assert gallery.enroll(name, draw_embeddings(1), MODEL).name == name  # shown as it is written
+    assert gallery.person(bare).name == name
+    assert gallery.enroll(bare, draw_embeddings(1, seed=1), MODEL).photos == 2  # the same person
+    assert find_people(f"{bare} runs", gallery.names_and_aliases()).identities == (name,)
+    assert find_people(f"{name} runs", {bare: bare}).identities == (bare,)
 
 
 @pytest.mark.parametrize("name", ["", "   ", "a\0b", "x" * 201])
@@ -199,6 +251,21 @@ def test_files_that_are_no_gallery(tmp_path):
         Gallery(tmp_path / "other.sqlite").names()
 
 
+@pytest.mark.parametrize("version", [0, 3, SCHEMA_VERSION, SCHEMA_VERSION + 1])
+def test_a_database_of_something_else_stays_as_it_is(tmp_path, version):
+    path = tmp_path / "other.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"CREATE TABLE people (id, phone); PRAGMA user_version = {version}")
+    path.chmod(0o644)
+    before, content = path.stat(), path.read_bytes()
+    for use in (Gallery.names, Gallery.means, lambda other: other.enroll("Ada", draw_embeddings(1), MODEL)):
+        with pytest.raises(GalleryError, match="a database of something else"):
+            use(Gallery(path))
+    after = path.stat()
+    assert (after.st_mode, after.st_mtime_ns, path.read_bytes()) == (before.st_mode, before.st_mtime_ns, content)
+    assert [file.name for file in tmp_path.iterdir()] == ["other.sqlite"]
+
+
 def test_newer_schema_is_refused(gallery):
     gallery.enroll("Ada", draw_embeddings(1), MODEL)
     with sqlite3.connect(gallery.path) as connection:
@@ -252,6 +319,49 @@ def test_a_file_of_the_third_schema_is_upgraded(gallery):
         connection.execute("PRAGMA user_version = 3")
     assert gallery.person("Ada").details == Details("", "form 7", "", "2999-01-01")
     assert gallery.edit("Ada", word="a woman").details == Details("", "form 7", "", "2999-01-01", "a woman")
+
+
+FOURTH_SCHEMA = """
+CREATE TABLE face_model (id TEXT NOT NULL, size INTEGER NOT NULL);
+CREATE TABLE people (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, folded TEXT NOT NULL UNIQUE, notes TEXT NOT NULL DEFAULT '',
+    consent TEXT NOT NULL DEFAULT '', consent_date TEXT NOT NULL DEFAULT '', consent_until TEXT NOT NULL DEFAULT '',
+    word TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE photos (
+    person INTEGER NOT NULL REFERENCES people (id) ON DELETE CASCADE, label TEXT NOT NULL, embedding BLOB NOT NULL,
+    quality REAL NOT NULL DEFAULT 1, crop BLOB, UNIQUE (person, embedding)
+);
+CREATE TABLE aliases (
+    person INTEGER NOT NULL REFERENCES people (id) ON DELETE CASCADE, alias TEXT NOT NULL, folded TEXT NOT NULL UNIQUE
+);
+PRAGMA user_version = 4;
+"""
+
+
+def test_a_file_of_the_fourth_schema_loses_nobody_and_hides_nobody(tmp_path):
+    names = ["Ada", "A\u200bda", "\u0639\u0644\u06cc\u200c\u0631\u0636\u0627", "\u0639\u0644\u06cc\u0631\u0636\u0627"]
+    rows = draw_embeddings(len(names))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    path = tmp_path / "old.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(FOURTH_SCHEMA)
+        connection.execute("INSERT INTO face_model VALUES (?, 512)", (MODEL,))
+        for number, (name, row) in enumerate(zip(names, rows, strict=True), 7):
+            folded = name.casefold()
+            connection.execute("INSERT INTO people (id, name, folded) VALUES (?, ?, ?)", (number, name, folded))
+            connection.execute("INSERT INTO photos VALUES (?, 'a.jpg', ?, 1, NULL)", (number, row.tobytes()))
+        connection.execute("INSERT INTO aliases VALUES (7, 'a\u202eda', 'a\u202eda')")
+        connection.commit()
+    old = Gallery(path)
+    now = ["Ada", "A<U+200B>da", names[2], f"{names[3]} (2)"]
+    for name, row in zip(now, rows, strict=True):
+        np.testing.assert_allclose(old.embedding(name), row, atol=1e-6)
+    assert old.person("Ada").aliases == ("a<U+202E>da",)
+    np.testing.assert_allclose(old.embedding(names[3]), rows[2], atol=1e-6)  # spelled without its joiner
+    assert old.forget("A<U+200B>da").clean and old.forget(now[3]).clean
+    assert sorted(old.names()) == sorted([now[0], now[2]])
+    assert old.means()[1].shape == (2, 512)
 
 
 def test_a_word_for_a_person(gallery, capsys):

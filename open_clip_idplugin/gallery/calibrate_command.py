@@ -120,11 +120,12 @@ def _write(folder: Path, measured: Calibration, scores: Scores) -> None:
 
 def _of_gallery(gallery: Gallery) -> _Part:
     """The photos of everybody whose consent holds."""
-    people = [person for person in gallery.people() if not person.details.expired]
-    model_id = gallery.model_id
+    with gallery.one_state():
+        model_id = gallery.model_id
+        people = [person for person in gallery.people() if not person.details.expired]
+        rows = [gallery.embeddings(person.name) for person in people]
     if not people or model_id is None:
         raise IdClipError(f"the gallery '{gallery.path}' has nobody who may be compared: enroll people first")
-    rows = [gallery.embeddings(person.name) for person in people]
     owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     return _Part(_named(np.concatenate(rows), owners), model_id, f"{len(owners)} photos of {len(rows)} enrolled people")
 

@@ -4,6 +4,8 @@ Role: what a person's rows held + the files on disk -> an `Erasure`. SQLite's pr
 trusted: a write-ahead log of another program, or a new version of SQLite, could break them.
 """
 
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +98,35 @@ def _found(words: npt.NDArray[np.uint64], content: bytes) -> npt.NDArray[np.bool
 
 def _blocks(file: Path, overlap: int) -> Iterator[bytes]:
     """The file's bytes in blocks that overlap, so that nothing is cut in two."""
-    with file.open("rb") as stream:
-        block = stream.read(_BLOCK)
-        while block:
-            yield block
-            more = stream.read(_BLOCK)
-            block = block[-overlap:] + more if more else b""
+    handle, place = _OPENED.handle(file), _BLOCK
+    block = os.pread(handle, _BLOCK, 0)
+    while block:
+        yield block
+        more = os.pread(handle, _BLOCK, place)
+        place += len(more)
+        block = block[-overlap:] + more if more else b""
+
+
+class _Opened:
+    """Files that are searched, and stay open: POSIX takes all of a process's locks from a file when it closes it once.
+
+    SQLite's connections of other threads would lose theirs, and another program could write under them. One handle a file.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handles: dict[Path, int] = {}
+
+    def handle(self, file: Path) -> int:
+        """A descriptor for reading the file that lies there now."""
+        with self._lock:
+            known = self._handles.get(file)
+            if known is not None:
+                if os.path.samestat(os.fstat(known), file.stat()):
+                    return known
+                os.close(known)  # of a file that is gone, with its locks
+            self._handles[file] = os.open(file, os.O_RDONLY)
+            return self._handles[file]
+
+
+_OPENED = _Opened()

@@ -53,7 +53,10 @@ def export_people(gallery: Gallery, target: Path, names: Sequence[str] = ()) -> 
     """Write the named people (or everybody) to a zip that only its owner can read; refuses to overwrite a file."""
     if target.exists():
         raise GalleryError(f"'{target}' exists already: name another file")
-    people = list(dict.fromkeys(gallery.person(name) for name in names)) if names else gallery.people()
+    with gallery.one_state():
+        people = list(dict.fromkeys(gallery.person(name) for name in names)) if names else gallery.people()
+        photos_of = {person.name: gallery.photos(person.name) for person in people}
+        facts = {"model_id": gallery.model_id, "embedding_size": gallery.embedding_size}
     if not people:
         raise GalleryError(f"nobody is enrolled in '{gallery.path}', so that there is nothing to export")
     entries: list[dict[str, Any]] = []
@@ -61,7 +64,7 @@ def export_people(gallery: Gallery, target: Path, names: Sequence[str] = ()) -> 
     crops: dict[str, bytes] = {}
     for person in people:
         photos = []
-        for face in gallery.photos(person.name):
+        for face in photos_of[person.name]:
             crop = None
             if face.crop is not None:
                 crop = f"{CROPS}/{len(crops):06d}.jpg"
@@ -69,7 +72,6 @@ def export_people(gallery: Gallery, target: Path, names: Sequence[str] = ()) -> 
             photos.append({"label": face.label, "quality": face.quality, "row": len(rows), "crop": crop})
             rows.append(face.embedding)
         entries.append({"name": person.name, "aliases": list(person.aliases), **vars(person.details), "photos": photos})
-    facts = {"model_id": gallery.model_id, "embedding_size": gallery.embedding_size}
     head = {"format": FORMAT, "schema": SCHEMA_VERSION, **facts, "people": entries}
     array = io.BytesIO()
     np.save(array, np.stack(rows).astype(np.float32))

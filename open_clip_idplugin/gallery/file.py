@@ -1,6 +1,7 @@
 """The gallery's file: where it is, how it is made, and one transaction at a time.
 
-Role: a path -> open connections. The file is readable by its owner only from its first byte on.
+Role: a path -> open connections. The file is readable by its owner only from its first byte on. Whoever reads sees one state
+of it, from a name to its vectors; whoever writes is alone from the first statement on.
 """
 
 import contextlib
@@ -25,38 +26,92 @@ def default_gallery() -> Path:
     return user_folder() / "gallery.sqlite"
 
 
+class _Joined(threading.local):
+    """The connection that all calls of this thread share at the moment, and whether it may write."""
+
+    connection: sqlite3.Connection | None = None
+    writes = False
+
+
 class GalleryFile:
     """An SQLite file. Every call opens it anew: one object serves threads and sees what others write."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         """`path`: the SQLite file (None: `default_gallery()`); it is made by the first enrolment."""
         self.path = Path(path) if path is not None else default_gallery()
-        self._joined = threading.local()  # the connection of `at_once`
+        self._joined = _Joined()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """All calls of this thread inside the block are one transaction: if one raises, none has happened."""
-        with self._open(create=True) as connection:
-            self._joined.connection = connection
-            try:
-                yield
-            finally:
-                self._joined.connection = None
-
-    def _existing(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        if not self.path.exists():
-            raise GalleryError(f"there is no gallery at '{self.path}': enroll somebody first, or name another file")
-        return self._open()
+        with self._writing(create=True) as connection, self._joining(connection, writes=True):
+            yield
 
     @contextlib.contextmanager
-    def _open(self, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """A connection inside one transaction: committed if the block succeeds, else rolled back; always closed."""
-        joined = getattr(self._joined, "connection", None)
-        if joined is not None:
-            yield joined
+    def one_state(self) -> Iterator[None]:
+        """All calls of this thread inside the block read one state of the file, whatever others write meanwhile.
+
+        Those who write wait for the end of the block, and it must not write itself: nothing slow belongs into it.
+        """
+        if not self.path.exists():
+            yield
             return
-        if create and not self.path.exists():
+        with self._reading() as connection, self._joining(connection, writes=False):
+            yield
+
+    @contextlib.contextmanager
+    def _joining(self, connection: sqlite3.Connection, writes: bool) -> Iterator[None]:
+        before = self._joined.connection, self._joined.writes
+        self._joined.connection, self._joined.writes = connection, writes
+        try:
+            yield
+        finally:
+            self._joined.connection, self._joined.writes = before
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one state of the file: the statements of the block are one read transaction."""
+        if self._joined.connection is not None:
+            yield self._joined.connection
+            return
+        self._require_file()
+        with self._open() as connection:
+            connection.execute("BEGIN")  # sqlite3 itself begins none for a SELECT
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+    @contextlib.contextmanager
+    def _writing(self, create: bool = False, rebuild: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection inside one transaction that writes: committed if the block succeeds, else rolled back.
+
+        The lock is taken at once, so that what the block reads holds until it has written: a reader who becomes a writer
+        fails where somebody else has written in between. `rebuild`: the file is then written anew (see `_rebuild`).
+        """
+        if self._joined.connection is not None:
+            if rebuild or not self._joined.writes:
+                raise RuntimeError("this call cannot be part of a block that reads, or that is one transaction")
+            yield self._joined.connection
+            return
+        if not create:
+            self._require_file()
+        elif not self.path.exists():
             self._create_private()
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                yield connection
+            if rebuild:
+                _rebuild(connection)
+
+    def _require_file(self) -> None:
+        if not self.path.exists():
+            raise GalleryError(f"there is no gallery at '{self.path}': enroll somebody first, or name another file")
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection to the file, which is there, in no transaction; always closed. What SQLite raises gets a sentence."""
         try:
             # SQLite gives its journal the permission of the database file.
             address = f"file:{quote(str(self.path.absolute()))}?mode=rw"
@@ -66,8 +121,7 @@ class GalleryFile:
         with contextlib.closing(connection):
             try:
                 prepare(connection, self.path)
-                with connection:
-                    yield connection
+                yield connection
             except sqlite3.DatabaseError as error:
                 if _BUSY.search(str(error)):
                     raise GalleryBusy("the gallery is held by another program at this moment: try again") from error
@@ -80,8 +134,7 @@ class GalleryFile:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
-def rebuild(connection: sqlite3.Connection) -> None:
-    """Commit, and write the file anew without the gaps in which deleted rows may have left something."""
-    connection.commit()
+def _rebuild(connection: sqlite3.Connection) -> None:
+    """Write the file anew without the gaps in which deleted rows may have left something."""
     connection.execute("VACUUM")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # where another program switched the file to a WAL

@@ -16,9 +16,10 @@ def find_unknown(table: FaceTable, gallery: Gallery, threshold: float) -> npt.ND
     Raises:
         ModelMismatch: the gallery's face model is another one.
     """
-    if gallery.model_id is not None:
-        table.require_model(gallery.model_id, f"the gallery '{gallery.path}'")
-    names, means = gallery.means()
+    with gallery.one_state():
+        model_id, (names, means) = gallery.model_id, gallery.means()
+    if model_id is not None:
+        table.require_model(model_id, f"the gallery '{gallery.path}'")
     count = len(table.embeddings)
     if not names:
         return np.arange(count)

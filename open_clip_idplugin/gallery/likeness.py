@@ -34,12 +34,12 @@ def find_likenesses(
 
     threshold: cosine of a photo with a person's mean; None takes `same_face` of the gallery's face model.
     """
-    known = gallery.names_and_aliases()
+    with gallery.one_state():
+        known, model_id, (names, means) = gallery.names_and_aliases(), gallery.model_id, gallery.means()
     own = next((person for spelling, person in known.items() if fold_name(spelling) == fold_name(name)), None)
-    names, means = gallery.means()
     if not names:
         return []
-    threshold = same_face(gallery.model_id) if threshold is None else threshold
+    threshold = same_face(model_id) if threshold is None else threshold
     best = (np.atleast_2d(embeddings) @ means.T).max(axis=0)
     order = np.argsort(-best, kind="stable")
     found = [Likeness(names[place], float(best[place])) for place in order if best[place] >= threshold]

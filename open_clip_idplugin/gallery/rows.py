@@ -44,9 +44,12 @@ def find_person(connection: sqlite3.Connection, name: str) -> int:
 
 def read_person(connection: sqlite3.Connection, person: int) -> Person:
     """The person of an id."""
-    name, photos = connection.execute(
+    row = connection.execute(
         "SELECT name, (SELECT count(*) FROM photos WHERE person = people.id) FROM people WHERE id = ?", (person,)
     ).fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("a photo in it is of nobody")
+    name, photos = row
     aliases = connection.execute("SELECT alias FROM aliases WHERE person = ? ORDER BY folded", (person,)).fetchall()
     if not all(isinstance(spelling, str) for spelling in (name, *(alias for (alias,) in aliases))):
         raise sqlite3.DatabaseError("a name in it is no text")

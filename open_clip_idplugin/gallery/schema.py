@@ -9,6 +9,7 @@ from pathlib import Path
 
 from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.gallery.errors import GalleryError
+from open_clip_idplugin.gallery.refolding import fold_again
 
 _FIRST = """
 CREATE TABLE IF NOT EXISTS face_model (id TEXT NOT NULL, size INTEGER NOT NULL);
@@ -41,39 +42,83 @@ ALTER TABLE people ADD COLUMN consent_until TEXT NOT NULL DEFAULT '';
 _FOURTH = """
 ALTER TABLE people ADD COLUMN word TEXT NOT NULL DEFAULT '';
 """
-_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+# From version 4: an id is never given twice, and names are compared without what nobody sees.
+_FIFTH = """
+CREATE TABLE people_of_five (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    folded TEXT NOT NULL UNIQUE,
+    notes TEXT NOT NULL DEFAULT '',
+    consent TEXT NOT NULL DEFAULT '',
+    consent_date TEXT NOT NULL DEFAULT '',
+    consent_until TEXT NOT NULL DEFAULT '',
+    word TEXT NOT NULL DEFAULT ''
+);
+INSERT INTO people_of_five SELECT id, name, folded, notes, consent, consent_date, consent_until, word FROM people;
+DROP TABLE people;
+ALTER TABLE people_of_five RENAME TO people;
+"""
+_STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 SCHEMA_VERSION = len(_STEPS)
+_FOLDED_SINCE = 5  # names of older files are folded again
+# What every version's tables have: other programs number their files too.
+_ALWAYS_THERE = {
+    "face_model": {"id", "size"},
+    "people": {"id", "name", "folded"},
+    "photos": {"person", "label", "embedding"},
+}
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make an open file safe to use: overwriting deletions, its own permissions, this version's tables.
 
+    Nothing is changed, its permissions included, before the file is known to be a gallery, or empty.
+
     Raises:
         GalleryError: the file is of a newer version, or a database of something else.
     """
     connection.execute("PRAGMA secure_delete = ON")
-    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA foreign_keys = OFF")  # while tables are made anew; it cannot be changed in a transaction
     connection.execute("PRAGMA temp_store = MEMORY")  # VACUUM would write a temporary copy beside the file
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute("BEGIN")  # another process may be making the tables
+    try:
+        version = _require_gallery(connection, path)
+    finally:
+        connection.rollback()
+    if path.stat().st_mode & 0o077:
+        path.chmod(PRIVATE)
+    if version < SCHEMA_VERSION:
+        _upgrade(connection, path)
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _require_gallery(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the file, 0 where it is empty; refuses what is no gallery, or one of a newer version."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if version == 0 and not tables:
+        return 0
+    if version < 1 or not all(
+        columns <= {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        for table, columns in _ALWAYS_THERE.items()
+    ):
+        raise GalleryError(f"'{path}' is a database of something else: name another file for the gallery")
     if version > SCHEMA_VERSION:
         raise GalleryError(
             f"the gallery '{path}' was made by a newer version of this program (schema {version}, known: "
             f"{SCHEMA_VERSION}): update open-clip-idplugin"
         )
-    if path.stat().st_mode & 0o077:
-        path.chmod(PRIVATE)
-    if version < SCHEMA_VERSION:
-        _upgrade(connection, path)
+    return version
 
 
 def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     """Bring a file to this schema in one transaction; another process may have done so while this one waited."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise GalleryError(f"'{path}' is a database of something else: name another file for the gallery")
+        version = _require_gallery(connection, path)
         for step in _STEPS[version:]:
             for statement in filter(str.strip, step.split(";")):
                 connection.execute(statement)
+        if version < _FOLDED_SINCE:
+            fold_again(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

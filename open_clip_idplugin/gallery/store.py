@@ -13,7 +13,7 @@ import numpy.typing as npt
 from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.erasure import Erasure, count_left, files_of
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.gallery.file import GalleryFile, rebuild
+from open_clip_idplugin.gallery.file import GalleryFile
 from open_clip_idplugin.gallery.names import display_name, fold_name, printable
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.rows import (
@@ -40,7 +40,7 @@ class Gallery(GalleryFile):
         """The face model that every embedding comes from; None while nobody has been enrolled."""
         if not self.path.exists():
             return None
-        with self._open() as connection:
+        with self._reading() as connection:
             return read_face_model(connection)[0]
 
     @property
@@ -48,7 +48,7 @@ class Gallery(GalleryFile):
         """Numbers of every embedding; None while nobody has been enrolled."""
         if not self.path.exists():
             return None
-        with self._open() as connection:
+        with self._reading() as connection:
             return read_face_model(connection)[1]
 
     def require_model(self, model_id: str | None) -> None:
@@ -98,7 +98,7 @@ class Gallery(GalleryFile):
         if not len(weights) == len(pictures) == len(rows) or not all(0 < weight < np.inf for weight in weights):
             raise GalleryError(f"give one quality above 0 and one crop for each of the {len(rows)} embeddings")
         folded, display = fold_name(name), display_name(name)
-        with self._open(create=True) as connection:
+        with self._writing(create=True) as connection:
             require_face_model(connection, model_id, rows.shape[1], self.path)
             require_no_alias(connection, folded, display)
             connection.execute("INSERT OR IGNORE INTO people (name, folded) VALUES (?, ?)", (display, folded))
@@ -116,22 +116,21 @@ class Gallery(GalleryFile):
 
     def person(self, name: str) -> Person:
         """The person of a name or alias."""
-        with self._existing() as connection:
+        with self._reading() as connection:
             return read_person(connection, find_person(connection, name))
 
     def edit(self, name: str, **details: str | None) -> Person:
         """Change fields of a person's `Details`: None leaves one as it is, an empty text takes it away."""
-        with self._existing() as connection:
+        with self._writing(rebuild=True) as connection:
             person = find_person(connection, name)
             write_details(connection, person, read_details(connection, person).changed(**details))
-            rebuild(connection)
             return read_person(connection, person)
 
     def people(self) -> list[Person]:
         """Everybody enrolled, in order of name."""
         if not self.path.exists():
             return []
-        with self._open() as connection:
+        with self._reading() as connection:
             rows = connection.execute("SELECT id FROM people ORDER BY folded").fetchall()
             return [read_person(connection, person) for (person,) in rows]
 
@@ -143,7 +142,7 @@ class Gallery(GalleryFile):
         """Every name and alias -> the person's name, as `named_people.find_people` takes them."""
         if not self.path.exists():
             return {}
-        with self._open() as connection:
+        with self._reading() as connection:
             rows = connection.execute(
                 "SELECT name, name FROM people UNION ALL SELECT alias, name FROM aliases JOIN people ON person = people.id"
             ).fetchall()
@@ -152,7 +151,7 @@ class Gallery(GalleryFile):
     def add_alias(self, name: str, alias: str) -> Person:
         """Let a person be called something else as well; refuses what is somebody's name or alias."""
         folded, display = fold_name(alias), display_name(alias)
-        with self._existing() as connection:
+        with self._writing() as connection:
             person = find_person(connection, name)
             require_no_alias(connection, folded, display)
             if connection.execute("SELECT 1 FROM people WHERE folded = ?", (folded,)).fetchone():
@@ -164,14 +163,13 @@ class Gallery(GalleryFile):
 
     def remove_alias(self, name: str, alias: str) -> Person:
         """Take an alias away from a person; no byte of it stays in the file."""
-        with self._existing() as connection:
+        with self._writing(rebuild=True) as connection:
             person = find_person(connection, name)
             removed = connection.execute(
                 "DELETE FROM aliases WHERE person = ? AND folded = ?", (person, fold_name(alias))
             ).rowcount
             if not removed:
                 raise GalleryError(f"'{printable(alias)}' is no alias of '{read_person(connection, person).name}'")
-            rebuild(connection)
             return read_person(connection, person)
 
     def embedding(self, name: str) -> npt.NDArray[np.float32]:
@@ -193,7 +191,7 @@ class Gallery(GalleryFile):
         if not self.path.exists():
             return [], np.zeros((0, 0), np.float32)
         sums: dict[int, npt.NDArray[np.float32]] = {}
-        with self._open() as connection:
+        with self._reading() as connection:
             size = read_face_model(connection)[1]
             for person, blob, quality in connection.execute("SELECT person, embedding, quality FROM photos"):
                 vector = read_vector(blob, quality, size)
@@ -205,7 +203,7 @@ class Gallery(GalleryFile):
 
     def cover(self, name: str) -> bytes | None:
         """JPEG of the person's best face; None where no crop was kept."""
-        with self._existing() as connection:
+        with self._reading() as connection:
             row = connection.execute(
                 "SELECT crop FROM photos WHERE person = ? AND crop IS NOT NULL ORDER BY quality DESC, rowid LIMIT 1",
                 (find_person(connection, name),),
@@ -214,11 +212,11 @@ class Gallery(GalleryFile):
 
     def photos(self, name: str) -> list[PhotoFace]:
         """What is kept of the person's photos, also where the consent has expired: for exports and pages, not for queries."""
-        with self._existing() as connection:
+        with self._reading() as connection:
             return read_photos(connection, find_person(connection, name))
 
     def _photos_for_queries(self, name: str) -> list[PhotoFace]:
-        with self._existing() as connection:
+        with self._reading() as connection:
             person = find_person(connection, name)
             read_details(connection, person).require_valid(read_person(connection, person).name)
             return read_photos(connection, person)
@@ -226,19 +224,18 @@ class Gallery(GalleryFile):
     def rename(self, old: str, new: str) -> Person:
         """Give a person another name; refuses a name that somebody else has."""
         folded, display = fold_name(new), display_name(new)
-        with self._existing() as connection:
+        with self._writing(rebuild=True) as connection:
             person = find_person(connection, old)
             require_no_alias(connection, folded, display)
             taken = connection.execute("SELECT id FROM people WHERE folded = ?", (folded,)).fetchone()
             if taken is not None and taken[0] != person:
                 raise GalleryError(f"'{display}' is already enrolled: choose another name or forget that person first")
             connection.execute("UPDATE people SET name = ?, folded = ? WHERE id = ?", (display, folded, person))
-            rebuild(connection)
             return read_person(connection, person)
 
     def merge(self, name: str, into: str) -> Person:
         """Give all photos and aliases of `name` to the person `into`; the name itself becomes an alias."""
-        with self._existing() as connection:
+        with self._writing(rebuild=True) as connection:
             gone, person = find_person(connection, name), find_person(connection, into)
             if gone == person:
                 raise GalleryError(f"'{printable(name)}' and '{printable(into)}' are the same person already")
@@ -251,22 +248,21 @@ class Gallery(GalleryFile):
             joined = read_details(connection, person).joined(read_details(connection, gone))
             write_details(connection, person, joined)
             connection.execute("DELETE FROM people WHERE id = ?", (gone,))
-            rebuild(connection)
             return read_person(connection, person)
 
     def forget(self, name: str) -> Erasure:
         """Erase a person: rows are overwritten, the file is rebuilt, and its bytes are searched for what was there."""
-        with self._existing() as connection:
+        with self._writing(rebuild=True) as connection:
             person = find_person(connection, name)
             gone = read_person(connection, person)
             secrets = read_secrets(connection, person)
             connection.execute("DELETE FROM people WHERE id = ?", (person,))
             # An empty gallery may start again with another face model.
             connection.execute("DELETE FROM face_model WHERE NOT EXISTS (SELECT 1 FROM people)")
-            rebuild(connection)
+        with self._writing() as connection:  # nobody writes while the bytes are searched for what nobody else has
             kept = read_secrets(connection, None)
-        files = files_of(self.path)
-        left_words, left_texts = count_left(files, secrets, kept)
+            files = files_of(self.path)
+            left_words, left_texts = count_left(files, secrets, kept)
         crops = len(secrets.blobs) - gone.photos
         names = tuple(file.name for file in files)
         return Erasure(gone.name, gone.photos, crops, len(gone.aliases), names, left_words, left_texts)

@@ -70,6 +70,12 @@ class KnnRequest:
         return bool(self.faces or self.identities)
 
     @property
+    def enrolled(self) -> tuple[str, ...]:
+        """Names of everybody who is asked for by name."""
+        clause = (*self.people.all, *self.people.any, *self.people.none)
+        return (*self.identities, *(one.identity for one in clause if one.identity is not None))
+
+    @property
     def text_counts(self) -> bool:
         """Whether the query is a text, which may be one about people alone: a text wins over what stands for it."""
         others = (self.image, self.image_url, self.embedding_input, self.image_id)

@@ -117,17 +117,21 @@ class IdentityKnnService(KnnService):
         """
         resource = choose_index(self.clip_resources, request.indice_name)
         self._limits.check(request)
-        request = self._with_people_of_text(self._with_fetched_picture(request))
-        require_answerable(request, resource, self._people.face_model)
-        results = self._hybrid(request, resource) if _is_ours(request, resource) else self._stock(request, resource)
+        request = self._with_fetched_picture(request)
+        with self._people.one_state():  # from a name to its vector; then the gallery is let go
+            request = self._with_people_of_text(request)
+            people = self._people.asked_for(request.enrolled)
+        require_answerable(request, resource, people.face_model)
+        answer_by = self._hybrid if _is_ours(request, resource) else self._stock
+        results = answer_by(request, resource, people)
         if request.include_images:
             shown = results[: request.num_images]
             add_pictures(shown, [result["id"] for result in shown], resource)
         return results
 
-    def _stock(self, request: KnnRequest, resource: IdentityResource) -> Answer:
+    def _stock(self, request: KnnRequest, resource: IdentityResource, people: People) -> Answer:
         """By clip-retrieval itself; at most the text's people are ours."""
-        text = self._text(request, resource)
+        text = self._text(request, resource, people)
         results: Answer = self.query(
             text_input=text,
             image_input=request.image,
@@ -149,14 +153,13 @@ class IdentityKnnService(KnnService):
                 result["person_as"] = text.person_as
         return results
 
-    def _hybrid(self, request: KnnRequest, resource: IdentityResource) -> Answer:
+    def _hybrid(self, request: KnnRequest, resource: IdentityResource, people: People) -> Answer:
         """By our own ranking: people in the images, thresholds, filters, pages."""
         rules = request.ranking
         searched = self._searched(request, resource)
         with TEXT_CLIP_INFERENCE_TIME.time():
-            parts = query_parts(
-                request, self._people, resource.encoder, resource.faces, self._vector(request, resource, searched)
-            )
+            vector = self._vector(request, resource, searched)
+            parts = query_parts(request, people, resource.encoder, resource.faces, vector)
         require_faces(parts, request, resource.faces)
         start = rules.offset or 0
         with KNN_INDEX_TIME.time():
@@ -230,12 +233,12 @@ class IdentityKnnService(KnnService):
             ranking = ranking.take(np.setdiff1d(np.arange(len(ranking.rows)), list(removed)))
         return ranking
 
-    def _text(self, request: KnnRequest, resource: IdentityResource) -> str | None:
+    def _text(self, request: KnnRequest, resource: IdentityResource, people: People) -> str | None:
         """The text, with its people where it has any."""
         if request.text is None or not (request.has_people or placeholder_numbers(request.text)):
             return request.text
-        asked = named_people(request, self._people, resource.faces)
-        person_as, why_not = person_as_of(request, self._people, resource.encoder, resource.faces, asked)
+        asked = named_people(request, people, resource.faces)
+        person_as, why_not = person_as_of(request, people, resource.encoder, resource.faces, asked)
         require_ranked(len(asked) > 0, person_as, why_not, request, resource.faces)
         return TextWithPeople.with_persons(request.text, asked, person_as)
 

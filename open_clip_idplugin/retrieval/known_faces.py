@@ -62,11 +62,12 @@ def _add_names(
     """Put `name` and `similarity` to the faces [F, D] that are somebody enrolled: nobody twice, the best cosine first."""
     if gallery is None:
         return
-    names, means = gallery.means()
+    with gallery.one_state():
+        (names, means), model_id = gallery.means(), gallery.model_id
     if not names:
         return
     threshold = scale.threshold(FMR_NAMES) if threshold is None else threshold
-    require_same_model(scale.model_id or None, gallery.model_id, "the faces of the picture and the enrolled people")
+    require_same_model(scale.model_id or None, model_id, "the faces of the picture and the enrolled people")
     cosines = embeddings @ means.T
     order = np.argsort(-cosines, axis=None, kind="stable")
     for face, person in zip(*np.unravel_index(order, cosines.shape), strict=True):

@@ -7,7 +7,8 @@ refuses vectors of different face models, which mean nothing to each other.
 import base64
 import binascii
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine
 
 _NO_ENGINE = "this service was started without a face model, so that it cannot read photos: start it with --faces"
+
+
+@dataclass(frozen=True, eq=False)
+class EnrolledPerson:
+    """What a query takes of an enrolled person: the embedding [D] float32, and what the person is in a text."""
+
+    embedding: np.ndarray
+    word: str
 
 
 class PersonError(IdClipError):
@@ -81,9 +90,23 @@ class People:
         """Every enrolled name and alias -> the name, for finding people in texts; empty without a gallery."""
         return {} if self.gallery is None else self.gallery.names_and_aliases()
 
+    def one_state(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block this thread reads one state of the gallery; nothing slow belongs into it (see `GalleryFile`)."""
+        return self.gallery.one_state() if self.gallery is not None else contextlib.nullcontext()
+
+    def asked_for(self, identities: Iterable[str]) -> "AskedPeople":
+        """These people as one state of the gallery has them: the rest of a request is answered without reading it again.
+
+        Raises:
+            PersonError, GalleryError: somebody is not enrolled, or is not to be searched for.
+        """
+        with self.one_state():
+            enrolled = {name: self._enrolled(name) for name in dict.fromkeys(identities)}
+            return AskedPeople(self, enrolled, self.face_model, self.face_size)
+
     def word(self, name: str) -> str:
         """What an enrolled person is in a text that names nobody: the gallery's word, else "a person"."""
-        return (self.gallery.person(name).details.word if self.gallery is not None else "") or SOMEBODY
+        return self._enrolled(name).word
 
     def embeddings(self, faces: Sequence[str | np.ndarray], identities: Sequence[str]) -> np.ndarray:
         """[F, D] float32: those of `faces` (base64 photos or embeddings), then those of the enrolled `identities`.
@@ -92,7 +115,7 @@ class People:
             PersonError, GalleryError: in one sentence that says which one, and why not.
         """
         rows = [self._face(face, number) for number, face in enumerate(faces, 1)]
-        rows += [self._enrolled(name) for name in identities]
+        rows += [self._enrolled(name).embedding for name in identities]
         if len({row.shape for row in rows}) > 1:
             raise PersonError("the face embeddings differ in size: give those of one face model")
         return np.stack(rows) if rows else np.zeros((0, self.face_size or 0), np.float32)
@@ -115,14 +138,39 @@ class People:
             raise PersonError(f"face {number}: no embedding can be made of this face; send a clearer photo")
         return found.embedding
 
-    def _enrolled(self, name: str) -> np.ndarray:
+    def _enrolled(self, name: str) -> EnrolledPerson:
         if self.gallery is None:
             raise PersonError(
                 "this service was started without a gallery, so that it knows nobody by name: start it with --gallery"
             )
         if not self.gallery.path.exists():  # the gallery's own message would tell a stranger where it lies
             raise PersonError("nobody is enrolled yet: enroll the person first with `idclip enroll`")
-        return self.gallery.embedding(name)
+        with self.gallery.one_state():
+            return EnrolledPerson(self.gallery.embedding(name), self.gallery.person(name).details.word or SOMEBODY)
+
+
+class AskedPeople(People):
+    """The people of one request, as they were when it was read; knows no other enrolled people."""
+
+    def __init__(
+        self, people: People, enrolled: Mapping[str, EnrolledPerson], face_model: str | None, face_size: int | None
+    ) -> None:
+        """See `People.asked_for`."""
+        self.gallery, self._engine = people.gallery, people._engine
+        self._known, self._face_model, self._face_size = dict(enrolled), face_model, face_size
+
+    @property
+    def face_model(self) -> str | None:
+        """The face model of photos and enrolled people; None where there were neither."""
+        return self._face_model
+
+    @property
+    def face_size(self) -> int | None:
+        """D of the face embeddings of photos and enrolled people; None where there were neither."""
+        return self._face_size
+
+    def _enrolled(self, name: str) -> EnrolledPerson:
+        return self._known[name]
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ class PeopleService:
     def list_people(self, request: ListRequest) -> dict[str, Any]:
         """A page of the enrolled people, in order of name."""
         gallery = self._people.gallery
-        with _without_paths(gallery):
+        with _without_paths(gallery), self._people.one_state():
             everybody = gallery.people() if gallery is not None else []
             if request.find is not None:
                 everybody = [person for person in everybody if _is_called(person, request.find)]

@@ -229,7 +229,8 @@ def encode_query(query: Query, setup: LocalModel) -> list[float]:
     from open_clip_idplugin.person_words import TOKEN
     from open_clip_idplugin.query_encoder import QueryEncoder
 
-    loaded, people = setup.load()
+    loaded, everybody = setup.load()
+    people = everybody.asked_for(query.identities)
     rows = people.embeddings(query.to_json(False)["faces"], query.identities)
     why_not = why_no_token(loaded, people.face_model, rows.shape[1] or None)
     if len(rows) and why_not is not None:

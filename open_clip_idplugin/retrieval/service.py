@@ -102,7 +102,7 @@ def create_app(
     add_people(app, PeopleService(people, served, limits), access.may_edit_people)
 
     def describe() -> dict[str, Any]:
-        with without_path(people.gallery):
+        with without_path(people.gallery), people.one_state():
             return describe_indices(served, people, limits, access, loaded)
 
     app.add_url_rule("/service-info", "service-info", lambda: answer(describe))

@@ -15,6 +15,7 @@ from open_clip_idplugin.retrieval.open import open_pictures
 
 pytestmark = needs_real_photos
 SCENE = "scenes/identification1.jpg"
+ELSEWHERE = ("Family2-Lady", "Family2-Man")  # in none of the photographs
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,9 @@ def assert_found(client):
         best, *others = ask(client, name)
         assert best["key"] == SCENE, (name, best["key"], best["face_similarity"])
         assert max(other.get("face_similarity", 0) for other in others) < best["face_similarity"]
+        assert [result["key"] for result in ask(client, name, min_probability=0.5)] == [SCENE], name
+    for name in ELSEWHERE:
+        assert ask(client, name, min_probability=0.5) == [], name  # not found is an answer
 
 
 def test_people_of_a_scene_come_first(tmp_path, mobile, tiny_models, capsys):  # noqa: F811

@@ -99,6 +99,8 @@ class IndexRefresh:
         compacted = self._compact()
         after = self._known()
         alive = keys_left(self._index)
+        with changing(self._index):
+            keep_only(self._index, alive)  # also without the faces of what was hidden by hand
         indexed = {picture.name for picture in after if picture.state == INDEXED}
         added = {picture.name for picture in changes.add} & indexed
         changed = added & set(changes.changed)
@@ -151,8 +153,6 @@ class IndexRefresh:
         marked = [replace(each, state=LEAVING) if each.name in leaving else each for each in known]
         write_manifest(self._manifest, marked)
         self._hide(changes.remove)
-        with changing(self._index):
-            keep_only(self._index, keys_left(self._index))
 
     def _hide(self, keys: Sequence[str]) -> None:
         if keys:

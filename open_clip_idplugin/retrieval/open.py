@@ -84,6 +84,10 @@ def open_pictures(
     if batch_size < 1 or thumbnail_size < 1 or (workers is not None and workers < 0):
         raise IdClipError("--batch_size and --thumbnail_size must be at least 1, --workers at least 0")
     require_float32_weights(precision)
+    # Before torch is imported: threads of the tower that spin while they wait take the cores of the readers beside them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if people is not None and not Path(people).expanduser().is_dir():
+        raise IdClipError(f"--people: there is no folder '{people}'; give one with a folder of photos for every person")
     spec = choose_faces(faces)
     weights = choose_checkpoint(model, checkpoint)
     listing = list_pictures(pictures)
@@ -91,30 +95,19 @@ def open_pictures(
     people_file = Path(gallery).expanduser() if gallery else folder / GALLERY
     finding = FaceFinding(spec, det_size)
     options = EmbedOptions(batch_size, _readers(workers), thumbnail_size, faces=finding)
+    known = OpenPeople(folder, folder / INDEX, listing.root, people_file, read_state(folder))
+
+    def load() -> "LoadedModel":
+        from open_clip_idplugin.checkpoints import load_model  # imports torch
+
+        return load_model(model, weights, device, precision)
+
+    refresh = IndexRefresh(folder / INDEX, listing.root, load, options, accept_gone)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with locked(folder):
-        engine = passing_engine(finding)  # a face model that is not there is said before the work
-        require_fitting_faces(folder / INDEX, engine.model_id, "those of --faces")
-
-        def load() -> "LoadedModel":
-            from open_clip_idplugin.checkpoints import load_model  # imports torch
-
-            return load_model(model, weights, device, precision)
-
-        refresh = IndexRefresh(folder / INDEX, listing.root, load, options, accept_gone)
-        known = OpenPeople(folder, folder / INDEX, listing.root, people_file, read_state(folder))
-        known.enroll_named_groups()
-        report = OpenReport(
-            [str(place) for place in listing.folders], refresh.run(listing.pictures), listing.passed_over
-        )
-        _find_people(report, known, people, finding, folder / INDEX)
+        report = _bring_up_to_date(listing, refresh, known, people, finding)
         report.write(folder)
-    print("\n".join(report.lines()))
-    print(f"wrote {folder}: what was done and left out is in {REPORT_FILE}")
-    if report.groups is not None and report.groups.groups:
-        print(
-            f"unknown faces: look at {GROUPS}/{PAGE_FILE} there, write names into {GROUPS}/{CSV_FILE}, and open again"
-        )
+    _tell(report, folder)
     flags = f"--model {model} --checkpoint {weights}" + (f" --faces {spec}" if spec else "")
     command = f"--index {folder / INDEX} {flags} --gallery {people_file}"
     if not serve:
@@ -196,8 +189,16 @@ def _readers(workers: int | None) -> int:
     return min(os.cpu_count() or 1, _MOST_WORKERS) if workers is None else workers
 
 
-def _find_people(report: OpenReport, known: OpenPeople, people: str | None, finding: FaceFinding, index: Path) -> None:
-    """Thresholds, enrolled people and groups of unknown faces, and what the report says of them."""
+def _bring_up_to_date(
+    listing: Listing, refresh: IndexRefresh, known: OpenPeople, people: str | None, finding: FaceFinding
+) -> OpenReport:
+    """All steps in their order: named groups, index, thresholds, named folders, groups of unknown faces."""
+    index = known.index
+    engine = passing_engine(finding)  # a face model that is not there, or another one, is said before the work
+    require_fitting_faces(index, engine.model_id, "those of --faces")
+    known.enroll_named_groups()
+    refreshed = refresh.run(listing.pictures)
+    report = OpenReport([str(place) for place in listing.folders], refreshed, listing.passed_over)
     info = read_info(index / FACES)
     report.faces, report.pictures_with_faces, report.face_model = info.faces, info.images_with_faces, info.model_id
     report.calibration = known.calibrate()
@@ -205,3 +206,13 @@ def _find_people(report: OpenReport, known: OpenPeople, people: str | None, find
     report.people = len(known.gallery.people()) if known.gallery.path.exists() else 0
     report.groups = known.suggest()
     report.state = known.state
+    return report
+
+
+def _tell(report: OpenReport, folder: Path) -> None:
+    print("\n".join(report.lines()))
+    print(f"wrote {folder}: what was done and left out is in {REPORT_FILE}")
+    if report.groups is not None and report.groups.groups:
+        print(
+            f"unknown faces: look at {GROUPS}/{PAGE_FILE} there, write names into {GROUPS}/{CSV_FILE}, and open again"
+        )

@@ -35,7 +35,8 @@ class OpenPeople:
 
     def __init__(self, folder: Path, index: Path, root: Path, gallery: Path, state: Mapping[str, Any]) -> None:
         """`root`: the pictures' names are below it. `state`: that of the run before, as `state` gives it now."""
-        self._folder, self._index, self._root = folder, index, root
+        self._folder, self._root = folder, root
+        self.index = index
         self.gallery = Gallery(gallery)
         self._before = dict(state)
         self.state = dict(state)
@@ -77,7 +78,7 @@ class OpenPeople:
 
     def calibrate(self) -> str | None:
         """Measure a face model that nobody has measured on the faces of the collection; returns a sentence about it."""
-        folder = self._index / FACES
+        folder = self.index / FACES
         said = calibrate_beside(self._table(), folder)
         if said is None and (folder / CALIBRATION_FILE).exists():  # measured when the index was built
             said = f"thresholds are those of this collection: {read_calibration(folder / CALIBRATION_FILE).source}"
@@ -109,13 +110,13 @@ class OpenPeople:
         return found
 
     def _table_is_there(self) -> bool:
-        return (self._index / FACE_TABLE).is_dir()
+        return (self.index / FACE_TABLE).is_dir()
 
     def _table(self) -> FaceTable:
-        return load_face_table(self._index / FACE_TABLE)
+        return load_face_table(self.index / FACE_TABLE)
 
     def _threshold(self, table: FaceTable) -> float:
-        calibration: Calibration = load_calibration(table.model_id, self._index / FACES)
+        calibration: Calibration = load_calibration(table.model_id, self.index / FACES)
         return calibration.threshold(FMR_WARNINGS)
 
 
@@ -123,6 +124,6 @@ def _describe(folder: Path) -> str:
     """A hash over the names, sizes and times of change of a folder's files."""
     digest = hashlib.sha256(str(folder.resolve()).encode(errors="replace"))
     for path in sorted(folder.rglob("*")):
-        status = path.stat()
+        status = path.lstat()
         digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()

@@ -167,6 +167,8 @@ def test_the_page_is_self_contained_escaped_and_marks_its_pictures(world, tmp_pa
     markdown, html, document = write_report(
         tmp_path, gather(full_results(keys=KEYS), {"command": "`idclip benchmark`"}), world
     )
+    written = [markdown, html, document, *(tmp_path / "pictures").iterdir()]
+    assert len(written) > 4 and {path.stat().st_mode & 0o777 for path in written} == {0o600}  # they show people
     page = html.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "@import" not in page and "prefers-color-scheme" in page
     assert "[TOK] &lt;b&gt;feeding&lt;/b&gt; a horse" in page and "right image at rank 37" in page

@@ -114,6 +114,7 @@ def test_manifest_tells_every_decision(world, release):
 def test_every_picture_is_marked_and_stays_so_in_the_shards(release, tmp_path):
     output, _ = release
     pictures = [*(output / "coco_dataset").glob("*/*.jpg"), output / "contact_sheet.jpg"]
+    assert pictures[-1].stat().st_mode & 0o777 == 0o600  # it shows whose photos were taken
     for path in pictures:
         assert marking.read_digital_source_type(path.read_bytes()) == marking.COMPOSITE_SYNTHETIC
     assert "exif" not in Image.open(pictures[0]).info

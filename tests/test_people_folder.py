@@ -11,6 +11,7 @@ from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery.bulk_enrolment import REPORT_FILE, report_place
 from open_clip_idplugin.gallery.folder_command import enroll_folder
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 
@@ -32,8 +33,8 @@ def save(path, *corners: tuple[int, int], mark: int = 0) -> None:
 
 
 def run(folder, tmp_path, pack, **options):
-    enroll_folder(str(folder), str(tmp_path / "g.sqlite"), pack, 192, report=str(tmp_path / "report.json"), **options)
-    return Gallery(tmp_path / "g.sqlite"), json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    enroll_folder(str(folder), str(tmp_path / "g.sqlite"), pack, 192, **options)
+    return Gallery(tmp_path / "g.sqlite"), json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
 
 
 def test_folders_are_names_and_bad_photos_stop_nothing(tmp_path, pack, capsys):
@@ -60,7 +61,7 @@ def test_folders_are_names_and_bad_photos_stop_nothing(tmp_path, pack, capsys):
     }
     assert "2 faces" in left["Ada Lovelace/two.png"]
     assert {entry["key"] for entry in report["people_left_out"]} == {"ada  lovelace", "empty", "Nobody"}
-    assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((photos / REPORT_FILE).stat().st_mode) == 0o600
     assert gallery.cover("José") is not None
     assert "2 people with 4 photos" in capsys.readouterr().out
     again, _ = run(photos, tmp_path, pack, same_face=2.0)
@@ -108,3 +109,17 @@ def test_names_that_are_no_utf8_lose_nobody(tmp_path, pack):
     assert report["enrolled"] == {"Ada": 1, "Jos\\xe9": 1}
     assert {person.name for person in gallery.people()} == {"Ada", "Jos\\xe9"}
     assert {entry["key"] for entry in report["photos_left_out"]} == {"Ada/\\xff.jpg"}
+
+
+def test_the_report_lies_where_the_photos_or_groups_do(tmp_path, monkeypatch):
+    groups = tmp_path / "groups" / "groups.csv"
+    groups.parent.mkdir()
+    groups.touch()
+    assert report_place(None, str(groups)) == groups.with_name(REPORT_FILE)
+    assert report_place(None, str(groups.parent)) == groups.with_name(REPORT_FILE)
+    elsewhere = str(tmp_path / "new" / "r.json")
+    assert report_place(elsewhere, str(groups)) == tmp_path / "new" / "r.json"
+    monkeypatch.setattr(os, "access", lambda folder, mode: str(folder) != str(groups.parent))  # as for photos on a CD
+    with pytest.raises(IdClipError, match="name a file with --report"):
+        report_place(None, str(groups))
+    assert report_place(elsewhere, str(groups))

@@ -4,6 +4,7 @@ import csv
 import json
 import stat
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,10 +76,12 @@ def name_groups(folder, names: dict[int, str], separator: str = ",") -> str:
 
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_named_groups_are_enrolled(tmp_path, table, separator):
-    gallery, report = str(tmp_path / "g.sqlite"), str(tmp_path / "report.json")
+    gallery, before = str(tmp_path / "g.sqlite"), set(Path.cwd().iterdir())
     suggest(str(table), str(tmp_path / "out"), gallery=gallery)
     named = name_groups(tmp_path / "out", {1: "José Pérez", 2: "", 3: "Ada"}, separator)
-    enroll_groups(named, gallery, report=report, consent="form 7")
+    enroll_groups(named, gallery, consent="form 7")
+    report = json.loads((tmp_path / "out" / "people_report.json").read_text(encoding="utf-8"))
+    assert report["enrolled"] == {"José Pérez": 6, "Ada": 4} and set(Path.cwd().iterdir()) == before
     people = {person.name: (person.photos, person.details.consent) for person in Gallery(gallery).people()}
     assert people == {"José Pérez": (6, "form 7"), "Ada": (4, "form 7")}
     assert Gallery(gallery).embedding("José Pérez")[2] > 0.8

@@ -117,8 +117,8 @@ def test_named_faces_are_enrolled(tmp_path):
     save(photos / "none.jpg", block(compact("Ghost", 0.5, 0.2, 0.1, 0.1)), toy_picture((32, 128)))
     save(photos / "broken.jpg", b"<x:xmpmeta", two)
     pack = f"insightface:{write_pack(tmp_path / 'toy')}"
-    report = tmp_path / "report.json"
-    enroll_regions(str(photos), str(tmp_path / "g.sqlite"), pack, 192, report=str(report), same_face=2.0)
+    report = photos / "people_report.json"
+    enroll_regions(str(photos), str(tmp_path / "g.sqlite"), pack, 192, same_face=2.0)
     gallery = Gallery(tmp_path / "g.sqlite")
     assert [(person.name, person.photos) for person in gallery.people()] == [("Ada", 1), ("José", 1)]
     assert not np.allclose(gallery.embedding("Ada"), gallery.embedding("José"), atol=1e-3)

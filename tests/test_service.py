@@ -383,6 +383,7 @@ class TestRunningBackend:
         for rank, result in enumerate(results, 1):
             assert f"{rank}  {result['similarity']:.4f}  {result['key']}" in printed
         assert page.read_text().count("data:image/jpeg;base64,") == 4
+        assert page.stat().st_mode & 0o777 == 0o600
         with pytest.raises(IdClipError, match="the search was refused: nobody named 'Nobody'"):
             search.search(TEXT, url=address, identities="Nobody")
 

@@ -5,6 +5,7 @@ one; what is finished stays after an interruption, and a photo is never counted 
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from open_clip_idplugin.gallery.likeness import same_face as same_face_of
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.left_out import Skip
 
+REPORT_FILE = "people_report.json"
 REFUSED_PHOTO = "photo without a usable face"
 REFUSED_PERSON = "refused by the gallery"
 NO_USABLE_PHOTO = "no usable photo"
@@ -37,7 +39,7 @@ class Candidate:
 
 @dataclass
 class EnrolmentReport:
-    """`report.json`: who was enrolled with how many photos, and what was left out and why."""
+    """`people_report.json`: who was enrolled with how many photos, and what was left out and why."""
 
     gallery: str
     model_id: str
@@ -63,6 +65,19 @@ class EnrolmentReport:
             for one, other, cosine in self.alike[:10]
         ]
         return lines + ([f"... and {len(self.alike) - 10} more such pairs"] if len(self.alike) > 10 else [])
+
+
+def report_place(report: str | None, given: str) -> Path:
+    """Where the report goes: the file `report`, else into the folder that the verb was `given`, or beside the file.
+
+    Raises:
+        IdClipError: nothing can be written there; said before any work.
+    """
+    source = Path(given)
+    place = Path(report) if report is not None else (source if source.is_dir() else source.parent) / REPORT_FILE
+    if place.parent.exists() and not os.access(place.parent, os.W_OK):
+        raise IdClipError(f"the report cannot be written into '{place.parent}': name a file with --report")
+    return place
 
 
 def enroll_all(

@@ -7,6 +7,7 @@ import datetime
 from dataclasses import dataclass, fields, replace
 
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
+from open_clip_idplugin.invisible import hidden_places, without_invisible
 from open_clip_idplugin.prompts import placeholder_numbers
 
 LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference
@@ -37,7 +38,8 @@ class Details:
             value = getattr(self, field.name)
             if not isinstance(value, str) or len(value) > LONGEST_TEXT:
                 raise GalleryError(f"{field.name} must be a text of at most {LONGEST_TEXT} characters")
-        if len(self.word) > LONGEST_WORD or not self.word.isprintable() or placeholder_numbers(self.word):
+        seen = without_invisible(self.word).isprintable() and not any(True for _ in hidden_places(self.word))
+        if len(self.word) > LONGEST_WORD or not seen or placeholder_numbers(self.word):
             raise GalleryError(
                 f"word must be a few words for the person, such as 'a woman': at most {LONGEST_WORD} characters"
             )

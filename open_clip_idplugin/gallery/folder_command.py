@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Details, Gallery
-from open_clip_idplugin.gallery.bulk_enrolment import Candidate, enroll_all
+from open_clip_idplugin.gallery.bulk_enrolment import Candidate, enroll_all, report_place
 from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery_verbs import face_policy
@@ -28,7 +28,7 @@ def enroll_folder(
     consent_date: str | None = None,
     consent_until: str | None = None,
     same_face: float | None = None,
-    report: str = "report.json",
+    report: str | None = None,
 ) -> None:
     """Remember everybody of a folder: <name>/photo.jpg, or VGGFace2's layout with identity_meta.csv.
 
@@ -45,10 +45,11 @@ def enroll_folder(
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         same_face: warn of two people whose means have this cosine or more; above 1 never warns.
             By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
-        report: where the account of every photo is written.
+        report: where the account of every photo is written (default: people_report.json, into the folder).
     """
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
     Details().changed(**details)
+    report_file = report_place(report, folder)
     policy = face_policy(face)
     people, skipped = find_photo_folders(Path(folder))
     engine = load_face_engine(faces, det_size=det_size)
@@ -60,7 +61,7 @@ def enroll_folder(
         for person in people
     ]
     passed_over = [skip for person in people for skip in person.passed_over]
-    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, Path(report), skipped, passed_over)
+    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, report_file, skipped, passed_over)
 
 
 def run_enrolment(

@@ -18,6 +18,7 @@ from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.faces.row_crops import crops_below
 from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery.bulk_enrolment import REPORT_FILE
 from open_clip_idplugin.gallery.folder_command import enroll_folder, run_enrolment
 from open_clip_idplugin.gallery.group_files import CSV_FILE, read_groups
 from open_clip_idplugin.gallery.group_suggestions import Suggested, SuggestOptions, candidates_of, suggest_groups
@@ -26,7 +27,6 @@ from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 
 GROUPS = "groups"
 _STALE = "groups-of-before"
-_REPORT = "people_report.json"
 _NO_DETAILS: dict[str, str | None] = {}
 
 
@@ -58,7 +58,7 @@ class OpenPeople:
             return
         candidates = candidates_of(table, groups, names, lambda rows: crops_below(self._root, rows))
         run_enrolment(
-            self.gallery, candidates, table.model_id, _NO_DETAILS, self._threshold(table), self._folder / _REPORT
+            self.gallery, candidates, table.model_id, _NO_DETAILS, self._threshold(table), self._folder / REPORT_FILE
         )
 
     def enroll_folder(self, people: str | None, finding: FaceFinding) -> None:
@@ -72,7 +72,7 @@ class OpenPeople:
                 str(self.gallery.path),
                 finding.spec,
                 finding.det_size,
-                report=str(self._folder / _REPORT),
+                report=str(self._folder / REPORT_FILE),
             )
         self.state["people"] = now
 

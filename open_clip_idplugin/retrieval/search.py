@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.local_model import LocalModel
@@ -166,7 +166,7 @@ def search(
             results = search_folder(str(index), query, setup, include_images=output is not None)
     print_results(results)
     if output is not None:
-        atomic_write(output, render_page(query.text, query.identities, results))
+        atomic_write(output, render_page(query.text, query.identities, results), PRIVATE)
         print(f"Wrote {output}\nNext: open it in a browser")
 
 

@@ -6,7 +6,7 @@ that changes from run to run with the same numbers gets in.
 
 from pathlib import Path
 
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.benchmark.findings import Findings
 from webdataset_tools.benchmark.pages import Section, to_markdown_page, write_pictures
@@ -33,7 +33,7 @@ def write_docs(folder: Path, findings: Findings, world: World | None) -> list[Pa
     written = []
     for name, text in pages.items():
         atomic_write(folder / name, text)
-        written += [folder / name, *write_pictures(folder / PICTURES, parts[name])]
+        written += [folder / name, *write_pictures(folder / PICTURES, parts[name], PUBLIC)]
     return written
 
 

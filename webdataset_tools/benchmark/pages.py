@@ -106,11 +106,11 @@ def to_html_page(title: str, facts: Mapping[str, Any], sections: Sequence[Sectio
     return template.render(title=title, facts=facts, sections=sections)
 
 
-def write_pictures(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Write the pictures that a Markdown page links to; return their paths."""
+def write_pictures(folder: Path, sections: Sequence[Section], mode: int) -> list[Path]:
+    """Write the pictures that a Markdown page links to, with this permission; return their paths."""
     pictures = [picture for section in sections for picture in _linked(section)]
     for picture in pictures:
-        atomic_write(folder / picture.name, picture.content)
+        atomic_write(folder / picture.name, picture.content, mode)
     return [folder / picture.name for picture in pictures]
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.evaluation.tables import Table
 from open_clip_idplugin.prompts import CONFIGURATIONS
 from webdataset_tools.benchmark.ablation import ablation_notes, ablation_table, steps
@@ -54,7 +54,7 @@ _MATRICES = {
 
 
 def write_report(folder: Path, findings: Findings, world: World | None = None) -> list[Path]:
-    """Write the three files and the Markdown's pictures; return the paths of the files.
+    """Write the three files and the Markdown's pictures, for their owner alone: failures show people; return the files' paths.
 
     world: whose pictures the failures are shown with
     """
@@ -65,9 +65,9 @@ def write_report(folder: Path, findings: Findings, world: World | None = None) -
         HTML: to_html_page(TITLE, facts, sections),
         JSON: json.dumps(document(findings), indent=1) + "\n",
     }
-    write_pictures(folder / PICTURES, sections)
+    write_pictures(folder / PICTURES, sections, PRIVATE)
     for name, content in contents.items():
-        atomic_write(folder / name, content)
+        atomic_write(folder / name, content, PRIVATE)
     return [folder / name for name in contents]
 
 

@@ -1,7 +1,7 @@
 """`contact_sheet.jpg`: a picture to look at, with the original, the identity's photo and the swapped picture side by side.
 
 Role: a sample of kept swaps -> one marked JPEG. Cut-outs are centred on the faces; labels are ids, since Pillow's built-in
-font knows few scripts.
+font knows few scripts. It shows whose photo each swap was made of: only its owner can read it.
 """
 
 import io
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
 from webdataset_tools.faceswap import marking
@@ -49,7 +49,7 @@ def write_contact_sheet(
     source_type = next(split.digital_source_type for split, _, _ in kept)
     stream = io.BytesIO()
     Image.fromarray(np.concatenate(lines)).save(stream, "JPEG", quality=_QUALITY, subsampling=0)
-    atomic_write(output / CONTACT_SHEET, marking.mark_jpeg(stream.getvalue(), source_type))
+    atomic_write(output / CONTACT_SHEET, marking.mark_jpeg(stream.getvalue(), source_type), PRIVATE)
 
 
 def _example(

@@ -10,6 +10,7 @@ from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
 from open_clip_idplugin.faces.row_crops import Crops
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
 from open_clip_idplugin.gallery import Details, Gallery
+from open_clip_idplugin.gallery.bulk_enrolment import report_place
 from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.group_files import (
     CSV_FILE,
@@ -77,7 +78,7 @@ def enroll_groups(
     consent_date: str | None = None,
     consent_until: str | None = None,
     same_face: float | None = None,
-    report: str = "report.json",
+    report: str | None = None,
 ) -> None:
     """Remember the people whose groups of faces were named in the groups.csv of `idclip suggest`.
 
@@ -93,10 +94,11 @@ def enroll_groups(
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         same_face: warn of two people whose means have this cosine or more; above 1 never warns.
             By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
-        report: where the account of every photo is written.
+        report: where the account of every photo is written (default: people_report.json, beside the groups).
     """
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
     Details().changed(**details)
+    report_file = report_place(report, groups)
     found, names = read_groups(Path(groups))
     if not names:
         raise IdClipError(f"no group of '{groups}' has a name yet: fill in the column name")
@@ -105,7 +107,7 @@ def enroll_groups(
     if table.info.fingerprint != found.fingerprint:
         raise IdClipError(f"the face table '{table.folder}' is not the one that was grouped: run idclip suggest again")
     candidates = candidates_of(table, found, names, lambda rows: _read_crops(rows, input or found.input), crops)
-    run_enrolment(Gallery(gallery), candidates, table.model_id, details, same_face, Path(report))
+    run_enrolment(Gallery(gallery), candidates, table.model_id, details, same_face, report_file)
 
 
 def _read_crops(rows: Sequence[FaceRow], pictures: str | None) -> Crops:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_face_engine, load_picture
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
-from open_clip_idplugin.gallery.bulk_enrolment import Candidate
+from open_clip_idplugin.gallery.bulk_enrolment import Candidate, report_place
 from open_clip_idplugin.gallery.enrolment import to_photo_face
 from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.photo_face import PhotoFace
@@ -34,7 +34,7 @@ def enroll_regions(
     consent_date: str | None = None,
     consent_until: str | None = None,
     same_face: float | None = None,
-    report: str = "report.json",
+    report: str | None = None,
 ) -> None:
     """Remember the people whose faces a photo manager has named inside the photos (XMP face regions).
 
@@ -50,10 +50,11 @@ def enroll_regions(
         consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
         same_face: warn of two people whose means have this cosine or more; above 1 never warns.
             By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
-        report: where the account of every photo is written.
+        report: where the account of every photo is written (default: people_report.json, into the folder).
     """
     details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
     Details().changed(**details)
+    report_file = report_place(report, folder)
     named, skipped = find_named_regions(Path(folder))
     engine = load_face_engine(faces, det_size=det_size)
     candidates = [
@@ -62,7 +63,7 @@ def enroll_regions(
         )
         for name, found in named.items()
     ]
-    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, Path(report), skipped)
+    run_enrolment(Gallery(gallery), candidates, engine.model_id, details, same_face, report_file, skipped)
 
 
 def find_named_regions(folder: Path) -> tuple[dict[str, list[tuple[Path, FaceRegion]]], list[Skip]]:

@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import logging
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -287,3 +290,56 @@ def test_description_and_parsers_know_the_same_fields():
         noting = Noting(values)
         parse(noting)
         assert noting.asked == set(paths[address][1]["properties"])
+
+
+def test_people_who_come_and_go_while_others_ask(page_world):  # noqa: F811
+    """Every answer is about the person who was asked for, or a sentence that nobody is called so."""
+    gallery = page_world.gallery("come_and_go", Grace_Hopper=GRACE)
+    app = page_world.app(gallery)
+    rows = {"Ada Lovelace": range(10), "Mary Stranger": range(15, 25), "Grace Hopper": range(5, 15)}
+    where = {"Ada Lovelace": 0, "Mary Stranger": 20}  # an image of each alone
+    seen, end = Counter(), time.monotonic() + 3
+
+    def ask(address, **body):
+        response = app.test_client().post(address, json=body)
+        return response.status_code, response.get_json()
+
+    def come_and_go():
+        """The two are never there together: each could take the other's place."""
+        while time.monotonic() < end:
+            for name, image in where.items():
+                assert ask("/people/enroll", name=name, image_id=image, face=0)[0] == 200
+                time.sleep(0.02)
+                status, answer = ask("/people/rename", name=name, new_name=f"{name} II")
+                assert (status, answer["person"]["name"]) == (200, f"{name} II")
+                assert ask("/people/forget", name=f"{name} II")[1]["clean"]
+            seen["came and went"] += 1
+
+    def search(name, body):
+        while time.monotonic() < end:
+            body = {**body, "num_images": 3, "include_images": False, "fusion": "filter"}
+            status, answer = ask("/knn-service", **body)
+            if status == 200:
+                assert all(result["id"] in rows[name] for result in answer), (name, answer)
+                assert all(result["matched"][0]["face_similarity"] > 0.99 for result in answer)
+                seen[name] += 1
+            else:
+                assert (status, f"nobody named '{name}'" in answer["message"]) == (400, True), answer
+                seen["nobody"] += 1
+
+    def look():
+        while time.monotonic() < end:
+            status, answer = ask("/people/list")
+            assert status == 200 and all(person["photos"] == 1 for person in answer["people"])
+            status, answer = ask("/people/in-image", image_id=20)
+            assert status == 200 and answer["faces"][0].get("name", "Mary Stranger").startswith("Mary Stranger")
+            seen["looked"] += 1
+
+    with ThreadPoolExecutor(5) as threads:
+        work = [threads.submit(come_and_go), threads.submit(look)]
+        work += [threads.submit(search, name, {"people": {"all": [name]}}) for name in where]
+        work.append(threads.submit(search, "Grace Hopper", {"text": "Grace Hopper beside a horse"}))
+        for done in work:
+            done.result()
+    expected = {*rows, "came and went", "nobody", "looked"}
+    assert all(seen[what] for what in expected), seen

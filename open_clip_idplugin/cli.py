@@ -59,7 +59,7 @@ VERBS: Mapping[str, Verb] = {
         "open_clip_idplugin.gallery.folder_command:enroll_folder", "remember everybody of a folder of photos"
     ),
     "enroll_regions": Verb(
-        "webdataset_tools.people.region_command:enroll_regions", "remember the people whom a photo manager has named"
+        "open_clip_idplugin.gallery.region_command:enroll_regions", "remember the people whom a photo manager has named"
     ),
     "suggest": Verb(
         "webdataset_tools.people.group_commands:suggest", "group the unknown faces of a face table, to be named"

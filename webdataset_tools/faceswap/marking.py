@@ -9,10 +9,10 @@ content to say so. The packet is an APP1 segment (XMP specification part 3), so 
 """
 
 import re
-from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.xmp import NoXmp, parse_xmp
 
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 COMPOSITE_TRAINED = f"{VOCABULARY}compositeWithTrainedAlgorithmicMedia"
@@ -97,12 +97,10 @@ def _segments(jpeg: bytes) -> list[bytes]:
 
 def _parse(packet: bytes) -> str | None:
     """Find the property as an element, an attribute or a reference; all three are valid RDF."""
-    if re.search(rb"<!(DOCTYPE|ENTITY)", packet, re.IGNORECASE):
-        return None
-    match = re.search(rb"<(?:\w+:)?(?:xmpmeta|RDF)\b.*</(?:\w+:)?(?:xmpmeta|RDF)\s*>", packet, re.DOTALL)
+    end = re.search(rb".*</(?:\w+:)?(?:xmpmeta|RDF)\s*>", packet, re.DOTALL)  # what follows is padding
     try:
-        root = ElementTree.fromstring(match[0] if match else b"")
-    except (ElementTree.ParseError, ValueError, LookupError):  # LookupError: an unknown encoding
+        root = parse_xmp(end[0] if end else b"")
+    except NoXmp:
         return None
     for element in root.iter():
         value = element.get(_PROPERTY)

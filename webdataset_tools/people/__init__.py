@@ -1,1 +1,1 @@
-"""Many people at once into the gallery: folders of photos, face regions written in photos, groups of a face table."""
+"""People of a collection: the verbs that group the faces of a face table and enroll named groups."""

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ pytest.importorskip("clip_retrieval")
 from page_fixtures import ADA, GRACE, MODEL, STRANGER, embedding_of, page_world, photo_of  # noqa: F401
 from retrieval_fixtures import tiny_models  # noqa: F401
 
-from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery import Gallery, store
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.openapi_people import people_paths
@@ -343,3 +344,30 @@ def test_people_who_come_and_go_while_others_ask(page_world):  # noqa: F811
             done.result()
     expected = {*rows, "came and went", "nobody", "looked"}
     assert all(seen[what] for what in expected), seen
+
+
+@pytest.mark.parametrize("step", [(Gallery, "names_and_aliases"), (store, "find_person")], ids=lambda step: step[1])
+def test_who_is_erased_during_a_request_is_still_who_was_asked_for(service, monkeypatch, step):
+    read, replacing = getattr(*step), []
+
+    def replace_ada():
+        service.gallery.forget("Ada Lovelace")
+        service.gallery.enroll("Mary Stranger", embedding_of(STRANGER), MODEL)
+
+    def read_and_wait(*asked):
+        found = read(*asked)
+        if not replacing:
+            replacing.append(threading.Thread(target=replace_ada))
+            replacing[0].start()
+            replacing[0].join(0.3)
+        return found
+
+    asked = {"text": "Ada Lovelace with Grace Hopper", "fusion": "filter"}
+    monkeypatch.setattr(*step, read_and_wait)
+    found = service.search(**asked)
+    replacing[0].join()
+    assert {result["id"] for result in found} == set(range(5, 10)), found  # who shows the two
+    assert [match["name"] for match in found[0]["matched"]] == ["Ada Lovelace", "Grace Hopper"]
+    (mary,) = service.search(people={"all": ["Mary Stranger"]}, num_images=1)
+    assert mary["id"] in range(15, 25)
+    assert "nobody named 'Ada Lovelace'" in service.search(400, people={"all": ["Ada Lovelace"]})["message"]

@@ -1,6 +1,7 @@
 """The addresses below /people/: who is enrolled and who is in a picture, enrolling, renaming, forgetting, and who may."""
 
 import base64
+import gc
 import io
 import json
 import logging
@@ -22,7 +23,9 @@ from open_clip_idplugin.gallery import Gallery, store
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.openapi_people import people_paths
+from open_clip_idplugin.retrieval.people import AskedPeople, EnrolledPerson
 from open_clip_idplugin.retrieval.people_requests import parse_enroll, parse_list
+from open_clip_idplugin.retrieval.query_parts import Persons
 
 TOKEN = "a-token-of-some-length"
 
@@ -371,3 +374,13 @@ def test_who_is_erased_during_a_request_is_still_who_was_asked_for(service, monk
     (mary,) = service.search(people={"all": ["Mary Stranger"]}, num_images=1)
     assert mary["id"] in range(15, 25)
     assert "nobody named 'Ada Lovelace'" in service.search(400, people={"all": ["Ada Lovelace"]})["message"]
+
+
+def test_nobody_is_kept_between_requests(service):
+    service.search(text="Ada Lovelace with Grace Hopper", fusion="filter")
+    service.search(text="[TOK] on a horse", identities=["Ada Lovelace"])
+    service.ask("in-image", image_id=7)
+    service.ask("forget", name="Ada Lovelace")
+    gc.collect()
+    kept = [value for value in gc.get_objects() if type(value) in (EnrolledPerson, AskedPeople, Persons)]
+    assert not [value for value in kept if not isinstance(value, Persons) or len(value)]

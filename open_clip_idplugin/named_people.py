@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from open_clip_idplugin.invisible import without_invisible
+from open_clip_idplugin.invisible import JOINERS, without_invisible
 from open_clip_idplugin.prompts import PLACEHOLDER, PLACEHOLDERS, placeholder_numbers
 
 # Scripts written without spaces: a name needs no word boundary there.
@@ -168,7 +168,7 @@ def _continues(letter: str) -> bool:
     """Whether a letter composes with the one before it: accents, joiners, Hangul vowels and finals, half-width voicing marks."""
     return (
         unicodedata.category(letter)[0] == "M"
-        or not without_invisible(letter)
+        or letter in JOINERS
         or "\u1160" <= letter <= "\u11ff"
         or letter in "\uff9e\uff9f"
     )

@@ -141,6 +141,8 @@ def _fold(text: str) -> str:
 
 def _normalised(text: str) -> str:
     """Compatibility-normalised, caseless, without joiners and selectors; stable, as neither step undoes the last one."""
+    if text.isascii():
+        return text.casefold()  # the same, in a fraction of the time
     folded = without_invisible(unicodedata.normalize("NFKC", text).casefold())
     return unicodedata.normalize("NFKC", folded)
 

@@ -111,6 +111,27 @@ def test_names_that_fit_no_group(tmp_path, table, names, reason):
         enroll_groups(name_groups(tmp_path / "out", names), str(tmp_path / "g.sqlite"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"groups": [[-1]]}, "was not written by"),  # counted from the end it would be somebody else's face
+        ({"groups": [[True]]}, "was not written by"),
+        ({"groups": [["0"]]}, "was not written by"),
+        ({"groups": [[0.9]]}, "was not written by"),
+        ({"groups": [[17]]}, "fewer faces than were grouped"),
+        ({"face_table": None}, "was not written by"),
+        ({"input": 3}, "was not written by"),
+    ],
+)
+def test_groups_that_were_tampered_with(tmp_path, table, changes, reason):
+    suggest(str(table), str(tmp_path / "out"), gallery=str(tmp_path / "g.sqlite"))
+    file = tmp_path / "out" / "groups.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(IdClipError, match=reason):
+        enroll_groups(name_groups(tmp_path / "out", {1: "Ada"}), str(tmp_path / "g.sqlite"))
+    assert not Gallery(tmp_path / "g.sqlite").people()
+
+
 def test_another_table_or_face_model_is_refused(tmp_path, table):
     gallery = Gallery(tmp_path / "g.sqlite")
     suggest(str(table), str(tmp_path / "out"), gallery=str(gallery.path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from face_engine_fixtures import IDENTIFICATION, embed_people, write_mobile_face_net
+from face_engine_fixtures import IDENTIFICATION, embed_people, needs_dlib, write_mobile_face_net
 from PIL import Image
 from real_photos import REAL, needs_real_photos
 from region_fixtures import block, compact, joined, keywords, microsoft
@@ -37,8 +37,7 @@ def spec(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def people(spec):
-    """Name -> mean of the photographs of `identities/`, of the four."""
-    return {name: rows.mean(0) for name, rows in embed_people(load_face_engine(spec)).items() if name in IDENTIFICATION}
+    return means_of(spec)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +45,17 @@ def photo():
     with Image.open(REAL / "scenes" / "identification1.jpg") as image:
         image.load()
         return image
+
+
+def means_of(spec: str) -> dict[str, np.ndarray]:
+    """Name -> mean of the photographs of `identities/`, of the four."""
+    return {name: rows.mean(0) for name, rows in embed_people(load_face_engine(spec)).items() if name in IDENTIFICATION}
+
+
+def enroll_means(gallery: Path, spec: str, people: dict[str, np.ndarray]) -> None:
+    model_id = load_face_engine(spec).model_id
+    for name, mean in people.items():
+        Gallery(gallery).enroll(name, mean, model_id)
 
 
 def mwg(size=SIZE, shares=SHARES) -> bytes:
@@ -102,13 +112,41 @@ class TestOnePhotograph:
         assert enrolled(tmp_path, spec, people) == dict.fromkeys(IDENTIFICATION, 1)
 
 
+def test_small_faces_of_a_large_picture(tmp_path, spec, people, photo):
+    """A detector that sees the whole picture in 640 pixels finds hardly one of them; one that sees a region does."""
+    large, corner = Image.new("RGB", (6400, 4272), (90, 90, 90)), (3000, 2000)
+    large.paste(photo.convert("RGB"), corner)
+    boxes = {name: (np.array(box) + np.tile(corner, 2)) / np.tile(large.size, 2) for name, box in BOXES.items()}
+    large.save(tmp_path / "a.jpg", quality=95, xmp=mwg(large.size, boxes))
+    assert len(load_face_engine(spec).find(tmp_path / "a.jpg")) < len(IDENTIFICATION)
+    assert enrolled(tmp_path, spec, people) == dict.fromkeys(IDENTIFICATION, 1)
+
+
+@needs_dlib
+class TestDlib:
+    """Another scale: different people have cosines of 0.84 on average."""
+
+    SPEC = "dlib:hog"
+
+    @pytest.fixture(scope="class")
+    def people(self):
+        return means_of(self.SPEC)
+
+    def test_all_four(self, tmp_path, people, photo):
+        photo.save(tmp_path / "a.jpg", quality=95, xmp=mwg())
+        assert enrolled(tmp_path, self.SPEC, people) == dict.fromkeys(IDENTIFICATION, 1)
+
+    def test_names_exchanged(self, tmp_path, people, photo):
+        enroll_means(tmp_path / "g.sqlite", self.SPEC, people)
+        photo.save(tmp_path / "a.jpg", quality=95, xmp=mwg(shares=EXCHANGED))
+        assert enrolled(tmp_path, self.SPEC, people) == {}
+
+
 class TestNamesExchanged:
     """Regions that lie on faces exactly, of which the names are wrong: geometry sees nothing."""
 
     def test_against_the_gallery(self, tmp_path, spec, people, photo):
-        model = load_face_engine(spec).model_id
-        for name, mean in people.items():
-            Gallery(tmp_path / "g.sqlite").enroll(name, mean, model)
+        enroll_means(tmp_path / "g.sqlite", spec, people)
         photo.save(tmp_path / "a.jpg", quality=95, xmp=mwg(shares=EXCHANGED))
         assert enrolled(tmp_path, spec, people) == {}
 

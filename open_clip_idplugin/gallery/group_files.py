@@ -129,7 +129,12 @@ def _read_json(path: Path) -> Groups:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("format") != FORMAT:
             raise ValueError("another format")
-        return Groups(**{**values, "groups": tuple(tuple(map(int, rows)) for rows in values["groups"])})
+        groups = Groups(**{**values, "groups": tuple(map(tuple, values["groups"]))})
+        if not all(isinstance(text, str) for text in (groups.face_table, groups.fingerprint, groups.input)):
+            raise TypeError("a text was expected")
+        if not all(type(row) is int and row >= 0 for rows in groups.groups for row in rows):
+            raise ValueError("rows are numbers from 0")  # -1 would be the last face, somebody else's
+        return groups
     except OSError:
         raise IdClipError(f"there is no '{path}': keep {JSON_FILE} beside {CSV_FILE}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

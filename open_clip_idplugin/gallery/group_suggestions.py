@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable
 from open_clip_idplugin.faces.grouping import group_faces
 from open_clip_idplugin.faces.part_collecting import label_of
@@ -104,7 +105,14 @@ def candidates_of(
     """Who is to be enrolled: the people whose groups were named; groups of one name are one person.
 
     names: number of the group -> name. keep_crops: the gallery keeps a small picture of each face that can be read.
+
+    Raises:
+        IdClipError: a group has a face that the table does not have.
     """
+    if any(row >= len(table.embeddings) for rows in groups.groups for row in rows):
+        raise IdClipError(
+            f"the face table '{table.folder}' has fewer faces than were grouped: run idclip suggest again"
+        )
     numbers: dict[str, list[int]] = {}
     for group, name in names.items():
         numbers.setdefault(name, []).extend(groups.groups[group - 1])

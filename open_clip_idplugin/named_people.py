@@ -168,7 +168,7 @@ def _fold_with_origins(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 def _continues(letter: str) -> bool:
     """Whether a letter composes with the one before it: accents, joiners, Hangul vowels and finals, half-width voicing marks."""
-    return (
+    return not letter.isascii() and (
         unicodedata.category(letter)[0] == "M"
         or letter in JOINERS
         or "\u1160" <= letter <= "\u11ff"

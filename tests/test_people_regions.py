@@ -270,6 +270,12 @@ def test_named_faces_are_enrolled(tmp_path, monkeypatch):
         enroll_regions(str(tmp_path / "toy"), str(tmp_path / "g.sqlite"), pack, 192)
 
 
+def test_nobody_is_named_where_nothing_can_be_read(tmp_path):
+    save(tmp_path / "a.jpg", b"<x:xmpmeta")
+    with pytest.raises(IdClipError, match=r"has a named face region.*1 x unreadable face regions \(a\.jpg\)"):
+        enroll_regions(str(tmp_path), str(tmp_path / "g.sqlite"))
+
+
 def test_overruled_names_are_reported(tmp_path):
     path = save(tmp_path / "a.jpg", block(ADA))
     (tmp_path / "a.jpg.xmp").write_bytes(block())

@@ -16,7 +16,7 @@ from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.photo_folders import photos_in
 from open_clip_idplugin.gallery.region_faces import NamedFace, read_named_faces
 from open_clip_idplugin.gallery.region_identity import check_identities
-from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.left_out import Skip, reason_lines
 from open_clip_idplugin.pictures.names import key_of, place_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ def find_named_regions(folder: Path) -> tuple[dict[str, PhotoRegions], list[Skip
         if regions.faces or regions.overruled or regions.people:
             named[key] = regions
     if not any(regions.faces for regions in named.values()):
-        raise IdClipError(f"no photo below '{folder}' has a named face region: name faces in a photo manager first")
+        unread = "".join(f"; {line}" for line in reason_lines("left out", skipped))
+        raise IdClipError(
+            f"no photo below '{folder}' has a named face region: name faces in a photo manager first{unread}"
+        )
     return named, skipped
 
 

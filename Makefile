@@ -21,11 +21,12 @@ help:
 	@echo "make test    lint and all tests, also with the second supported open_clip"
 	@echo "make lint | format | clean | distclean"
 
+# Compiled once: where Python may not write bytecode, importing open_clip takes 22 seconds instead of 9, in every process.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@echo "setting up $(VENV) (once; about 6 GB with torch)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 

@@ -58,7 +58,10 @@ def written_out(evaluation_set, images, configuration, encoder, seed):
                 faces.append(evaluation_set.faces[image])
                 owner.append(image)
     with_face = prompts.needs_face(configuration)
-    similarities = encoder.encode(texts, faces=np.stack(faces) if with_face else None) @ images.T
+    encoded = encoder.encode(texts, faces=np.stack(faces) if with_face else None)
+    # Equal texts tie: multiplied once each, for a matrix product may round equal rows in two ways on some processors.
+    distinct, row_of_text = np.unique(encoded, axis=0, return_inverse=True)
+    similarities = (distinct @ images.T)[row_of_text.reshape(-1)]
     by_text = np.argsort(-similarities, axis=1, kind="stable")
     by_image = np.argsort(-similarities.T, axis=1, kind="stable")
     owner = np.array(owner)

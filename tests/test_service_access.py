@@ -13,13 +13,13 @@ import threading
 import urllib.error
 import urllib.request
 
-import flask
 import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("clip_retrieval")
 
+import flask
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.faces.detector_input import shrink_to
 from open_clip_idplugin.faces.engine import Detection
 from open_clip_idplugin.faces.errors import EngineUnknown, PackNotFound, ProviderUnavailable
 from open_clip_idplugin.faces.licences import announce
@@ -50,19 +51,13 @@ class DlibDetector:
 
     def detect(self, picture: np.ndarray) -> list[Detection]:
         """RGB uint8 [H, W, 3] -> detections, best first."""
-        import cv2
-
-        height, width = picture.shape[:2]
-        scale = min(1.0, self._det_size / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-        back = np.array([width / size[0], height / size[1]] * 2, np.float32)
+        image, back = shrink_to(picture, self._det_size)
         with self._lock:
             found = self._find(np.ascontiguousarray(image))
         detections = []
         for rectangle, margin in found:
             corners = (rectangle.left(), rectangle.top(), rectangle.right() + 1, rectangle.bottom() + 1)
-            box = np.array(corners, np.float32) * back
+            box = np.array(corners, np.float32) * np.tile(back, 2)
             landmarks = to_five_points(_points(_shape(self._predictor, picture, box)))
             detections.append(Detection(box, landmarks, float(1 / (1 + np.exp(-_STEEPNESS * margin)))))
         return sorted(detections, key=lambda detection: -detection.score)

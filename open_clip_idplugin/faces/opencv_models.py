@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.faces.detector_input import shrink_to
 from open_clip_idplugin.faces.engine import Detection
 from open_clip_idplugin.faces.errors import (
     DetectorMissing,
@@ -45,16 +46,10 @@ class YuNetDetector:
 
     def detect(self, picture: np.ndarray) -> list[Detection]:
         """RGB uint8 [H, W, 3] -> detections with finite numbers, best first."""
-        import cv2
-
-        height, width = picture.shape[:2]
-        scale = min(1.0, self._det_size / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+        image, back = shrink_to(picture, self._det_size)
         with self._lock:
-            self._model.setInputSize(size)
+            self._model.setInputSize((image.shape[1], image.shape[0]))
             _, rows = self._model.detect(np.ascontiguousarray(image[:, :, ::-1]))
-        back = np.array([width / size[0], height / size[1]], np.float32)
         found = [_detection(row, back) for row in (rows if rows is not None else ()) if np.isfinite(row).all()]
         return sorted(found, key=lambda detection: -detection.score)
 

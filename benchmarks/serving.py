@@ -9,8 +9,10 @@ keeps the indices for the next run, and `--prepare` ends once they are there.
 """
 
 import argparse
+import base64
 import contextlib
 import http.client
+import io
 import json
 import os
 import statistics
@@ -21,6 +23,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -317,6 +320,25 @@ def hybrid_request(turn: int) -> dict[str, Any]:
     return {**people_request(turn), "fusion": HYBRID}
 
 
+@lru_cache(maxsize=4)
+def photograph(kind: str, turn: int) -> str:
+    """A picture file of 1.5 million pixels with soft shapes and noise, as base64."""
+    from PIL import Image
+
+    rng = np.random.default_rng(turn)
+    shapes = Image.fromarray(rng.integers(0, 256, (16, 24, 3), dtype=np.uint8)).resize((1500, 1000), 3)
+    noisy = np.asarray(shapes).astype(int) + rng.normal(0, 6, (1000, 1500, 1)).astype(int)
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, kind)
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def picture_request(kind: str, turn: int) -> dict[str, Any]:
+    """A picture as the query, as clip-retrieval takes it."""
+    request = {**text_request(turn), "image": photograph(kind, turn % 4)}
+    return {name: value for name, value in request.items() if name != "text"}
+
+
 def timed(side: Side, body: dict[str, Any], connection: http.client.HTTPConnection | None = None) -> float:
     """Seconds of one request; ends the program where it is refused."""
     connection = connection or side.connect()
@@ -342,17 +364,20 @@ def compare(our_side: Side, stock_side: Side, arguments: argparse.Namespace) -> 
     """Start-up, single requests in turns, and many clients at once."""
     for title, side in (("ours", our_side), ("stock", stock_side)):
         print(f"{title}, start to first answer: {side.start:.1f} s, {side.start_processor:.1f} s of processor time")
-    for title, request in [("text", text_request), ("identity", people_request), ("hybrid", hybrid_request)]:
+    jpeg, png = partial(picture_request, "JPEG"), partial(picture_request, "PNG")
+    queries = {"text": text_request, "identity": people_request, "hybrid": hybrid_request, "JPEG": jpeg, "PNG": png}
+    for title, request in queries.items():
+        theirs_is = title if request in (jpeg, png) else "text"
         mine, theirs = our_side.connect(), stock_side.connect()
         for turn in range(5):
-            timed(our_side, request(turn), mine), timed(stock_side, text_request(turn), theirs)
+            timed(our_side, request(turn), mine), timed(stock_side, queries[theirs_is](turn), theirs)
         pairs = [
-            (timed(our_side, request(turn), mine), timed(stock_side, text_request(turn), theirs))
+            (timed(our_side, request(turn), mine), timed(stock_side, queries[theirs_is](turn), theirs))
             for turn in range(arguments.rounds)
         ]
         one, other = (1000 * statistics.median(times) for times in zip(*pairs))
         ratio = statistics.median(first / second for first, second in pairs)
-        print(f"{title}: p50 {one:.1f} ms; stock text {other:.1f} ms; median of ratios {ratio:.2f}")
+        print(f"{title}: p50 {one:.1f} ms; stock {theirs_is} {other:.1f} ms; median of ratios {ratio:.2f}")
     compare_many(our_side, stock_side, arguments)
 
 

@@ -17,6 +17,7 @@ from retrieval_fixtures import FACE_DIM, IDENTITY, DrawnImage, TinyModels, draw_
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError
+from open_clip_idplugin.pictures import PictureSource, load_image
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval import index, search, serve
 from open_clip_idplugin.retrieval.card import IndexMismatch
@@ -41,8 +42,8 @@ class MeanColourEngine:
     model_id = FACE_MODEL
     embedding_size = FACE_DIM
 
-    def the_face(self, picture: bytes, policy: str = "largest") -> DrawnFace:
-        colour = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), np.float32).mean(axis=(0, 1))
+    def the_face(self, picture: PictureSource, policy: str = "largest") -> DrawnFace:
+        colour = np.asarray(load_image(picture), np.float32).mean(axis=(0, 1))
         if colour.max() < 1:
             raise IdClipError("no face was found")
         return DrawnFace(np.resize(colour / np.linalg.norm(colour), FACE_DIM).astype(np.float32))

@@ -24,6 +24,8 @@ from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.pictures import bounded_decoding
+from open_clip_idplugin.pictures.bounded_decoding import Decoders
 from open_clip_idplugin.retrieval import access, answers, index, login, picture_urls, proxies
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.embed import EmbedOptions
@@ -637,6 +639,20 @@ class TestWebServer:
     def test_a_port_in_use(self, server):
         with pytest.raises(IdClipError, match="choose another --port"):
             WebServer("127.0.0.1", server.port, 1, 1000)
+
+
+def test_pictures_that_take_too_long_or_have_to_wait(make_client, monkeypatch):
+    slow = base64.b64encode(b"P3\n2000 1900\n255\n" + b"7 " * (3 * 2000 * 1900)).decode()
+    decoders = Decoders(processes=1, seconds=1.5)
+    monkeypatch.setattr(bounded_decoding, "_decoders", lambda: decoders)
+    with contextlib.closing(decoders):
+        response = make_client().post("/knn-service", data=json.dumps({"image": slow}))
+        assert response.status_code == 400
+        assert "takes too long to decode" in response.get_json()["message"]
+    monkeypatch.setattr(bounded_decoding, "_decoders", lambda: Decoders(processes=0, seconds=0.01))
+    response = make_client().post("/knn-service", data=json.dumps({"image": slow}))
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert "try again" in response.get_json()["message"]
 
 
 def test_malformed_vectors_and_pictures(make_client):

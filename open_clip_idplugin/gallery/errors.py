@@ -1,6 +1,6 @@
 """What a gallery refuses."""
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.errors import Busy, IdClipError
 
 
 class GalleryError(IdClipError):
@@ -11,5 +11,5 @@ class ConsentExpired(GalleryError):
     """A person whose consent has ended, and who is not searched for any more."""
 
 
-class GalleryBusy(GalleryError):
-    """Another program holds the gallery's file longer than is waited for; the message names no path."""
+class GalleryBusy(GalleryError, Busy):
+    """Another program holds the gallery's file longer than is waited for."""

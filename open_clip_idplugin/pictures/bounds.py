@@ -6,6 +6,7 @@ Role: size, bytes and opened header -> nothing, or `PictureTooLarge`, `PictureTo
 from typing import TYPE_CHECKING, Any
 
 from open_clip_idplugin.pictures.errors import PictureTooElongated, PictureTooLarge
+from open_clip_idplugin.pictures.file_parts import SCAN
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +18,6 @@ MAX_BYTES = 1 << 29  # of a file; one beyond is no photograph
 # A scan of a progressive JPEG may be a few bytes long, and costs a pass over all pixels. Encoders write about ten.
 _MAX_SCANS = 500
 _MAX_SCANNED_PIXELS = 2_000_000_000  # some ten seconds
-_SCAN = b"\xff\xda"
 _ANY_TILE = 1 << 20  # pixels of a tile that costs nothing; small pictures in larger tiles are common
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
@@ -44,7 +44,7 @@ def check_header(image: "Image.Image", content: bytes | None, name: str) -> None
     width, height = image.size
     check_size(width, height, name)
     if content is not None and content.startswith(b"\xff\xd8"):
-        scans = content.count(_SCAN)
+        scans = content.count(SCAN)
         if scans > _MAX_SCANS or scans * width * height > _MAX_SCANNED_PIXELS:
             raise PictureTooLarge(name, f"its {scans} scans of {width}x{height} take too long to decode; save it anew")
     tags: Any = getattr(image, "tag_v2", None)

@@ -27,6 +27,7 @@ from open_clip_idplugin.pictures.errors import (
     PictureTooSmall,
     PixelsUnusable,
 )
+from open_clip_idplugin.pictures.file_parts import check_parts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +39,7 @@ _ORIENTATION = 0x0112
 _XMP_OF_TIFF = 700
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _GREY_MODES = ("L", "LA", "La", "1")
+_NO_MEMORY = "it takes more memory to decode than there is; scale it down"
 _STRIP = 1 << 20  # pixels that are converted at a time where numbers wider than 8 bit lie between
 
 
@@ -176,6 +178,7 @@ def _opened(source: PictureSource, name: str) -> tuple["Image.Image", bytes | No
 def _open(content: bytes, name: str) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
+    check_parts(content, name)
     known = formats.known_formats()
     try:
         return Image.open(io.BytesIO(content), formats=known)
@@ -187,6 +190,8 @@ def _open(content: bytes, name: str) -> "Image.Image":
         if remedy is not None:
             raise DecoderMissing(name, remedy) from None
         raise NoPicture(name, f"it is no picture in a known format ({', '.join(known)})") from None
+    except MemoryError:
+        raise PictureTooLarge(name, _NO_MEMORY) from None
     except Exception as error:  # Pillow's parsers let anything through on malformed headers
         raise PictureDamaged(name, f"it cannot be opened ({_short(error)})") from None
 
@@ -196,6 +201,8 @@ def _decoded(image: "Image.Image", content: bytes | None, name: str) -> "Image.I
     check_header(image, content, name)
     try:
         image.load()  # raises on truncated data
+    except MemoryError:
+        raise PictureTooLarge(name, _NO_MEMORY) from None
     except Exception as error:  # as above: damaged data raises whatever the decoder met
         raise PictureDamaged(name, f"its data is damaged or truncated ({_short(error)})") from None
     try:

@@ -18,8 +18,7 @@ from urllib.parse import SplitResult, urlsplit
 import flask
 from werkzeug.exceptions import HTTPException
 
-from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.gallery.errors import GalleryBusy
+from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.retrieval.login import Login
 from open_clip_idplugin.retrieval.proxies import Network, TrustedProxies
 
@@ -109,7 +108,7 @@ def close(app: flask.Flask, access: Access) -> None:
     app.before_request(lambda: _refusal(access, login))
     app.after_request(lambda response: _with_headers(response, access))
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(GalleryBusy, _busy)
+    app.register_error_handler(Busy, _busy)
     app.register_error_handler(Exception, _defect)
     if login is not None:
         login.add_to(app)
@@ -169,7 +168,7 @@ def _http_error(error: HTTPException) -> Any:
     return answer
 
 
-def _busy(error: GalleryBusy) -> Any:
+def _busy(error: Busy) -> Any:
     return {"message": str(error)}, 503, {"Retry-After": "5"}
 
 

@@ -8,10 +8,8 @@ import numpy as np
 from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.person_words import WORDS
-from open_clip_idplugin.pictures import ImageRejected, load_image
 from open_clip_idplugin.retrieval.face_index import FaceIndex
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest
-from open_clip_idplugin.retrieval.people import decode_base64
 from open_clip_idplugin.retrieval.query_parts import QueryParts
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
@@ -33,11 +31,9 @@ def require_answerable(request: KnnRequest, resource: IdentityResource, face_mod
         raise BadRequest("'image_id' names an image that was removed from the index")
     if resource.faces is not None and (request.has_people or not request.people.empty):
         require_same_model(resource.faces.model_id, face_model, "the faces of the index and the people of the query")
-    if request.text is not None:
-        return  # as in clip-retrieval, a text wins over what is given beside it
-    if request.image is not None:
-        _require_picture(request.image)
-    elif request.embedding_input is not None and len(request.embedding_input) != resource.image_index.d:
+    if request.text is not None or request.image is not None:
+        return  # as in clip-retrieval, they win over a vector that is given beside them
+    if request.embedding_input is not None and len(request.embedding_input) != resource.image_index.d:
         raise BadRequest(
             f"'embedding_input' has {len(request.embedding_input)} numbers, but the index holds vectors of "
             f"{resource.image_index.d}"
@@ -81,13 +77,3 @@ def require_ranked(
         )
     if request.ranking.fusion == fusion.NONE:
         raise BadRequest(f"{told}, and 'fusion': 'none' leaves their faces out: choose another fusion")
-
-
-def _require_picture(content: str) -> None:
-    """Refuse what clip-retrieval would fail on: it decodes the picture again, by itself."""
-    try:
-        load_image(decode_base64(content))
-    except ImageRejected as error:
-        raise BadRequest(
-            f"'image' is not a picture that can be read ({error.reason}): send the bytes of a JPEG or PNG in base64"
-        ) from None

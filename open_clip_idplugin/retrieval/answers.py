@@ -14,8 +14,7 @@ from typing import Any
 import flask
 from flask.json.provider import DefaultJSONProvider
 
-from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.gallery.errors import GalleryBusy
+from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.named_people import Hint
 from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.request_fields import HINTS
@@ -59,10 +58,10 @@ def add_pictures(results: Answer, rows: Sequence[int], resource: IdentityResourc
 
 
 def answer(work: Callable[[], Any]) -> Any:
-    """The answer of `work`, or HTTP 400 with the sentence that it raised (503 where the gallery is busy, see `access`)."""
+    """The answer of `work`, or HTTP 400 with the sentence that it raised (503 where it is busy, see `access`)."""
     try:
         return work()
-    except GalleryBusy:
+    except Busy:
         raise
     except IdClipError as error:
         return {"message": str(error)}, 400

@@ -9,9 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from clip_retrieval.clip_back import (
     DOWNLOAD_TIME,
     FULL_KNN_REQUEST_TIME,
+    IMAGE_CLIP_INFERENCE_TIME,
+    IMAGE_PREPRO_TIME,
     KNN_INDEX_TIME,
     TEXT_CLIP_INFERENCE_TIME,
     KnnService,
@@ -26,7 +29,7 @@ from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, c
 from open_clip_idplugin.retrieval.explain import explain
 from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
-from open_clip_idplugin.retrieval.limits import Limits
+from open_clip_idplugin.retrieval.limits import Limits, picture_of
 from open_clip_idplugin.retrieval.metadata_columns import KEY, KEY_COLUMN
 from open_clip_idplugin.retrieval.people import People, without_path
 from open_clip_idplugin.retrieval.query_parts import Persons, named_people, person_as_of, query_parts
@@ -83,6 +86,9 @@ class IdentityKnnService(KnnService):
         if text_input:
             with TEXT_CLIP_INFERENCE_TIME.time():
                 return encoder.encode([text_input])
+        if others.get("image_input") is not None:  # clip-retrieval would decode it without bounds
+            vector = _picture_vector(clip_resource, others["image_input"])
+            others = {**others, "image_input": None, "embedding_input": vector}
         query: np.ndarray = super().compute_query(clip_resource, text_input, **others)
         return query
 
@@ -261,6 +267,15 @@ class IdentityKnnService(KnnService):
             content = self._fetch(request.image_url)
         self._limits.check_picture(content, "what lies behind 'image_url'")
         return replace(request, image=base64.b64encode(content).decode(), image_url=None)
+
+
+def _picture_vector(resource: IdentityResource, content: str) -> np.ndarray:
+    """[E] float32, a unit vector, of a picture as base64."""
+    with IMAGE_PREPRO_TIME.time():
+        pixels = resource.preprocess(picture_of(content)).unsqueeze(0).to(resource.device)
+    with IMAGE_CLIP_INFERENCE_TIME.time(), torch.no_grad():
+        features = resource.model.encode_image(pixels)
+        return np.asarray((features / features.norm(dim=-1, keepdim=True)).cpu().float()[0])
 
 
 def _is_ours(request: KnnRequest, resource: IdentityResource) -> bool:

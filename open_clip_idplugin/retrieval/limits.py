@@ -1,14 +1,19 @@
-"""How much one request may ask of the service, and pictures that are checked against it before they are decoded.
+"""How much one request may ask of the service: its pictures are checked before they are decoded, and decoded under a deadline.
 
-Role: options -> `Limits`; bytes of a picture -> nothing, or BadRequest in one sentence.
+Role: options -> `Limits`; bytes of a picture -> nothing or pixels, or BadRequest in one sentence.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.pictures import DecoderMissing, ImageRejected, PictureTooLarge, open_image
+from open_clip_idplugin.pictures import DecoderMissing, ImageRejected, PictureTooLarge
+from open_clip_idplugin.pictures.bounded_decoding import check_picture, decode_picture
 from open_clip_idplugin.retrieval.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
 from open_clip_idplugin.retrieval.people import decode_base64
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _DEFAULT_RESULTS = KnnRequest.num_images
 _TAKE_PICTURES = ("/knn-service", "/people/in-photo", "/people/enroll")
@@ -54,7 +59,7 @@ class Limits:
     def check_picture(self, content: bytes, what: str) -> None:
         """Refuse what is no picture, or one that would take too much memory once it is decoded."""
         try:
-            open_image(content, self.picture_pixels)
+            check_picture(content, self.picture_pixels)
         except PictureTooLarge as error:
             raise BadRequest(f"{what} is too large: {error.reason}") from None
         except DecoderMissing as error:
@@ -63,6 +68,16 @@ class Limits:
             raise BadRequest(
                 f"{what} is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
             ) from None
+
+
+def picture_of(content: str) -> "Image.Image":
+    """The RGB image of a request's base64 text; raises BadRequest where it cannot be read, in time too."""
+    try:
+        return decode_picture(decode_base64(content))
+    except ImageRejected as error:
+        raise BadRequest(
+            f"'image' is not a picture that can be read ({error.reason}): send the bytes of a JPEG or PNG in base64"
+        ) from None
 
 
 def _photos_of_people(request: KnnRequest) -> list[str]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError
-from open_clip_idplugin.gallery.errors import GalleryBusy
 from open_clip_idplugin.person_words import SOMEBODY
+from open_clip_idplugin.pictures.bounded_decoding import decode_picture
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine
@@ -80,8 +80,10 @@ class People:
         if self._engine is None:
             raise PersonError(_NO_ENGINE)
         try:
-            pixels = load_picture(photo)
+            pixels = load_picture(decode_picture(photo))
             faces = self._engine.detect(pixels)
+        except Busy:
+            raise
         except IdClipError as error:
             raise PersonError(f"the photo: {error}") from None
         return faces, pixels.shape[1], pixels.shape[0], self._engine.model_id
@@ -131,7 +133,9 @@ class People:
         if self._engine is None:
             raise PersonError(f"{_NO_ENGINE}, or send an embedding or an enrolled name")
         try:
-            found = self._engine.the_face(decode_base64(face), policy="largest")
+            found = self._engine.the_face(decode_picture(decode_base64(face)), policy="largest")
+        except Busy:
+            raise
         except IdClipError as error:
             raise PersonError(f"face {number}: {error}") from None
         if found.embedding is None:
@@ -178,7 +182,7 @@ def without_path(gallery: Gallery | None) -> Iterator[None]:
     """The gallery's sentences, which tell its owner where it lies, without the place: here strangers read them."""
     try:
         yield
-    except GalleryBusy:
+    except Busy:
         raise
     except GalleryError as error:
         path = str(gallery.path) if gallery is not None else ""

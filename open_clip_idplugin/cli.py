@@ -1,4 +1,4 @@
-"""The console script `idclip`: one table of verbs, each a typed function that Python Fire turns into a command.
+"""The console script `idclip`: one table of verbs, each a typed function whose signature is its command line.
 
 Role: words on the command line -> one function call. Only the chosen verb's module is imported, so that `idclip --help`
 answers at once although open_clip takes seconds to import. Verbs are named as strings for that reason, and because some
@@ -6,13 +6,12 @@ live in `webdataset_tools`, which this package must not import.
 """
 
 import importlib
-import inspect
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process
+from open_clip_idplugin.verb_arguments import bind, help_text, wants_help
 
 
 class Verb(typing.NamedTuple):
@@ -86,36 +85,16 @@ VERBS: Mapping[str, Verb] = {
     "serve": Verb("open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query"),
 }
 
-# A module that a verb cannot import -> the extra that brings it.
-EXTRAS: Mapping[str, str] = {
-    "webdataset": "train",
-    "open_clip_train": "train",
-    "insightface": "faces",
-    "onnxruntime": "faces",
-    "onnx": "faces",
-    "skimage": "faces",
-    "cv2": "faces",
-    "pyarrow": "faces",
-    "sklearn": "faces",
-    "clip_retrieval": "serve",
-    "all_clip": "serve",
-    "autofaiss": "serve",
-    "faiss": "serve",
-    "flask": "serve",
-    "waitress": "serve",
-    "pyspark": "spark",
-}
-
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(VERBS, sys.argv[1:], "idclip"))
+    run_as_process(lambda: run(VERBS, sys.argv[1:], "idclip"))
 
 
 def run(verbs: Mapping[str, Verb], arguments: Sequence[str], program: str) -> int:
     """Call the verb that `arguments` name and return the exit code: 0, 1 interrupted, 2 bad input.
 
-    Bad input (`IdClipError`) and a missing extra end in one sentence on stderr; a defect keeps its traceback.
+    What `terminal.refusal` has a sentence for ends in it, as the last line on stderr; a defect keeps its traceback.
     """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage(verbs, program))
@@ -124,20 +103,34 @@ def run(verbs: Mapping[str, Verb], arguments: Sequence[str], program: str) -> in
     name = name if name in verbs else name.replace("-", "_")
     if name not in verbs:
         return _fail(program, f"'{name}' is not a verb; choose one of {', '.join(verbs)}")
+    title = f"{program} {name}"
+    return _ended(title, lambda: _call(verb_function(verbs[name]), rest, title))
+
+
+def main_of(function: Callable[..., object], program: str) -> None:
+    """Entry point of a module that is one verb, outside the table."""
+    run_as_process(lambda: _ended(program, lambda: _call(function, sys.argv[1:], program)))
+
+
+def _ended(program: str, work: Callable[[], None]) -> int:
     try:
-        _call(verbs[name], rest, f"{program} {name}")
-    except IdClipError as error:
-        return _fail(f"{program} {name}", str(error))
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        remedy = f"pip install 'open-clip-idplugin[{extra}]'"
-        return _fail(f"{program} {name}", f"this verb needs the package '{error.name}': {remedy}")
+        work()
     except KeyboardInterrupt:
-        print(f"\n{program} {name}: interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"\n{program}: interrupted; run the same command again to go on", file=sys.stderr)
         return 1
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None:
+            raise
+        return _fail(program, sentence)
     return 0
+
+
+def verb_function(verb: Verb) -> Callable[..., object]:
+    """Import the function behind a verb."""
+    module, _, attribute = verb.target.partition(":")
+    function: Callable[..., object] = getattr(importlib.import_module(module), attribute)
+    return function
 
 
 def _usage(verbs: Mapping[str, Verb], program: str) -> str:
@@ -150,42 +143,13 @@ def _usage(verbs: Mapping[str, Verb], program: str) -> str:
 
 
 def _fail(prefix: str, message: str) -> int:
+    sys.stdout.flush()
     print(f"{prefix}: {message}", file=sys.stderr)
-    return 2
+    return BAD_INPUT
 
 
-def _call(verb: Verb, arguments: list[str], name: str) -> None:
-    import fire
-
-    module, _, attribute = verb.target.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
-    if not {"-h", "--help"} & set(arguments):  # Fire lists what the decorators store as if it were a command
-        function = _keep_text_as_text(function)
-    fire.Fire(function, command=arguments, name=name)
-
-
-def _keep_text_as_text(function: Callable[..., object]) -> Callable[..., object]:
-    """Make Fire hand over text parameters as typed: it would turn `a,b` into a tuple and a name like `007` into 7."""
-    from fire.decorators import SetParseFn, SetParseFns
-    from fire.parser import DefaultParseValue
-
-    hints = typing.get_type_hints(function)
-    hints.pop("return", None)
-    text = {name for name, hint in hints.items() if _is_text(hint)}
-    if _variadic_name(function) in text:  # Fire parses *arguments with the default parser only
-        function = SetParseFn(str)(function)
-        function = SetParseFns(**dict.fromkeys(hints.keys() - text, DefaultParseValue))(function)
-    return SetParseFns(**dict.fromkeys(text, str))(function)
-
-
-def _is_text(hint: object) -> bool:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return {str, type(None)} >= set(typing.get_args(hint))
-    return hint is str
-
-
-def _variadic_name(function: Callable[..., object]) -> str | None:
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            return parameter.name
-    return None
+def _call(function: Callable[..., object], words: Sequence[str], program: str) -> None:
+    if wants_help(words):
+        print(help_text(function, program))
+    else:
+        bind(function, words, program)()

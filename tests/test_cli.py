@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from open_clip_idplugin import cli
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.errors import HostMismatchError, IdClipError
 
 HERE = __name__
 
@@ -26,11 +27,29 @@ def needs_extra() -> None:
     raise ModuleNotFoundError("No module named 'insightface'", name="insightface")
 
 
+def needs_host() -> None:
+    """A verb whose host has moved on."""
+    raise HostMismatchError("the plugin needs open_clip:gone")
+
+
+def read(path: str) -> None:
+    """A verb that reads a file without further ado."""
+    Path(path).read_bytes()
+
+
+def has_defect() -> None:
+    """A verb with a defect."""
+    raise ValueError("a defect")
+
+
 CALLS: list[tuple] = []
 VERBS = {
     "record": cli.Verb(f"{HERE}:record", "record the call"),
     "refuse": cli.Verb(f"{HERE}:refuse", "refuse the input"),
     "extra": cli.Verb(f"{HERE}:needs_extra", "need an extra"),
+    "host": cli.Verb(f"{HERE}:needs_host", "need a host"),
+    "read": cli.Verb(f"{HERE}:read", "read a file"),
+    "defect": cli.Verb(f"{HERE}:has_defect", "have a defect"),
 }
 
 
@@ -59,6 +78,29 @@ def test_missing_extra_says_what_to_install(capsys):
     assert "open-clip-idplugin[faces]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["host"], "tool host: the plugin needs open_clip:gone"),
+        (["read", "no/such"], "tool read: 'no/such': No such file or directory"),
+    ],
+)
+def test_what_is_no_defect_is_one_sentence(words, sentence, capsys):
+    assert run(*words) == 2
+    assert capsys.readouterr().err == f"{sentence}\n"
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ValueError, match="a defect"):
+        run("defect")
+
+
+def test_asking_for_help_calls_nothing_wherever_the_flag_stands(capsys):
+    CALLS.clear()
+    assert run("record", "Alice", "--seed", "3", "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: tool record NAME [PHOTOS ...] [FLAGS]") and not CALLS
+
+
 @pytest.mark.parametrize("verb", sorted(cli.VERBS))
 def test_every_verb_exists_and_is_documented(verb):
     import importlib
@@ -74,7 +116,7 @@ def test_help_imports_nothing_heavy():
         "import sys\n"
         "from open_clip_idplugin import cli\n"
         "cli.run(cli.VERBS, ['--help'], 'idclip')\n"
-        "print(sorted({'torch', 'open_clip', 'numpy', 'cv2', 'webdataset', 'fire'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'open_clip', 'numpy', 'cv2', 'webdataset'} & set(sys.modules)))\n"
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-1] == "[]"

@@ -368,7 +368,7 @@ def test_the_verb_lists_fetches_and_removes(server, opencv, pack, home, capsys):
         (("get",), "needs a name: opencv, buffalo_l"),
         (("get", "buffalo_xxl"), "there is no model 'buffalo_xxl' to fetch; choose one of opencv"),
         (("get", "buffalo_l"), "say `idclip models get buffalo_l --accept_licence`"),
-        (("get", "--accept_licence", "buffalo_l"), "put it after the names"),
+        (("get", "--accept_licence", "buffalo_xxl"), "there is no model 'buffalo_xxl' to fetch"),
         (("list", "opencv"), "takes no names"),
     ],
 )

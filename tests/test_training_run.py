@@ -677,3 +677,20 @@ def test_a_run_is_not_resumed_with_another_view_of_pictures(world, paper_run, ca
 def test_what_no_checkpoint_can_hold_is_refused_by_name(world, capsys, flag):
     assert train(world, f"not-kept{flag}", flag) == 2
     assert f"{flag} {'compiles' if flag == '--torchscript' else 'traces'} the model" in capsys.readouterr().err
+
+
+def test_a_size_that_the_image_tower_cannot_take_is_refused(world, capsys):
+    assert train(world, "other-size", "--force-image-size", "112", model="IdCLIP-ViT-miniature") == 2
+    assert "takes no pictures of 112 x 112 pixels" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_copied_code_is_this_project_s_alone(world, tmp_path, capsys):
+    assert train(world, "copied", "--copy-codebase", "--train-data", str(tmp_path / "none.tar"), logs=tmp_path) == 2
+    assert "there is no shard" in capsys.readouterr().err
+    code = tmp_path / "copied" / "code"
+    assert sorted(path.name for path in code.iterdir()) == [
+        "open_clip_idplugin",
+        "training_patches",
+        "webdataset_tools",
+    ]
+    assert (code / "training_patches" / "host_rows.py").is_file() and not list(code.rglob("__pycache__"))

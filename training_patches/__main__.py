@@ -6,10 +6,12 @@ Exit codes: 0 done, 1 the host refused to start (it says why), 2 bad input (one 
 import sys
 from collections.abc import Sequence
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin import host_patches
+from open_clip_idplugin.missing_packages import require_extras
+from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process
+from training_patches.host_imports import IMPORTED, PARAMS
 
 PROGRAM = "python -m training_patches"
-_INSTALL = "pip install 'open-clip-idplugin[train]'"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,34 +20,35 @@ def main(arguments: Sequence[str]) -> int:
         arguments = arguments[1:]
     try:
         return _train(arguments)
-    except IdClipError as error:
-        print(f"{PROGRAM}: {_sentence(error)}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("open_clip_train", "webdataset", "pandas", "braceexpand"):
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None:
             raise
-        print(f"{PROGRAM}: training needs the package '{error.name}': {_INSTALL}", file=sys.stderr)
-        return 2
+        print(f"{PROGRAM}: {_last_sentence(sentence)}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _train(arguments: Sequence[str]) -> int:
+    require_extras("train")
+    host_patches.verify((PARAMS,))
     import open_clip_train.params
 
     from training_patches import params
 
     # Parsed here for --help and for typing errors, which need not wait for open_clip to be imported.
     params.parse_args(arguments, open_clip_train.params.parse_args)
+    host_patches.verify(IMPORTED)  # before the modules that import these names
     from training_patches.host_rows import TrainingRun
 
     return 1 if TrainingRun()(arguments) == -1 else 0
 
 
-def _sentence(error: IdClipError) -> str:
+def _last_sentence(text: str) -> str:
     # From a data worker the message comes with the worker's traceback, whose last line is the sentence.
-    text = str(error).strip()
+    text = text.strip()
     return text.rpartition("\n")[2].partition("Error: ")[2] if "\n" in text else text
 
 
 if __name__ == "__main__":
     sys.argv[0] = PROGRAM  # argparse shows it as the program's name
-    sys.exit(main(sys.argv[1:]))
+    run_as_process(lambda: main(sys.argv[1:]))

@@ -8,6 +8,7 @@ set); `rows` is the whole list of changes, applied before the host's `main` and 
 import argparse
 import functools
 import logging
+import shutil
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from open_clip_train.data import get_dataset_fn, get_wds_dataset
 from open_clip_train.train import unwrap_model
 from torch.nn.parallel import DistributedDataParallel
 
+import open_clip_idplugin
+import training_patches
+import webdataset_tools
 from open_clip_idplugin import host_patches
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
@@ -64,6 +68,13 @@ def rows(run: "TrainingRun") -> tuple[PatchRow, ...]:
             reason="--resume latest takes any .pt file of the folder, our best.pt too",
             hosts=_CHECKED,
             parameters=("path", "remote"),
+        ),
+        PatchRow(
+            targets=(f"{_MAIN}:copy_codebase",),
+            replacement=lambda _original: copy_packages,
+            reason="--copy-codebase copies the folder that the host is installed in: the whole environment",
+            hosts=_CHECKED,
+            parameters=("args",),
         ),
         PatchRow(
             targets=(f"{_MAIN}:get_tokenizer",),
@@ -213,6 +224,7 @@ class TrainingRun:
                 f"{flags[0]} is for models that take faces, and {model_name} does not; "
                 "drop it or choose an IdCLIP-* model."
             )
+        require_size_taken(self.model, model_name, kwargs.get("force_image_size"))
         freeze_temperature(self.model, self.options)
         return created
 
@@ -351,6 +363,37 @@ def require_tensors_only(args: argparse.Namespace) -> None:
             f"{args.resume} holds no state of the optimizer, so that training cannot go on from it; resume an epoch_N.pt, or "
             "start from it with --pretrained."
         )
+
+
+def copy_packages(args: argparse.Namespace) -> None:
+    """`--copy-codebase`: the packages of this project -> LOGS/NAME/code. Raises IdClipError where there is something already."""
+    target = Path(args.logs) / args.name / "code"
+    if target.exists():
+        raise IdClipError(f"--copy-codebase: {target} exists already; choose another --name.")
+    for package in (open_clip_idplugin, webdataset_tools, training_patches):
+        folder = Path(package.__path__[0])
+        shutil.copytree(folder, target / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+    logging.info(f"Copied this project's packages to {target}")
+
+
+def require_size_taken(model: Any, model_name: str, size: Any) -> None:
+    """Refuse a `--force-image-size` that the image tower cannot take: open_clip resizes what it knows, timm's towers may not."""
+    if size is None:
+        return
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+    visual, training = model.visual, model.visual.training
+    visual.eval()  # statistics of batches stay as they are
+    weights = next(visual.parameters())
+    try:
+        with torch.no_grad():
+            visual(torch.zeros(1, 3, height, width, dtype=weights.dtype, device=weights.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise IdClipError(
+            f"the image tower of {model_name} takes no pictures of {height} x {width} pixels ({first_lines(error)}); drop "
+            "--force-image-size."
+        ) from error
+    finally:
+        visual.train(training)
 
 
 def freeze_temperature(model: Any, options: IdentityOptions) -> None:

@@ -3,13 +3,15 @@
 import sys
 
 from open_clip_idplugin.cli import VERBS, run
+from open_clip_idplugin.terminal import run_as_process
 
 DATA_VERBS = ("miniature", "shards", "inspect", "faces")
 
 
 def main() -> None:
     """Run the verb named on the command line and exit with its code."""
-    sys.exit(run({name: VERBS[name] for name in DATA_VERBS}, sys.argv[1:], "python -m webdataset_tools"))
+    verbs = {name: VERBS[name] for name in DATA_VERBS}
+    run_as_process(lambda: run(verbs, sys.argv[1:], "python -m webdataset_tools"))
 
 
 if __name__ == "__main__":

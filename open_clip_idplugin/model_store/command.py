@@ -32,8 +32,6 @@ def models(action: str = "list", *names: str, accept_licence: bool = False, mirr
     """
     if action not in _ACTIONS:
         raise IdClipError(f"`idclip models {action}` is nothing; say list, get NAME or remove NAME")
-    if not isinstance(accept_licence, bool):
-        raise IdClipError("--accept_licence takes no value; put it after the names")
     if action == "list":
         if names:
             raise IdClipError(f"`idclip models list` takes no names; to fetch one say `idclip models get {names[0]}`")

@@ -94,6 +94,6 @@ def _encoded(loaded: LoadedModel, shards: str) -> tuple[EvaluationSet, np.ndarra
 
 
 if __name__ == "__main__":
-    import fire
+    from open_clip_idplugin.cli import main_of
 
-    fire.Fire(adaptation_check)
+    main_of(adaptation_check, "python -m webdataset_tools.miniature.adaptation_check")

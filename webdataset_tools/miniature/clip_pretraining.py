@@ -294,6 +294,6 @@ def _hard_batches(pictures: PretrainingPictures, recipe: Recipe, seed: int) -> I
 
 
 if __name__ == "__main__":
-    import fire
+    from open_clip_idplugin.cli import main_of
 
-    fire.Fire(pretrain)
+    main_of(pretrain, "python -m webdataset_tools.miniature.clip_pretraining")

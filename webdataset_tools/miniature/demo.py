@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.missing_packages import require_extras
 
 MODEL = "IdCLIP-ViT-miniature"
 FACES = "insightface:miniature"
@@ -94,6 +95,7 @@ def demo(output: str = "demo", seed: int = 0, workers: int = 2, epochs: int = 3)
     """
     if epochs < 1 or workers < 1:
         raise IdClipError("--epochs and --workers must be at least 1")
+    require_extras("train", "faces", "serve")
     run = Demo(Path(output), seed, workers, epochs)
     make_world(run)
     pack(run)

@@ -57,6 +57,6 @@ def main(output: str, people: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    import fire
+    from open_clip_idplugin.cli import main_of
 
-    fire.Fire(main)
+    main_of(main, "python -m webdataset_tools.miniature.face_calibration")

@@ -75,6 +75,6 @@ def _trained(blank: nn.Module, path: Path, train: Callable[[], nn.Module]) -> nn
 
 
 if __name__ == "__main__":
-    import fire
+    from open_clip_idplugin.cli import main_of
 
-    fire.Fire(make_face_pack)
+    main_of(make_face_pack, "python -m webdataset_tools.miniature.train_faces")

@@ -1,0 +1,72 @@
+"""Optional dependencies: a module that cannot be imported -> the extra that brings it, in one sentence."""
+
+import importlib.util
+from collections.abc import Mapping
+
+from open_clip_idplugin.errors import IdClipError
+
+# A module that an extra brings, itself or as a need of its packages -> the extra.
+EXTRAS: Mapping[str, str] = {
+    "open_clip_train": "train",
+    "webdataset": "train",
+    "braceexpand": "train",
+    "tensorboard": "train",
+    "insightface": "faces",
+    "onnx": "faces",
+    "onnxruntime": "faces",
+    "cv2": "faces",
+    "skimage": "faces",
+    "sklearn": "faces",
+    "dlib": "dlib",
+    "clip_retrieval": "serve",
+    "all_clip": "serve",
+    "autofaiss": "serve",
+    "faiss": "serve",
+    "flask": "serve",
+    "flask_cors": "serve",
+    "werkzeug": "serve",
+    "waitress": "serve",
+    "prometheus_client": "serve",
+    "pyarrow": "serve",
+    "pandas": "serve",
+    "scipy": "serve",
+    "requests": "serve",
+    "jinja2": "serve",
+    "markupsafe": "serve",
+    "pillow_heif": "heic",
+    "pyspark": "spark",
+    "py4j": "spark",
+    "matplotlib": "dev",
+}
+_OWN = ("open_clip_idplugin", "webdataset_tools", "training_patches")
+
+
+def install_command(*extras: str) -> str:
+    """`pip install 'open-clip-idplugin[...]'`."""
+    return f"pip install 'open-clip-idplugin[{','.join(extras)}]'"
+
+
+def missing_sentence(error: ImportError) -> str | None:
+    """What to install for an import that failed; None where a module of this project failed, which is a defect."""
+    module = (error.name or "").partition(".")[0]
+    if not module or module in _OWN:
+        return None
+    remedy = install_command(EXTRAS[module]) if module in EXTRAS else f"pip install {module}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package '{error.name}' is needed and not installed: {remedy}"
+    return f"the package '{module}' cannot be imported ({error}): {remedy}"
+
+
+def require_extras(*extras: str) -> None:
+    """Raise IdClipError naming everything that lacks of `extras`, before any work."""
+    lacking = [module for module, extra in EXTRAS.items() if extra in extras and not _is_there(module)]
+    if lacking:
+        remedy = install_command(*dict.fromkeys(EXTRAS[module] for module in lacking))
+        raise IdClipError(f"the packages {', '.join(lacking)} are needed and not installed: {remedy}")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False

@@ -1,0 +1,64 @@
+"""The end of a console script: a function that returns an exit code -> the end of this process, with the last word kept last.
+
+Role: whoever runs a verb by its function, in tests or notebooks, keeps streams and logging as they are; only a process of
+its own ends here.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from open_clip_idplugin.errors import HostMismatchError, IdClipError
+from open_clip_idplugin.missing_packages import missing_sentence
+
+BAD_INPUT = 2
+_CLOSED_PIPE = 141  # as a shell says of a program that ended by SIGPIPE
+
+
+def refusal(error: BaseException) -> str | None:
+    """The sentence for the user where `error` is no defect: bad input, an unknown host, a missing package, a disk's refusal."""
+    if isinstance(error, IdClipError | HostMismatchError):
+        return str(error)
+    if isinstance(error, ImportError):
+        return missing_sentence(error)
+    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
+        return (
+            f"{os.fsdecode(error.filename)!r}: {error.strerror or error}"
+            if not isinstance(error.filename, int)
+            else None
+        )
+    return None
+
+
+def run_as_process(work: Callable[[], int]) -> NoReturn:
+    """Do `work` and leave with its exit code; quietly where nobody reads on (`| head`)."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # not a text stream of Python's own
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name that no terminal can show
+    try:
+        code = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not any(map(_nobody_reads, (1, 2))):
+            raise
+        code = _leave_pipe()
+    logging.disable(logging.WARNING)  # torch logs statistics of its caches when a process ends
+    sys.exit(code)
+
+
+def _nobody_reads(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _leave_pipe() -> int:
+    """Let what is still in the buffers go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in filter(_nobody_reads, (1, 2)):
+        os.dup2(nowhere, descriptor)
+    return _CLOSED_PIPE

@@ -1,0 +1,101 @@
+"""Command-line parsing: types by annotation, switches, positions, and one sentence for what does not fit."""
+
+import pytest
+
+from open_clip_idplugin import cli
+from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.verb_arguments import bind, flags_of, help_text
+
+
+def verb(
+    name: str,
+    *photos: str,
+    det_size: int | None = None,
+    share: float = 0.5,
+    crops: bool = True,
+    note: str | None = None,
+) -> dict[str, object]:
+    """Do something.
+
+    Args:
+        name: of 100 % of them.
+        photos: pictures.
+        det_size: side, in
+            pixels.
+        crops: keep them.
+    """
+    return {"name": name, "photos": photos, "det_size": det_size, "share": share, "crops": crops, "note": note}
+
+
+def two(index: str, output: str = "there", seed: int = 0) -> tuple[str, str, int]:
+    """Take positions."""
+    return index, output, seed
+
+
+def call(*words: str, function=verb):
+    return bind(function, words, "tool verb")()
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        (["A"], {}),
+        (["--name", "A"], {}),
+        (["A", "1.jpg", "--det-size=640", "2.jpg"], {"photos": ("1.jpg", "2.jpg"), "det_size": 640}),
+        (["-d", "640", "A"], {"det_size": 640}),
+        (["A", "--det_size", "None"], {"det_size": None}),
+        (["A", "--nocrops", "1.jpg"], {"crops": False, "photos": ("1.jpg",)}),
+        (["A", "--no-crops"], {"crops": False}),
+        (["A", "--crops", "False"], {"crops": False}),
+        (["A", "--crops=true", "--share", "-1e-3"], {"share": -0.001}),
+        (["A", "--note", "None", "--", "--crops", "-1.jpg"], {"note": "None", "photos": ("--crops", "-1.jpg")}),
+        (["A", "--note=-x", "-", "-1"], {"note": "-x", "photos": ("-", "-1")}),
+    ],
+)
+def test_words_become_typed_arguments(words, changed):
+    assert call(*words) == {**verb("A"), **changed}
+
+
+def test_positions_are_taken_in_their_order_beside_flags():
+    assert call("x", "7", "--output", "y", function=two) == ("x", "y", 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["A", "--det_size", "1.5"], "--det_size is '1.5', and must be a whole number"),
+        (["A", "--det_size", "x"], "--det_size is 'x', and must be a whole number"),
+        (["A", "--det_size", str(2**63)], "must be a whole number"),
+        (["A", "--share", "nan"], "--share is 'nan', and must be a number"),
+        (["A", "--share=inf"], "must be a number"),
+        (["A", "--share=None"], "must be a number"),
+        (["A", "--crops=perhaps"], "--crops is 'perhaps', and must be True or False"),
+        (["A", "--note"], r"--note needs a value \(one that begins with a dash is written --note=VALUE\)"),
+        (["A", "--note", "--crops"], "--note needs a value"),
+        (["A", "--det-siz", "3"], r"--det-siz is no flag of `tool verb` \(is --det_size meant\?\)"),
+        ([], "--name is missing"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(words, sentence):
+    with pytest.raises(IdClipError, match=sentence):
+        call(*words)
+
+
+def test_one_value_too_many_is_refused_before_anything_is_done():
+    with pytest.raises(IdClipError, match="'4' is one value too many"):
+        call("x", "y", "3", "4", function=two)
+
+
+def test_the_help_shows_flags_types_and_defaults():
+    text = " ".join(help_text(verb, "tool verb").split())
+    assert text.startswith("usage: tool verb NAME [PHOTOS ...] [FLAGS] Do something.")
+    assert "--det_size DET_SIZE, --det-size DET_SIZE, -d DET_SIZE side, in pixels." in text
+    assert "--crops True|False, -c True|False keep them. (default: True)" in text
+    assert "of 100 % of them." in text and text.endswith("PHOTOS: pictures.")
+
+
+@pytest.mark.parametrize("name", sorted(cli.VERBS))
+def test_every_flag_of_every_verb_has_a_text(name):
+    function = cli.verb_function(cli.VERBS[name])
+    documented = (function.__doc__ or "").partition("Args:")[2]
+    assert [flag for flag in flags_of(function) if f"        {flag[2:]}: " not in documented] == []

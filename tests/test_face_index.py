@@ -220,6 +220,9 @@ def test_a_model_that_nobody_measured_is_measured_on_the_collection(tmp_path, mo
     assert {path.stat().st_mode & 0o777 for path in (index / "faces").iterdir()} == {0o600}
     # a change of the index keeps it, also where the user has another one by then
     write_calibration(user_file(model), replace(scale, source="another"))
+    write_face_table(tmp_path / "again", {**pictures, "more": pictures["crowd 0"]}, model, SIZE, side=40)
+    index_faces(str(index), str(tmp_path / "again"))
+    assert load_face_index(index, list(pictures)).calibration.source == scale.source
     compact_faces(index, write_index(tmp_path / "smaller", list(pictures)[:30]), np.arange(40) < 30)
     assert load_face_index(tmp_path / "smaller", list(pictures)[:30]).calibration.source == scale.source
 

@@ -1,6 +1,7 @@
 """More images for an index: old rows stay, new ones are found, and a killed run loses nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from index_change_fixtures import FACE_SIZE, FACES, KINDS, OPTIONS, archive, cha
 from retrieval_fixtures import FACE_DIM, IDENTITY, PLAIN, draw_images, encode_jpeg, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.calibration import assumed_calibration
+from open_clip_idplugin.faces.calibration_files import write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval import generations, index_add
 from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.index import NothingReadable, build_index
+from open_clip_idplugin.retrieval.index_compact import compact
 from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
@@ -105,6 +110,68 @@ def test_killed_run_loses_nothing_and_goes_on(archive, changeable, tiny_models, 
     assert not list(archive.parent.glob(".*"))
 
 
+def test_a_failed_run_leaves_what_the_next_one_can_use_alone(archive, changeable, tiny_models, monkeypatch):  # noqa: F811
+    source, loaded = find_images(str(changeable / "more")), tiny_models.load_plain()
+    before = snapshot(archive)
+
+    class TakesNoMore:
+        def add(self, vectors):
+            raise RuntimeError("this type is built once")
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    for place, name, what, kept in [
+        ("index_add", "read_index", lambda path: TakesNoMore(), False),  # refused again next time
+        ("embed", "_embed_here", fail, False),  # nothing is done
+        ("index_add", "_write_report", fail, True),
+    ]:
+        with pytest.raises((IdClipError, OSError)), monkeypatch.context() as patch:
+            patch.setattr(f"open_clip_idplugin.retrieval.{place}.{name}", what)
+            index_add.add_images(archive, source, loaded, OPTIONS)
+        assert snapshot(archive) == before
+        left = [path.name for path in archive.parent.glob(".*")]
+        assert left == ([".archive.building"] if kept else []), name
+    assert not (archive.parent / ".archive.building" / "next").exists()  # half an index is of no use
+
+
+@pytest.mark.parametrize("there_is_one", [False, True])
+def test_pictures_that_were_unreadable_are_read_once_they_are_mended(archive, tiny_models, tmp_path, there_is_one):  # noqa: F811
+    """They have the same names and sizes: what was found of them the first time must not count again."""
+    (pictures := tmp_path / "pictures").mkdir()
+    good = draw_images(1, seed=9)[0].jpeg
+    (pictures / "one.jpg").write_bytes(bytes(len(good)))
+    target = archive if there_is_one else tmp_path / "fresh"
+    make = index_add.add_images if there_is_one else lambda index, *rest: build_index(rest[0], rest[1], index, rest[2])
+    for readable in (False, True):
+        source = find_images(str(pictures))
+        if readable:
+            make(target, source, tiny_models.load_plain(), OPTIONS)
+        else:
+            with pytest.raises(NothingReadable):
+                make(target, source, tiny_models.load_plain(), OPTIONS)
+            (pictures / "one.jpg").write_bytes(good)
+        assert not list(target.parent.glob(".*.building"))
+    assert "one" in "".join(read_keys(target))
+
+
+def test_a_calibration_beside_the_faces_stays(archive, changeable, tiny_models):  # noqa: F811
+    own = replace(assumed_calibration(FACES), source="measured here")
+    write_calibration(archive / "faces" / "calibration.json", own)
+    loaded = tiny_models.load_plain()
+    tables = (str(changeable / "more_table"), None)
+    for number, table in enumerate(tables):
+        (folder := changeable.parent / f"{archive.parent.name}_{number}").mkdir()
+        images = draw_images(36)[24:30] if number == 0 else draw_images(36)[30:]
+        write_shard(folder / "0.tar", images)
+        index_add.add_images(archive, find_images(str(folder)), loaded, OPTIONS, table)
+        assert load_face_index(archive, read_keys(archive), FACES).calibration.source == "measured here"
+        assert (archive / "faces" / "calibration.json").stat().st_mode & 0o777 == 0o600
+    index_remove(str(archive), ids="1,2")
+    compact(archive)
+    assert load_face_index(archive, read_keys(archive), FACES).calibration.source == "measured here"
+
+
 def test_folder_of_pictures(archive, tiny_models, tmp_path):  # noqa: F811
     images = draw_images(3, seed=9)
     (tmp_path / "pictures").mkdir()
@@ -147,6 +214,7 @@ def test_what_is_refused(archive, changeable, tiny_models, tmp_path):  # noqa: F
         index_add.add_images(archive, source, loaded, OPTIONS, str(changeable / "more_table"))
     info.write_text(info.read_text().replace("other faces", FACES))
     assert snapshot(archive) == before
+    assert not list(archive.parent.glob(".*"))
     (archive / "index_card.json").unlink()
     with pytest.raises(IndexMismatch, match="no index card"):
         index_add.add_images(archive, source, loaded, OPTIONS)

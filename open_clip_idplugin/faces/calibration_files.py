@@ -66,6 +66,12 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     atomic_write(path, calibration.to_json(), PRIVATE)
 
 
+def keep_calibration(before: Path, after: Path) -> None:
+    """Let a folder of faces have the calibration of the one whose place it takes: it holds no face, and outlives changes."""
+    if (before / FILE).exists():
+        atomic_write(after / FILE, (before / FILE).read_bytes(), PRIVATE)
+
+
 def user_file(model_id: str) -> Path:
     """Where the user's calibration of this model is kept: named by the model's kind and digest, or its name."""
     identity = ModelIdentity.parse(model_id)

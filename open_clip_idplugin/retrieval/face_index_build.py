@@ -13,8 +13,10 @@ import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
+from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.retrieval.face_index import (
     FAISS_FILE,
     FOLDER,
@@ -60,11 +62,10 @@ def add_faces_to_held(index: Path, face_table: str | Path) -> FaceIndexInfo:
     keys = read_keys(index)
     table = load_face_table(face_table)
     digest, target = keys_digest(keys), index / FOLDER
-    if target.exists():
-        known = read_info(target) if (target / INFO_FILE).exists() else None
-        if known is not None and (known.keys, known.table) == (digest, table.info.fingerprint):
-            print(f"{target} holds the faces of this table already; nothing to do")
-            return known
+    known = read_info(target) if (target / INFO_FILE).exists() else None
+    if known is not None and (known.keys, known.table) == (digest, table.info.fingerprint):
+        print(f"{target} holds the faces of this table already; nothing to do")
+        return known
     rows, faces = join_faces(keys, table, index)
     info = FaceIndexInfo(
         table.model_id,
@@ -79,6 +80,8 @@ def add_faces_to_held(index: Path, face_table: str | Path) -> FaceIndexInfo:
     building.mkdir(mode=0o700)
     try:
         _write(building, table, rows, faces, info)
+        if known is not None and same_model(known.model_id, info.model_id):
+            keep_calibration(target, building)
         said = calibrate_beside(table, building)
         _replace(building, target)
     finally:

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE
-from open_clip_idplugin.faces.calibration_files import FILE as CALIBRATION_FILE
+from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.retrieval.face_index import (
@@ -52,7 +52,7 @@ def extend_faces(folder: Path, face_table: str | Path) -> FaceIndexInfo:
     new = table_arrays(table, rows + info.images, faces)
     together = {name: np.concatenate([before[name], new[name]]) for name in ARRAYS}
     info = replace(info, table=f"{info.table}+{table.info.fingerprint}")
-    return _replace(folder / FOLDER, together, info, keys, _calibration(folder / FOLDER))
+    return _replace(folder / FOLDER, folder / FOLDER, together, info, keys)
 
 
 def compact_faces(folder: Path, target: Path, left: np.ndarray) -> int:
@@ -65,7 +65,7 @@ def compact_faces(folder: Path, target: Path, left: np.ndarray) -> int:
     arrays = {name: values[stays] for name, values in before.items()}
     arrays["rows"] = (np.cumsum(left) - 1)[arrays["rows"]].astype(np.int64)
     keys = read_keys(target)[: int(left[: info.images].sum())]
-    _replace(target / FOLDER, arrays, info, keys, _calibration(folder / FOLDER))
+    _replace(folder / FOLDER, target / FOLDER, arrays, info, keys)
     return int((~stays).sum())
 
 
@@ -74,29 +74,22 @@ def _read(folder: Path) -> tuple[FaceIndexInfo, Arrays]:
     return info, {name: np.load(folder / f"{name}.npy", mmap_mode="r" if info.faces else None) for name in ARRAYS}
 
 
-def _calibration(folder: Path) -> bytes | None:
-    """The collection's own, as far as it has one: it holds no face, and outlives changes."""
-    path = folder / CALIBRATION_FILE
-    return path.read_bytes() if path.exists() else None
-
-
-def _replace(
-    folder: Path, arrays: Arrays, info: FaceIndexInfo, keys: list[str], calibration: bytes | None
-) -> FaceIndexInfo:
-    """Write a folder anew; `keys`: of the images that it covers."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
+def _replace(before: Path, folder: Path, arrays: Arrays, info: FaceIndexInfo, keys: list[str]) -> FaceIndexInfo:
+    """Write a folder in the place of `folder`, with the calibration of `before`; `keys`: of the images that it covers."""
+    building = folder.with_name(f".{folder.name}.building")
+    building.mkdir(mode=0o700)
     rows = arrays["rows"]
     info = replace(
         info, faces=len(rows), images=len(keys), images_with_faces=len(np.unique(rows)), keys=keys_digest(keys)
     )
     for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values)
+        np.save(building / f"{name}.npy", values)
     if len(rows) > MOST_EXACT:
-        faiss.write_index(candidates_index(arrays["embeddings"]), str(folder / FAISS_FILE))
-    (folder / INFO_FILE).write_text(info.to_json())
-    if calibration is not None:
-        (folder / CALIBRATION_FILE).write_bytes(calibration)
-    for path in folder.iterdir():
+        faiss.write_index(candidates_index(arrays["embeddings"]), str(building / FAISS_FILE))
+    (building / INFO_FILE).write_text(info.to_json())
+    keep_calibration(before, building)
+    for path in building.iterdir():
         path.chmod(PRIVATE)
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
     return info

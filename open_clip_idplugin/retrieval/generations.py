@@ -16,10 +16,15 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval.partitions import DONE_FOLDER
 
 PLAN_FILE = "plan.json"
 _NEXT = "next"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+class Final(IdClipError):
+    """A refusal that the same run would meet again; what it has embedded is of no use to anybody."""
 
 
 class FolderHandle:
@@ -47,6 +52,9 @@ class FolderHandle:
 def building_folder(output: Path, plan: str) -> Iterator[Path]:
     """The hidden folder of the run, locked; what an earlier run with the same plan left there is kept.
 
+    A run that fails leaves its folder where the next one can go on with it: where a partition is done, and the refusal is not
+    `Final`.
+
     Raises:
         IdClipError: another run is at work there.
     """
@@ -59,7 +67,12 @@ def building_folder(output: Path, plan: str) -> Iterator[Path]:
         except BlockingIOError:
             raise IdClipError(f"another run is building '{output}' at this moment: wait for it to end") from None
         _keep_only_same_plan(building, plan)
-        yield building
+        try:
+            yield building
+        except BaseException as error:
+            if isinstance(error, Final) or not any(building.rglob(f"{DONE_FOLDER}/*.json")):
+                shutil.rmtree(building, ignore_errors=True)
+            raise
     finally:
         os.close(descriptor)
 
@@ -88,9 +101,12 @@ def replacing(folder: Path, building: Path) -> Iterator[Path]:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     shutil.copymode(folder, new)
-    yield new
-    _flush(new)
-    exchange(new, folder)
+    try:
+        yield new
+        _flush(new)
+        exchange(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # half made, or the old one
     shutil.rmtree(building)
 
 

@@ -24,7 +24,7 @@ from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import read_info
 from open_clip_idplugin.retrieval.face_index_build import add_faces, add_faces_to_held
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
-from open_clip_idplugin.retrieval.generations import PLAN_FILE, building_folder
+from open_clip_idplugin.retrieval.generations import PLAN_FILE, Final, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.index_plan import IndexPlan, checkpoint_digest, make_plan
 from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
@@ -45,7 +45,7 @@ Finish = Callable[[Path, list[PartitionReport]], object]
 _SHOWN = 5
 
 
-class NothingReadable(IdClipError):
+class NothingReadable(Final):
     """Not one of the pictures could be read; `reports` say why."""
 
     def __init__(self, message: str, reports: list[PartitionReport]) -> None:

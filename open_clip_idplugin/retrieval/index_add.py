@@ -32,6 +32,7 @@ from open_clip_idplugin.retrieval.face_index_build import add_faces
 from open_clip_idplugin.retrieval.face_index_change import extend_faces, require_fitting_faces
 from open_clip_idplugin.retrieval.faiss_files import read_index
 from open_clip_idplugin.retrieval.generations import (
+    Final,
     building_folder,
     changing,
     discard_building,
@@ -224,7 +225,7 @@ def _extend_faiss(path: Path, files: list[Path]) -> None:
             for start in range(0, len(vectors), _BLOCK):
                 index.add(np.ascontiguousarray(vectors[start : start + _BLOCK], np.float32))
     except RuntimeError:
-        raise IdClipError(
+        raise Final(
             f"{path.name} is of a type that takes no more vectors: make the index again with all images"
         ) from None
     path.unlink()  # a link to the file that is being served

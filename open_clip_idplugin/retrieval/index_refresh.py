@@ -15,7 +15,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.left_out import Skip
 from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.retrieval.card import IndexMismatch
-from open_clip_idplugin.retrieval.generations import changing, discard_building
+from open_clip_idplugin.retrieval.generations import changing
 from open_clip_idplugin.retrieval.index_rename import rename_images
 from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.partitions import CANNOT_READ, EmbedOptions, PartitionReport
@@ -193,7 +193,6 @@ class IndexRefresh:
                     build_index(source, self._load(), self._index, self._options, finish=_Finish(add))
             except NothingReadable as error:
                 self._pending.unlink(missing_ok=True)
-                discard_building(self._index)  # the same names may be other pictures next time
                 if not self._index.exists():
                     raise
                 _Finish(add)(self._index, error.reports)

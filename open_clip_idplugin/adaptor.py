@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from open_clip_idplugin.config import FIXED, INITIAL, LEARNED, IdentityConfig
+from open_clip_idplugin.config import FIXED, INITIAL, LEARNED, STORED, IdentityConfig
 
 # Standard deviation of the numbers of a fresh token embedding in open_clip's text towers.
 TOKEN_STD = 0.02
@@ -38,6 +38,8 @@ class IdentityAdaptor(nn.Module):
         fresh_norm = torch.tensor(TOKEN_STD * math.sqrt(width))
         self.register_buffer("token_norm", fresh_norm if config.token_norm == FIXED else None)
         self.register_parameter("token_scale", nn.Parameter(fresh_norm) if config.token_norm == LEARNED else None)
+        # Nothing reads its value: that it is among the weights says how faces are to be taken.
+        self.register_buffer("face_length", torch.tensor(1.0) if config.face_length == STORED else None)
         self._initialize(config)
 
     def _initialize(self, config: IdentityConfig) -> None:
@@ -72,15 +74,15 @@ class IdentityAdaptor(nn.Module):
         """[..., D] of any length and float dtype -> [..., n, width] in the weights' (or autocast's) dtype.
 
         Embeddings are brought to unit length in float32 first, so that means of several photos and embeddings that
-        were never normalised mean the same; a row of zeros stays zero.
+        were never normalised mean the same; a row of zeros stays zero. With `face_length` "stored" they stay as they are.
         """
-        unit = F.normalize(faces.float(), dim=-1).to(self.output.weight.dtype)
-        features = unit
+        taken = faces.float() if self.face_length is not None else F.normalize(faces.float(), dim=-1)
+        features = taken = taken.to(self.output.weight.dtype)
         for layer, norm in zip(self.hidden, self.norms, strict=True):
             features = F.relu(norm(layer(features)))
         tokens: torch.Tensor = self.output(features)
         if self.shortcut is not None:
-            tokens = tokens + self.shortcut(unit)
+            tokens = tokens + self.shortcut(taken)
         tokens = tokens.unflatten(-1, (self.tokens_per_identity, self.width))
         length = self._length
         return tokens if length is None else (F.normalize(tokens.float(), dim=-1) * length).to(tokens.dtype)

@@ -12,6 +12,7 @@ from open_clip_idplugin.block_choice import NO_BLOCKS, parse_blocks
 from open_clip_idplugin.errors import IdClipError
 
 FREE, INITIAL, FIXED, LEARNED = "free", "initial", "fixed", "learned"
+UNIT, STORED = "unit", "stored"
 ATTENTION, MLP, BOTH = "attention", "mlp", "both"
 
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -56,6 +57,11 @@ class IdentityConfig:
         (FREE, INITIAL, FIXED, LEARNED),
         "length of identity tokens, as the adaptor makes them or like the tower's token embeddings: at first, always, or "
         "at first and then learned",
+    )
+    face_length: str = _choice(
+        UNIT,
+        (UNIT, STORED),
+        "length in which the adaptor takes face embeddings: scaled to one, or as the data have them (the reference's way)",
     )
     visual_prompts_deep: bool = _switch("new visual prompts in every block of the image tower, not in the first alone")
     text_prompts: int = _number(0, 0, 1024, "learnable tokens in front of every text (TPT), 0 for none")

@@ -1,4 +1,4 @@
-"""Restricted unpickler for TorchScript archives: their tensors, without the program.
+"""Restricted unpickler for torch archives, and TorchScript's: their tensors, without the program.
 
 Role: a file of the form in which OpenAI published CLIP -> name -> tensor. torch.jit.load would run what the file says
 (`__setstate__`, operators that write files); here its modules are plain containers, nothing of `code/` is read, and of names
@@ -55,24 +55,22 @@ class _Module:
         self.attributes = state
 
 
-class _Unpickler(pickle._Unpickler):
-    """Knows modules, tensors, lists of numbers and ordered dictionaries; every other name is refused."""
+class TensorUnpickler(pickle._Unpickler):
+    """Knows tensors and ordered dictionaries, and where tensors are; every other name is refused."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """See pickle; never imports anything."""
-        if module_name.startswith("__torch__"):
-            return _Module
         known: Mapping[tuple[str, str], Any] = {
             ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
             ("torch._utils", "_rebuild_parameter"): _first,
-            ("torch.jit._pickle", "restore_type_tag"): _first,
             ("collections", "OrderedDict"): collections.OrderedDict,
-            **{("torch.jit._pickle", name): _first for name in _PLAIN_LISTS},
             **{("torch", name): dtype for name, dtype in _STORAGES.items()},
         }
-        if (module_name, global_name) not in known:
-            raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
-        return known[module_name, global_name]
+        return known.get((module_name, global_name)) or self.unknown(module_name, global_name)
+
+    def unknown(self, module_name: str, global_name: str) -> Any:
+        """What stands for a name that describes no tensor."""
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
 
     def persistent_load(self, pid: Any) -> tuple[str, torch.dtype]:
         """("storage", type, key, place, number of elements) -> (key, type)."""
@@ -80,6 +78,17 @@ class _Unpickler(pickle._Unpickler):
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not str(key).isalnum():
             raise pickle.UnpicklingError("it stores something that is no tensor")
         return str(key), dtype
+
+
+class _ModuleUnpickler(TensorUnpickler):
+    """Knows modules and lists of numbers too."""
+
+    def unknown(self, module_name: str, global_name: str) -> Any:
+        if module_name.startswith("__torch__"):
+            return _Module
+        if module_name == "torch.jit._pickle" and global_name in (*_PLAIN_LISTS, "restore_type_tag"):
+            return _first
+        return super().unknown(module_name, global_name)
 
 
 def _stored_tensor(storage: tuple[str, torch.dtype], offset: int, shape: Any, stride: Any, *_: Any) -> StoredTensor:
@@ -94,31 +103,41 @@ def _first(value: Any, *_: Any) -> Any:
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Name in the state dict -> where the tensor is; raises IdClipError for what holds more than modules and tensors."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo(f"{_root(archive)}/data.pkl")
-            if info.file_size > _MOST_PICKLE:
-                raise pickle.UnpicklingError("its description of the tensors is too large")
-            top = _Unpickler(io.BytesIO(archive.read(info))).load()
+        top = _ModuleUnpickler(io.BytesIO(description(path))).load()
         found: dict[str, StoredTensor] = {}
         _collect(top, "", found, _DEEPEST)
-    except _REFUSED as error:
+    except REFUSED as error:
         raise _refusal(path, error) from None
     return found
+
+
+def description(path: Path) -> bytes:
+    """The pickle that describes an archive's tensors; raises UnpicklingError where it is too large, or as zipfile does."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{_root(archive)}/data.pkl")
+        if info.file_size > _MOST_PICKLE:
+            raise pickle.UnpicklingError("its description of the tensors is too large")
+        return archive.read(info)
 
 
 def read_archive(path: Path) -> dict[str, torch.Tensor]:
     """Name in the state dict -> tensor, copied out of the archive; raises IdClipError as `stored_tensors` does."""
     stored = stored_tensors(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            read = _reader(archive)
-            return {name: _tensor(read(tensor.key), tensor) for name, tensor in stored.items()}
-    except _REFUSED as error:
+        return copied_tensors(path, stored)
+    except REFUSED as error:
         raise _refusal(path, error) from None
 
 
+def copied_tensors(path: Path, stored: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
+    """Name -> tensor, copied out of an archive; raises one of `REFUSED` where the file is not as it says."""
+    with zipfile.ZipFile(path) as archive:
+        read = _reader(archive)
+        return {name: _tensor(read(tensor.key), tensor) for name, tensor in stored.items()}
+
+
 # What pickle, zipfile and torch raise on bytes that somebody made up.
-_REFUSED = (
+REFUSED = (
     pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError,
     AttributeError, OverflowError, ArithmeticError, RecursionError,
 )  # fmt: skip

@@ -16,17 +16,19 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.lightning_checkpoint import is_lightning, lightning_tensors, read_lightning
 from open_clip_idplugin.torchscript_archive import read_archive, stored_tensors
-from open_clip_idplugin.weight_keys import OPENAI_FACTS
+from open_clip_idplugin.weight_keys import OPENAI_FACTS, from_reference
 
 SAFETENSORS, ARCHIVE, TORCHSCRIPT, PICKLE = "safetensors", "torch archive", "TorchScript archive", "pickle"
+LIGHTNING = "Lightning checkpoint"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _ARCHIVES_INSIDE = (".zip", ".pt", ".pth", ".ckpt", ".tar")
 _MARK = "open_clip_idplugin_original"
 
 
 def kind_of(path: str | Path) -> str:
-    """SAFETENSORS, ARCHIVE, TORCHSCRIPT or PICKLE; raises IdClipError for everything else, and for files that are two things."""
+    """The kind of a checkpoint, one of those above; raises IdClipError for all else, and for files that are two things."""
     path = Path(path)
     try:
         with path.open("rb") as stream:
@@ -49,12 +51,15 @@ def kind_of(path: str | Path) -> str:
 def load_tensors(path: str | Path, to: str | torch.device = "cpu", mapped: bool = False) -> Mapping[str, Any]:
     """A checkpoint's content as it was saved: its state dict, or a mapping that holds one.
 
+    The reference implementation's names are ours in what is returned, and of a Lightning checkpoint it is the state dict.
     to: where the tensors go; mapped: leave them in the file where its kind allows. Raises IdClipError if the file is not a
     checkpoint, is damaged, or holds more than tensors.
     """
     path, kind = Path(path), kind_of(path)
     if kind == TORCHSCRIPT:
         return {name: tensor.to(to) for name, tensor in read_archive(path).items()}
+    if kind == LIGHTNING:
+        return _in_our_names({name: tensor.to(to) for name, tensor in read_lightning(path).items()})
     try:
         if kind == SAFETENSORS:
             from safetensors.torch import load_file
@@ -65,7 +70,14 @@ def load_tensors(path: str | Path, to: str | torch.device = "cpu", mapped: bool 
         raise
     except Exception as error:  # unpickling raises whatever the bytes lead to
         raise _no_checkpoint(path, error) from error
-    return content if isinstance(content, Mapping) else {}
+    return _in_our_names(content) if isinstance(content, Mapping) else {}
+
+
+def _in_our_names(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state dict, or a mapping that holds one, with the reference implementation's names replaced."""
+    if isinstance(content.get("state_dict"), Mapping):
+        return {**content, "state_dict": _in_our_names(content["state_dict"])}
+    return from_reference(content, lambda prompts: prompts[0], torch.tensor(1.0))
 
 
 def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -78,6 +90,9 @@ def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         return _safetensors_shapes(path)
     if kind == TORCHSCRIPT:
         return {name: stored.shape for name, stored in stored_tensors(path).items() if name not in OPENAI_FACTS}
+    if kind == LIGHTNING:
+        stored = {name: tensor.shape for name, tensor in lightning_tensors(path).items()}
+        return from_reference(stored, lambda shape: shape[1:], ())
     content = load_tensors(path, "meta", mapped=True)
     weights = content.get("state_dict", content)
     weights = weights if isinstance(weights, Mapping) else {}
@@ -90,6 +105,7 @@ def weight_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip.factory's load_state_dict -> one that looks at the kind of file first and reads TorchScript as tensors.
 
+    Lightning checkpoints and the reference implementation's names are read as well.
     Whoever asks the host for more than weights gets what the host does.
     """
     if hasattr(original, _MARK):
@@ -98,10 +114,14 @@ def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load_state_dict(checkpoint_path: str, device: Any = None, weights_only: bool = True) -> Any:
         device = "cpu" if device is None else device  # the host's default
-        if weights_only and kind_of(checkpoint_path) == TORCHSCRIPT:
+        kind = kind_of(checkpoint_path) if weights_only else None
+        if kind == TORCHSCRIPT:
             tensors = load_tensors(checkpoint_path, device)
             return {name: tensor for name, tensor in tensors.items() if name not in OPENAI_FACTS}
-        return original(checkpoint_path, device=device, weights_only=weights_only)
+        if kind == LIGHTNING:
+            return load_tensors(checkpoint_path, device)
+        content = original(checkpoint_path, device=device, weights_only=weights_only)
+        return _in_our_names(content) if isinstance(content, Mapping) else content
 
     setattr(load_state_dict, _MARK, original)
     return load_state_dict
@@ -133,7 +153,9 @@ def _kind_of_zip(path: Path) -> str:
         raise IdClipError(f"{path} holds archives or packed files, which no checkpoint does; unpack it first.")
     if "data.pkl" not in inner:
         raise IdClipError(f"{path} is not a checkpoint of tensors; save the model's state_dict alone.")
-    return TORCHSCRIPT if runs else ARCHIVE
+    if runs:
+        return TORCHSCRIPT
+    return LIGHTNING if is_lightning(path) else ARCHIVE
 
 
 def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -6,12 +6,12 @@ The only module that spells these keys (relative to the model; `text.` and `visu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 from open_clip_idplugin.block_choice import blocks_text
-from open_clip_idplugin.config import ATTENTION, BOTH, FIXED, FREE, LEARNED, MLP, IdentityConfig
+from open_clip_idplugin.config import ATTENTION, BOTH, FIXED, FREE, LEARNED, MLP, STORED, UNIT, IdentityConfig
 
 ADAPTOR, VISUAL_PROMPTS, TEXT_PROMPTS = "adaptor", "visual_prompts", "text_prompts"
 IMAGE_LORA, TEXT_LORA = "image_lora", "text_lora"
@@ -28,12 +28,42 @@ _HIDDEN = "text.adaptor.hidden.{}.weight"  # [adaptor_hidden, face_dim or adapto
 _NORM = "text.adaptor.norms.0.weight"  # [adaptor_hidden]
 _SHORTCUT = "text.adaptor.shortcut.weight"  # [tokens_per_identity * text width, face_dim]
 _TOKEN_NORM, _TOKEN_SCALE = "text.adaptor.token_norm", "text.adaptor.token_scale"  # []
+FACE_LENGTH = "text.adaptor.face_length"  # [], of adaptors that take embeddings in the length that they have
 TEXT_EMBEDDING = "text.token_embedding.weight"  # [vocabulary, text width]
 # <tower>.<stack>.<block>.<layer>.lora.down [lora_rank, in] and .up [out, lora_rank]
 _LORA = re.compile(r"(visual|text)\..*?\.(\d+)\.(\w+)\.(?:.*\.)?lora\.down")
 
 # Scalars beside the weights in OpenAI's own checkpoints; open_clip drops them from TorchScript files only.
 OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
+
+
+# The reference implementation's modules (github.com/mesnico/IdCLIP) -> ours. Its prompts have a first dimension of one.
+_REFERENCE_TOWERS, _REFERENCE_ADAPTOR, _REFERENCE_LOSS = "clip_model.", "translator_model.", "loss_fn."
+_REFERENCE_NAMES = (
+    ("clip_model.visual.shallow_visual_prompt_tokens", PROMPT_TOKENS),
+    ("clip_model.shallow_text_prompt_tokens", TEXT_PROMPT_TOKENS),
+    ("translator_model.linears.", "text.adaptor.hidden."),
+    ("translator_model.out.", "text.adaptor.output."),
+    (_REFERENCE_TOWERS, ""),
+)
+_REFERENCE_PROMPTS = (PROMPT_TOKENS, TEXT_PROMPT_TOKENS)
+
+
+def from_reference(weights: Mapping[str, Any], row: Callable[[Any], Any], marker: Any) -> dict[str, Any]:
+    """Weights (or shapes) under the reference implementation's names -> under those of an IdCLIP; others stay as they are.
+
+    row: of a value with a first dimension of one, the value without it. marker: the value of `FACE_LENGTH`, because the
+    reference's adaptor takes embeddings in the length that they have. The loss's own temperature is left out.
+    """
+    if not any(key.startswith((_REFERENCE_TOWERS, _REFERENCE_ADAPTOR)) for key in weights):
+        return dict(weights)
+    renamed = {}
+    for key, value in weights.items():
+        old, new = next(((old, new) for old, new in _REFERENCE_NAMES if key.startswith(old)), ("", ""))
+        name = new + key.removeprefix(old)
+        if not name.startswith(_REFERENCE_LOSS):
+            renamed[name] = row(value) if name in _REFERENCE_PROMPTS else value
+    return renamed | ({FACE_LENGTH: marker} if has_adaptor(renamed) else {})
 
 
 def part_of(name: str) -> str:
@@ -59,7 +89,7 @@ def has_adaptor(keys: Iterable[str]) -> bool:
 
 def adaptor_settings(config: IdentityConfig) -> dict[str, Any]:
     """What of a config shapes the adaptor."""
-    names = ("face_dim", "tokens_per_identity", "token_norm")
+    names = ("face_dim", "face_length", "tokens_per_identity", "token_norm")
     return {name: value for name, value in config.to_dict().items() if name in names or name.startswith("adaptor_")}
 
 
@@ -91,6 +121,7 @@ def _of_adaptor(shapes: Mapping[str, Sequence[int]], base: IdentityConfig) -> di
     token_norm = FREE if base.token_norm in (FIXED, LEARNED) else base.token_norm
     return {
         "face_dim": int(first[1]),
+        "face_length": STORED if FACE_LENGTH in shapes else UNIT,
         "adaptor_hidden": int(first[0]),
         "adaptor_layers": 2 if second else 1,
         "adaptor_bias": _OUTPUT_BIAS in shapes,

@@ -29,7 +29,14 @@ from open_clip_idplugin.delta_files import (
 from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
-from open_clip_idplugin.registration import tokenizer_missing, weights_missing
+from open_clip_idplugin.registration import (
+    add_config,
+    add_models,
+    model_config,
+    own_config,
+    tokenizer_missing,
+    weights_missing,
+)
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_files import first_lines, load_tensors, weight_shapes
@@ -60,15 +67,22 @@ class LoadedModel:
 
 
 def load_model(
-    model: str, checkpoint: str | None = None, device: str | torch.device = AUTO, precision: str = "fp32"
+    model: str,
+    checkpoint: str | None = None,
+    device: str | torch.device = AUTO,
+    precision: str = "fp32",
+    configs: str | Path | None = None,
 ) -> LoadedModel:
     """Build `model` with the weights of `checkpoint`: a file, a pretrained tag ("openai", "miniature"), None for random
     ones, a delta file, or "BASE+DELTA" with another place of its base weights. A `model` "local-dir:FOLDER" is an exported
     folder, which holds its weights.
 
-    Raises IdClipError for an unknown model, precision or device, a missing or unreadable file, and weights that do
-    not fit.
+    configs: JSON file, or folder of them, that describes own models (see `registration.add_models`); what training noted
+    beside a checkpoint, or a delta file holds, describes one too. Raises IdClipError for an unknown model, precision or
+    device, a missing or unreadable file, and weights that do not fit.
     """
+    if configs is not None:
+        add_models(configs)
     if model.startswith(model_folders.PREFIX):
         return _load_folder(model, checkpoint, device, precision)
     loaded = _load_named(model, checkpoint, device, precision)
@@ -97,7 +111,7 @@ def _load_named(
     """What open_clip knows by name. view: of the model, where the checkpoint is not the one to tell."""
     import open_clip
 
-    config = _model_config(model)
+    config = described_model(model, checkpoint)
     require_precision(precision)
     settings: dict[str, Any] = {"precision": precision, "device": resolve_device(device)}
     pretrained, delta, adaptor_loaded = checkpoint and str(checkpoint), None, False
@@ -147,7 +161,7 @@ def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Pa
     The file names a tag as it is and a file by its name alone: a delta is looked up beside its base. Raises IdClipError for
     what is no checkpoint of the model, and for another base.
     """
-    config = _model_config(model)
+    config = described_model(model, str(checkpoint))
     if config.get("identity_cfg") is None:
         raise IdClipError(f"{model} is a plain model, which has no delta; give the name of an IdCLIP model.")
     identity_cfg = IdentityConfig.from_dict(config["identity_cfg"])
@@ -155,7 +169,9 @@ def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Pa
     plain = read_weights(checkpoint_path(model, base))
     name = Path(base).name if Path(base).is_file() else base
     facts = facts_beside(checkpoint)
-    return write_delta(output, model, trained, plain, name, identity_cfg, facts.face_model, facts.view)
+    return write_delta(
+        output, model, trained, plain, name, identity_cfg, facts.face_model, facts.view, own_config(model)
+    )
 
 
 def _face_model(model: str, checkpoint: str) -> str | None:
@@ -199,14 +215,33 @@ def checkpoint_path(model: str, checkpoint: str) -> Path:
     raise IdClipError(f"there is no file {checkpoint}, nor weights of that name for {model} (known: {tags}).")
 
 
-def _model_config(model: str) -> Mapping[str, Any]:
-    import open_clip
+def described_model(model: str, checkpoint: str | None) -> Mapping[str, Any]:
+    """The config of a model; one that is not known here is taken from what its checkpoint carries.
 
-    config: Mapping[str, Any] | None = open_clip.get_model_config(model)
-    if config is None:
-        known = ", ".join(name for name in open_clip.list_models() if name.startswith("IdCLIP-"))
-        raise IdClipError(f"there is no model named {model!r}; the identity models are {known}.")
+    Raises IdClipError for an unknown model, and where the checkpoint carries another config than the one that is known here.
+    """
+    carried = {} if checkpoint is None else _carried_config(model, str(checkpoint))
+    if not carried:
+        return model_config(model)
+    add_config(model, carried, str(checkpoint))
+    config = model_config(model)
+    # What an identity_cfg says is told by the weights, so that a file may change in it.
+    other = sorted(key for key in {*config, *carried} - {"identity_cfg"} if config.get(key) != carried.get(key))
+    if other:
+        raise IdClipError(
+            f"the checkpoint {checkpoint} was trained as another {model} than the one that is known here ({', '.join(other)} "
+            "differ); give its own config with --model_config, under this name."
+        )
     return config
+
+
+def _carried_config(model: str, checkpoint: str) -> Mapping[str, Any]:
+    """What stands in a delta file, or beside a checkpoint, about the config of a user's own model of this name."""
+    path = checkpoint if Path(checkpoint).is_file() else checkpoint.rpartition("+")[2]
+    if not Path(path).is_file():
+        return {}
+    told = read_delta(path) if is_delta(path) else facts_beside(path)
+    return told.config if told.model == model else {}
 
 
 def base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:

@@ -34,6 +34,7 @@ class Delta:
     model: open_clip's name of the IdCLIP model. base: the tag or file name of the plain weights, base_digest: their
     `weights_digest`. tensors: state-dict key -> value. face_model: id of the face model that it was trained with, None
     where that is not known. view: how the model reads pictures and texts (see `model_view`), as far as that is known.
+    config: open_clip's config of a user's own model, which others do not have; empty for models that all know.
     """
 
     model: str
@@ -43,15 +44,18 @@ class Delta:
     tensors: Mapping[str, torch.Tensor]
     face_model: str | None = None
     view: View = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_delta(
     output: str | Path, model: str, trained: Mapping[str, torch.Tensor], plain: Mapping[str, torch.Tensor], base: str,
     identity_cfg: IdentityConfig, face_model: str | None = None, view: View | None = None,
+    own_config: Mapping[str, Any] | None = None,
 ) -> Delta:  # fmt: skip
     """Write what `trained` holds beyond or unlike `plain` (both state dicts as `canonical` makes them).
 
-    identity_cfg: what the shapes of `trained` do not tell. Raises IdClipError where the two are not of one model.
+    identity_cfg: what the shapes of `trained` do not tell; own_config: of a user's own model. Raises
+    IdClipError where the two are not of one model.
     """
     if not has_adaptor(trained):
         raise IdClipError(f"the trained weights of {output} hold no adaptor; give the checkpoint of an IdCLIP model.")
@@ -73,7 +77,7 @@ def write_delta(
     }
     shapes = {key: tuple(value.shape) for key, value in trained.items()}
     config = config_of_weights(shapes, identity_cfg)
-    delta = Delta(model, config, base, weights_digest(plain), tensors, face_model, view or {})
+    delta = Delta(model, config, base, weights_digest(plain), tensors, face_model, view or {}, own_config or {})
     facts = {
         "format": FORMAT,
         "model": model,
@@ -86,6 +90,8 @@ def write_delta(
         facts["face_model"] = face_model
     if delta.view:
         facts["view"] = json.dumps(delta.view)
+    if delta.config:
+        facts["config"] = json.dumps(delta.config)
     from safetensors.torch import save_file
 
     with atomic_path(output) as temporary:
@@ -108,10 +114,13 @@ def read_delta(path: str | Path) -> Delta:
     try:
         config = IdentityConfig.from_dict(json.loads(facts["identity_cfg"]))
         view = read_view(json.loads(facts.get("view", "{}")), path)
+        own_config = json.loads(facts.get("config", "{}"))
+        if not isinstance(own_config, dict):
+            raise ValueError("no object")
     except ValueError as error:
-        raise IdClipError(f"{path} was changed after it was written: its identity_cfg is {error}.") from error
+        raise IdClipError(f"{path} was changed after it was written: its identity_cfg or config is {error}.") from error
     tensors, face_model = load_file(str(path)), facts.get("face_model")
-    delta = Delta(facts["model"], config, facts["base"], facts["base_digest"], tensors, face_model, view)
+    delta = Delta(facts["model"], config, facts["base"], facts["base_digest"], tensors, face_model, view, own_config)
     if _content_digest(delta) != facts["digest"]:
         raise IdClipError(f"{path} was changed after it was written: its digest is another; get the file again.")
     if not all(value.isfinite().all() for value in delta.tensors.values()):
@@ -156,6 +165,7 @@ def _content_digest(delta: Delta) -> str:
     facts = [FORMAT, delta.model, delta.identity_cfg.to_dict(), delta.base, delta.base_digest]
     facts += [] if delta.face_model is None else [delta.face_model]
     facts += [dict(delta.view)] if delta.view else []
+    facts += [{"config": dict(delta.config)}] if delta.config else []
     return hashlib.sha256(f"{json.dumps(facts)} {weights_digest(delta.tensors)}".encode()).hexdigest()
 
 

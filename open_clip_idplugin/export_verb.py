@@ -20,13 +20,21 @@ from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
+from open_clip_idplugin.registration import add_models
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
 from open_clip_idplugin.weight_files import weight_shapes
 from open_clip_idplugin.weight_keys import has_adaptor
 
 
-def export(model: str, checkpoint: str, output: str, base: str | None = None, licence: str | None = None) -> None:
+def export(
+    model: str,
+    checkpoint: str,
+    output: str,
+    base: str | None = None,
+    licence: str | None = None,
+    model_config: str | None = None,
+) -> None:
     """Write a trained IdCLIP as a folder that open_clip loads (local-dir:), or as a small file of what training changed.
 
     Args:
@@ -35,7 +43,10 @@ def export(model: str, checkpoint: str, output: str, base: str | None = None, li
         output: a name that ends in .safetensors for the small file; any other is a new folder.
         base: tag (openai) or file of the plain weights that training began from; None takes what training noted.
         licence: of the exported model, for its card, as mit or cc-by-nc-4.0; None leaves it to be filled in.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
+    if model_config is not None:
+        add_models(model_config)
     if output.endswith(".safetensors"):
         _export_small_file(model, checkpoint, Path(output), base, licence)
         return

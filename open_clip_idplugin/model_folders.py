@@ -25,11 +25,12 @@ from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_view import with_view
+from open_clip_idplugin.own_models import FOLDER_CONFIG, FOLDER_PREFIX
 from open_clip_idplugin.tokenizer import vocabulary_file
 from open_clip_idplugin.training_facts import TrainingFacts
 
-PREFIX = "local-dir:"  # open_clip's spelling
-CONFIG, WEIGHTS, CARD = "open_clip_config.json", "open_clip_model.safetensors", "README.md"
+PREFIX, CONFIG = FOLDER_PREFIX, FOLDER_CONFIG
+WEIGHTS, CARD = "open_clip_model.safetensors", "README.md"
 _NOTE = "idclip"  # key of ours in open_clip_config.json, beside the host's `model_cfg` and `preprocess_cfg`
 _MARKS = ("tokenizer_config.json", "tokenizer.json", "vocab.txt")  # one of these is in the folder of a tokenizer
 

@@ -27,7 +27,7 @@ class TrainingFacts:
 
     model: open_clip's name of the model. base: tag or file of the weights that training began from. face_model: id of the
     model that made the face embeddings (`FaceEngine.model_id`). recipe: training flags and their values. view: how the
-    model reads pictures and texts (see `model_view`).
+    model reads pictures and texts (see `model_view`). config: open_clip's config of a user's own model.
     """
 
     model: str | None = None
@@ -35,6 +35,7 @@ class TrainingFacts:
     face_model: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     view: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -50,8 +51,8 @@ class TrainingFacts:
         texts = facts and (facts.model, facts.base, facts.face_model)
         if facts is None or not all(isinstance(text, (str, type(None))) for text in texts or ()):
             raise IdClipError(f"{path} does not say how a model was trained; get the file again or delete it.")
-        if not isinstance(facts.recipe, dict):
-            raise IdClipError(f"{path} holds no table of training flags; get the file again or delete it.")
+        if not isinstance(facts.recipe, dict) or not isinstance(facts.config, dict):
+            raise IdClipError(f"{path} holds no table of training flags or no config; get the file again or delete it.")
         return replace(facts, view=read_view(facts.view, path))
 
 

@@ -1,7 +1,6 @@
 """The training command itself, in this process: open_clip_train's main with our rows, on tiny shards."""
 
 import json
-import logging
 import math
 import shutil
 from dataclasses import replace
@@ -10,7 +9,15 @@ import open_clip
 import open_clip_train.main
 import pytest
 import torch
-from training_fixtures import MODEL, PLAIN_MODEL, add_models, make_sample, small_world, write_shards
+from training_fixtures import (
+    MODEL,
+    PLAIN_MODEL,
+    add_models,
+    logging_as_before,  # noqa: F401 - around all tests of this file
+    make_sample,
+    small_world,
+    write_shards,
+)
 from weight_file_fixtures import openai_archive, pickle_before
 
 from open_clip_idplugin import add_identity_model, host_patches
@@ -46,20 +53,6 @@ def plain_weights_of(world, tmp_path):
         return tmp_path / "plain.pt"
 
     return make
-
-
-@pytest.fixture(autouse=True, scope="module")
-def logging_as_before():
-    """The host's setup_logging adds handlers to the root logger and sets the level of every logger there is."""
-    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
-    levels = [logger.level for logger in loggers]
-    handlers = list(logging.root.handlers)
-    yield
-    for handler in set(logging.root.handlers) - set(handlers):
-        logging.root.removeHandler(handler)
-        handler.close()
-    for logger, level in zip(loggers, levels):
-        logger.setLevel(level)
 
 
 def train(world, name, *arguments, model=MODEL, epochs=1, logs=None):

@@ -2,10 +2,12 @@
 
 import io
 import json
+import logging
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from webdataset_tools.sample_format import Sample, SampleRecord, sample_key, sample_to_members
@@ -33,6 +35,19 @@ def add_models(folder: Path) -> None:
         (folder / f"{name}.json").write_text(json.dumps(config))
     add_identity_model(folder / f"{MODEL}.json")
     open_clip.add_model_config(folder / f"{PLAIN_MODEL}.json")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logging_as_before():
+    """The host's setup_logging adds handlers to the root logger and sets the level of every logger there is."""
+    handlers = list(logging.root.handlers)
+    levels = {name: logging.getLogger(name).level for name in (None, *logging.root.manager.loggerDict)}
+    yield
+    for handler in set(logging.root.handlers) - set(handlers):
+        logging.root.removeHandler(handler)
+        handler.close()
+    for name in (None, *logging.root.manager.loggerDict):
+        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
 
 
 def make_sample(image_id: int, person: int, face_dim: int = FACE_DIM) -> Sample:

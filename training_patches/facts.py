@@ -11,6 +11,7 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_view import View, differences, require_takes
+from open_clip_idplugin.registration import own_config
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside, require_face_model, write_facts
 from training_patches.params import IdentityOptions, flag_name
 
@@ -47,7 +48,8 @@ def note_facts(args: argparse.Namespace, options: IdentityOptions, view: View, f
     folder = Path(args.checkpoint_path)
     if args.rank == 0 and (args.logs or "none").lower() != "none" and folder.is_dir():
         base = args.pretrained or None
-        write_facts(folder, TrainingFacts(args.model, base, face_model, recipe(args, options), view))
+        config = own_config(args.model) or {}
+        write_facts(folder, TrainingFacts(args.model, base, face_model, recipe(args, options), view, config))
 
 
 def require_kept(model_name: str, args: argparse.Namespace) -> None:

@@ -23,12 +23,14 @@ import open_clip_idplugin
 import training_patches
 import webdataset_tools
 from open_clip_idplugin import host_patches
+from open_clip_idplugin.checkpoints import described_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.model_view import view_of
+from open_clip_idplugin.registration import add_models
 from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
-from open_clip_idplugin.weight_files import TORCHSCRIPT, first_lines, kind_of, weight_shapes
+from open_clip_idplugin.weight_files import LIGHTNING, TORCHSCRIPT, first_lines, kind_of, weight_shapes
 from training_patches import params
 from training_patches.best import BEST, keep_best
 from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs
@@ -189,6 +191,8 @@ class TrainingRun:
     def parse_args(self, host: Callable[..., Any], args: Sequence[str]) -> argparse.Namespace:
         """Parse the host's flags and ours."""
         self.args, self.options = params.parse_args(args, host)
+        if self.args.model_config is not None:
+            add_models(self.args.model_config)
         return self.args
 
     def get_latest_checkpoint(self, host: Callable[..., Any], path: str, remote: bool) -> str | None:
@@ -201,11 +205,13 @@ class TrainingRun:
         if self.model is not None:
             return host(model_name, *args, **kwargs)
         require_tensors_only(self.args)
+        weights = args[0] if args else kwargs.get("pretrained")
+        if ":" not in model_name:  # else of a hub or a folder, which the host looks into
+            described_model(model_name, self.args.resume or weights)
         require_kept(model_name, self.args)
         changes = self.options.model
         if changes:
             kwargs["identity_cfg"] = changed_config(model_name, changes)
-        weights = args[0] if args else kwargs.get("pretrained")
         kwargs |= view_to_go_on_with(weights, kwargs)
         self.settings = kwargs
         try:
@@ -222,7 +228,7 @@ class TrainingRun:
         elif flags := self.options.changed_flags():
             raise IdClipError(
                 f"{flags[0]} is for models that take faces, and {model_name} does not; "
-                "drop it or choose an IdCLIP-* model."
+                "drop it or choose a model whose config has an identity_cfg."
             )
         require_size_taken(self.model, model_name, kwargs.get("force_image_size"))
         freeze_temperature(self.model, self.options)
@@ -356,7 +362,7 @@ def require_tensors_only(args: argparse.Namespace) -> None:
     for path in (args.pretrained, args.resume):
         if path and Path(path).is_file():
             weight_shapes(path)
-    if args.resume and Path(args.resume).is_file() and kind_of(args.resume) == TORCHSCRIPT:
+    if args.resume and Path(args.resume).is_file() and kind_of(args.resume) in (TORCHSCRIPT, LIGHTNING):
         raise IdClipError(f"{args.resume} is no checkpoint of a training run; start from it with --pretrained.")
     if args.resume and Path(args.resume).name == BEST:
         raise IdClipError(

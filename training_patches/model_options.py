@@ -48,7 +48,7 @@ def changed_config(model_name: str, changes: Mapping[str, Any]) -> dict[str, Any
     if config.get("identity_cfg") is None:
         raise IdClipError(
             f"{_flag(next(iter(changes)))} is for models that take faces by open_clip's own name, and {model_name} is none; "
-            "drop it or choose an IdCLIP-* model."
+            "drop it or choose a model whose config has an identity_cfg."
         )
     return IdentityConfig.from_dict(config["identity_cfg"]).override(changes).to_dict()
 

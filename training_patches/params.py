@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.own_models import takes_faces
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
 from training_patches.model_options import add_model_flags, take_model_options
 from training_patches.presets import DEFAULT, NONE, PRESETS, with_preset
@@ -179,7 +180,8 @@ def flag_name(name: str) -> str:
 def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[argparse.Namespace, IdentityOptions]:
     """Split the command line between `IdentityOptions` and the host's parser.
 
-    Ours are added to the host's namespace as `id_<name>`, so that the host records them with the run. Raises
+    Ours are added to the host's namespace as `id_<name>`, and the place of own model configs as `model_config`, so that the host
+    records them with the run. Raises
     IdClipError on a value that `IdentityOptions` refuses, and exits as argparse does on a flag that neither side knows.
     """
     parser = _parser()
@@ -187,12 +189,14 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
         print(_help(parser, host_parse_args))
         parser.exit()
     host = _some_host_flags(arguments)
-    chosen = parser.parse_known_args(list(arguments))[0].preset
-    arguments = with_preset(arguments, chosen, host.model, _names_shards(host))
+    chosen = parser.parse_known_args(list(arguments))[0]
+    by_default = _names_shards(host) and takes_faces(host.model, chosen.model_config)
+    arguments = with_preset(arguments, chosen.preset, by_default)
     ours, rest = parser.parse_known_args(arguments)
     if ours.preset == NONE:
         ours.preset = None  # says nothing that a model without faces could not take
     model = take_model_options(ours)
+    own_configs = vars(ours).pop("model_config")
     options = IdentityOptions(**vars(ours), model=model)
     args = host_parse_args(rest)
     if options.save_best and (args.logs or "none").lower() == "none":
@@ -206,6 +210,7 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
         setattr(args, f"id_{name}", getattr(options, name))
     for name, value in model.items():
         setattr(args, f"id_{name}", value)
+    args.model_config = own_configs
     return args, options
 
 
@@ -239,6 +244,10 @@ def _parser() -> argparse.ArgumentParser:
         settings["help"] += shown
         group.add_argument(flag_name(option.name), dest=option.name, default=option.default, **settings)
     add_model_flags(parser)
+    parser.add_argument_group("models of one's own").add_argument(
+        "--model-config", "--model_config", metavar="PATH",
+        help="JSON file, or folder of them, that describes models beside open_clip's and this package's (docs/own_models.md)",
+    )  # fmt: skip
     return parser
 
 

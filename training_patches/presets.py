@@ -50,13 +50,13 @@ _GOES_WITH = {
 }
 
 
-def with_preset(arguments: Sequence[str], name: str | None, model: str, on_shards: bool) -> list[str]:
+def with_preset(arguments: Sequence[str], name: str | None, by_default: bool) -> list[str]:
     """The command line with the flags of preset `name` in front (argparse takes the last of equal flags).
 
-    name: what `--id-preset` says, None without it. model: of the command line. on_shards: whether it trains on
-    webdataset shards, which the default preset is for. Raises IdClipError for an unknown preset.
+    name: what `--id-preset` says, None without it. by_default: whether it trains a model that takes faces on webdataset
+    shards, which the default preset is for. Raises IdClipError for an unknown preset.
     """
-    chosen = name or (DEFAULT if on_shards and model.startswith("IdCLIP-") else NONE)
+    chosen = name or (DEFAULT if by_default else NONE)
     if chosen == NONE:
         return list(arguments)
     if chosen not in PRESETS:

@@ -101,6 +101,7 @@ def evaluate(
     precision: str = "fp32",
     workers: int = 2,
     seed: int = 0,
+    model_config: str | None = None,
 ) -> None:
     """Evaluate a model on shards: general and entity retrieval, for every way of writing the person.
 
@@ -123,6 +124,7 @@ def evaluate(
         precision: fp32, bf16, ...
         workers: processes that decode images.
         seed: of the templates drawn again for captions without a single keyword.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     device = str(resolve_device(device))
     settings = Settings(
@@ -136,7 +138,7 @@ def evaluate(
     loading = Loading(batch_size, workers, limit)
     if rival is None and (rival_weight is not None or rival_data is not None):
         raise IdClipError("--rival_weight and --rival_data need a face engine; give --rival, as insightface:buffalo_l")
-    loaded = load_model(model, checkpoint, device=device, precision=precision)
+    loaded = load_model(model, checkpoint, device=device, precision=precision, configs=model_config)
     settings = _askable(settings, loaded, data, configurations is not None)
     opponent = None if rival is None else Rival(rival, rival_weight, rival_data, det_size)
     evaluation = evaluate_shards(data, loaded, settings, loading, opponent)

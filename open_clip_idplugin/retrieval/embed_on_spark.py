@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from open_clip_idplugin import host_patches, model_folders
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import ThumbnailPart
+from open_clip_idplugin.registration import add_config, own_config
 from open_clip_idplugin.retrieval.card import fingerprint_image_tower
 from open_clip_idplugin.retrieval.host_contract import SPARK
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
@@ -49,6 +50,7 @@ class SparkJob:
     precision: str
     image_tower: str  # fingerprint
     weights: str | None  # SHA-256 of the checkpoint
+    own_config: Mapping[str, Any] | None  # of a user's own model, which Spark's machines do not know
     paths: tuple[str, ...]  # of Python's modules
 
 
@@ -124,6 +126,7 @@ def _job(source: ImageSource, loaded: LoadedModel, options: EmbedOptions, partit
         loaded.precision,
         fingerprint_image_tower(loaded.model),
         checkpoint_digest(loaded),
+        own_config(loaded.name),
         tuple(sys.path),
     )
 
@@ -189,6 +192,8 @@ def _pipeline(job: SparkJob, partitions: Partitions) -> Pipeline:
 
 def _load(job: SparkJob) -> LoadedModel:
     """The model, on the worker's device; refused where it is not the one that the run began with."""
+    if job.own_config is not None:
+        add_config(job.model, job.own_config, "of the job")
     loaded = load_model(job.model, job.checkpoint, device=job.options.spark_device, precision=job.precision)
     if fingerprint_image_tower(loaded.model) != job.image_tower or checkpoint_digest(loaded) != job.weights:
         raise IdClipError(

@@ -69,6 +69,7 @@ def index(
     faces: str | None = None,
     det_size: int | None = None,
     distributor: str = SEQUENTIAL,
+    model_config: str | None = None,
 ) -> None:
     """Embed images with clip-retrieval and build a search index with autofaiss.
 
@@ -91,6 +92,7 @@ def index(
         det_size: side of the square in which the face detector sees a picture (default: the model's own).
         distributor: sequential, or pyspark to embed on Spark (and to fill inverted files there); every machine needs the
             pictures, the checkpoint and the output under the same paths.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     if batch_size < 1 or workers < 0 or thumbnail_size < 0:
         raise IdClipError("--batch_size must be at least 1, --workers and --thumbnail_size at least 0")
@@ -102,7 +104,8 @@ def index(
     source = find_images(images)
     if embed_captions and not source.has_captions:
         raise IdClipError("--embed_captions needs a caption (.txt) in every sample of the shards; leave the flag out")
-    loaded = load_model(model, checkpoint, device="cpu" if distributor == PYSPARK else device, precision=precision)
+    place = "cpu" if distributor == PYSPARK else device
+    loaded = load_model(model, checkpoint, device=place, precision=precision, configs=model_config)
     options = EmbedOptions(batch_size, workers, thumbnail_size, embed_captions, distributor, device, finding)
     card = build_index(source, loaded, Path(output), options, index_key)
     print(f"{output}: {card.images} images, {card.skipped} skipped (see {REPORT_FILE})")

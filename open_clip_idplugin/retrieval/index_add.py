@@ -75,6 +75,7 @@ def index_add(
     device: str = AUTO,
     precision: str = "fp32",
     thumbnail_size: int = 256,
+    model_config: str | None = None,
 ) -> None:
     """Add images to an index made by `idclip index`; a service that serves it goes on with the new one.
 
@@ -91,12 +92,13 @@ def index_add(
         precision: fp32, amp or amp_bf16.
         thumbnail_size: longest side of the pictures kept for showing results, in pixels; an index without thumbnails
             gets none.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     if batch_size < 1 or workers < 0 or thumbnail_size < 1:
         raise IdClipError("--batch_size and --thumbnail_size must be at least 1, --workers at least 0")
     require_float32_weights(precision)
     source = find_images(images)
-    loaded = load_model(model, checkpoint, device=device, precision=precision)
+    loaded = load_model(model, checkpoint, device=device, precision=precision, configs=model_config)
     options = EmbedOptions(batch_size, workers, thumbnail_size)
     added = add_images(Path(index), source, loaded, options, face_table)
     if added.known:

@@ -25,6 +25,7 @@ class LocalModel:
     det_size: int | None = None
     device: str = AUTO
     precision: str = "fp32"
+    model_config: str | None = None  # where models of one's own are described
 
     def load(self) -> "tuple[LoadedModel, People]":
         """Load everything; any open_clip model will do (see `person_as`).
@@ -40,5 +41,5 @@ class LocalModel:
 
             engine = load_face_engine(self.faces, det_size=self.det_size)
             Gallery(self.gallery).require_model(engine.model_id)
-        loaded = load_model(self.model, self.checkpoint, device=self.device, precision=self.precision)
+        loaded = load_model(self.model, self.checkpoint, self.device, self.precision, self.model_config)
         return loaded, People(Gallery(self.gallery), engine)

@@ -56,6 +56,7 @@ def open_pictures(
     host: str = "127.0.0.1",
     port: int = 1234,
     token_file: str | None = None,
+    model_config: str | None = None,
 ) -> None:
     """Make folders of pictures searchable by who and what, and serve them; run again, it takes in what has changed.
 
@@ -78,6 +79,7 @@ def open_pictures(
         host: address to listen on; any but this machine's own needs a token.
         port: port to listen on; 0 picks a free one.
         token_file: file (0600) with the token that requests must send; or the environment variable IDCLIP_TOKEN.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     if not pictures:
         raise IdClipError("name a folder of pictures: idclip open PICTURES")
@@ -100,7 +102,7 @@ def open_pictures(
     def load() -> "LoadedModel":
         from open_clip_idplugin.checkpoints import load_model  # imports torch
 
-        return load_model(model, weights, device, precision)
+        return load_model(model, weights, device, precision, model_config)
 
     refresh = IndexRefresh(folder / INDEX, listing.root, load, options, accept_gone)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -127,6 +129,7 @@ def open_pictures(
         device=device,
         precision=precision,
         token_file=token_file,
+        model_config=model_config,
     )
 
 

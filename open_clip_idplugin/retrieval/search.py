@@ -86,6 +86,7 @@ def search(
     fmr: float | None = None,
     min_face_fmr: float | None = None,
     min_probability: float | None = None,
+    model_config: str | None = None,
 ) -> None:
     """Find a person in a context: "[TOK] feeding a horse" with an enrolled name or a photo; plain text works as well.
 
@@ -126,6 +127,7 @@ def search(
         fmr: false match rate at which two faces are the same person (0.001): how often different people are taken for one.
         min_face_fmr: leave out images whose face different people reach more often than this, in place of a cosine.
         min_probability: leave out images that show the people with a lower probability, so that nothing may be found.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     options = SearchOptions(
         _split(all),
@@ -159,7 +161,7 @@ def search(
     elif model is None:
         raise IdClipError("--model (and --checkpoint) is needed to encode the query on this machine")
     else:
-        setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision)
+        setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision, model_config)
         if url is not None:
             results = search_any_backend(url, query, setup)
         else:

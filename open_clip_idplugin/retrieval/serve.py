@@ -43,6 +43,7 @@ def serve(
     max_pixels: int = 50_000_000,
     max_results: int = 10_000,
     max_text: int = 10_000,
+    model_config: str | None = None,
 ) -> None:
     """Answer searches over HTTP as clip-retrieval does, with `[TOK]`, `faces` and `identities` in requests.
 
@@ -71,6 +72,7 @@ def serve(
         max_pixels: largest picture in a request, in pixels.
         max_results: most results of a request.
         max_text: longest text in characters.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     from open_clip_idplugin.retrieval.access import read_token
     from open_clip_idplugin.retrieval.proxies import parse_networks
@@ -87,7 +89,7 @@ def serve(
     limits = Limits(max_request_mb << 20, max_pixels, max_results, max_text)
     server = WebServer(host, port, threads, limits.request_bytes, bool(access.trusted_proxies))
     server.start()
-    setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision)
+    setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision, model_config)
     with without_collections():
         share_cores(threads)
         app = open_app(folders, setup, allow_urls, access, limits, mmap)

@@ -151,15 +151,13 @@ def cells_of(recipes: list[Recipe], seeds: tuple[int, ...]) -> list[Cell]:
 
 @cache
 def _weights(model: str, pretrained: str) -> Mapping[str, str]:
-    """Digest of the pretrained file, and of the vocabulary where the model has one of its own."""
+    """Digest of the pretrained file, of the vocabulary where the model has one of its own, and of a user's model's config."""
     import open_clip
 
-    import open_clip_idplugin  # noqa: F401 - registers the models
+    from open_clip_idplugin.registration import model_config, own_config
     from open_clip_idplugin.weights import WEIGHTS
 
-    config = open_clip.get_model_config(model)
-    if config is None:
-        raise IdClipError(f"there is no model {model!r}; `open_clip.list_models()` names them")
+    config = model_config(model)
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     path = Path(open_clip.factory.download_pretrained(tag)) if tag else Path(pretrained)
     if not path.is_file():
@@ -168,7 +166,9 @@ def _weights(model: str, pretrained: str) -> Mapping[str, str]:
     vocabulary = config["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
     if vocabulary:
         files["vocabulary"] = WEIGHTS / vocabulary
-    return {name: file_sha256(file) for name, file in files.items()}
+    described = own_config(model)
+    own = {} if described is None else {"config": _digest(described)}
+    return {name: file_sha256(file) for name, file in files.items()} | own
 
 
 def _digest(values: Any) -> str:

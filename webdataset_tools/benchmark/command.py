@@ -32,6 +32,7 @@ def benchmark(
     steps: int | None = None,
     workers: int = 2,
     docs: str | None = None,
+    model_config: str | None = None,
 ) -> None:
     """Train recipes with several seeds in a drawn world, evaluate them on unseen people and write a report.
 
@@ -53,6 +54,7 @@ def benchmark(
         steps: optimizer steps in place of each recipe's own.
         workers: cells at a time; each gets its share of the cores.
         docs: a folder whose benchmark.md and recipe.md get the results between their markers, and the pictures beside them.
+        model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     told = _command(locals())
     from open_clip_idplugin.evaluation.protocols import Settings
@@ -66,6 +68,10 @@ def benchmark(
     from webdataset_tools.benchmark.world import World, make_world
     from webdataset_tools.miniature.cpu_precision import fast_precision
 
+    if model_config is not None:
+        from open_clip_idplugin.registration import add_models
+
+        add_models(model_config)  # known to the processes that train, too
     chosen, numbers = choose(recipes), _numbers(seeds)
     if workers < 1 or (steps is not None and steps < 1):
         raise IdClipError("--workers and --steps must be at least 1")

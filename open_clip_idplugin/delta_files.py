@@ -19,6 +19,7 @@ import torch
 from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.model_view import View, read_view
 from open_clip_idplugin.weight_keys import OPENAI_FACTS, OWN_PARTS, config_of_weights, has_adaptor, part_of
 
@@ -81,7 +82,7 @@ def write_delta(
     facts = {
         "format": FORMAT,
         "model": model,
-        "identity_cfg": json.dumps(delta.identity_cfg.to_dict()),
+        "identity_cfg": json_text(delta.identity_cfg.to_dict()),
         "base": base,
         "base_digest": delta.base_digest,
         "digest": _content_digest(delta),
@@ -89,9 +90,9 @@ def write_delta(
     if face_model is not None:
         facts["face_model"] = face_model
     if delta.view:
-        facts["view"] = json.dumps(delta.view)
+        facts["view"] = json_text(delta.view)
     if delta.config:
-        facts["config"] = json.dumps(delta.config)
+        facts["config"] = json_text(delta.config)
     from safetensors.torch import save_file
 
     with atomic_path(output) as temporary:
@@ -166,7 +167,7 @@ def _content_digest(delta: Delta) -> str:
     facts += [] if delta.face_model is None else [delta.face_model]
     facts += [dict(delta.view)] if delta.view else []
     facts += [{"config": dict(delta.config)}] if delta.config else []
-    return hashlib.sha256(f"{json.dumps(facts)} {weights_digest(delta.tensors)}".encode()).hexdigest()
+    return hashlib.sha256(f"{json_text(facts)} {weights_digest(delta.tensors)}".encode()).hexdigest()
 
 
 def _is_ours(facts: Mapping[str, str]) -> bool:

@@ -23,6 +23,7 @@ import torch
 from open_clip_idplugin.atomic import PUBLIC
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_view import with_view
 from open_clip_idplugin.own_models import FOLDER_CONFIG, FOLDER_PREFIX
@@ -87,7 +88,7 @@ def write_folder(output: Path, model: Any, tokenizer: Any, name: str, origin: Or
         host = importlib.import_module("open_clip.push_to_hf_hub")
         host.save_config_for_hf(model, folder / CONFIG, model_config=config)
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        (folder / CONFIG).write_text(json.dumps({**content, _NOTE: asdict(note)}, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json_text({**content, _NOTE: asdict(note)}, indent=2) + "\n", encoding="utf-8")
         (folder / CARD).write_text(model_card(output.name, name, model.identity_cfg, shown), encoding="utf-8")
         for path in folder.iterdir():
             path.chmod(PUBLIC)

@@ -16,6 +16,7 @@ from typing import Any
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, same_model
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.model_view import read_view
 
 FILE_NAME = "training_facts.json"
@@ -58,7 +59,7 @@ class TrainingFacts:
 
 def write_facts(folder: Path, facts: TrainingFacts) -> None:
     """Write `training_facts.json` into a folder of checkpoints."""
-    atomic_write(folder / FILE_NAME, json.dumps(facts.to_dict(), indent=1) + "\n")
+    atomic_write(folder / FILE_NAME, json_text(facts.to_dict(), indent=1) + "\n")
 
 
 def facts_beside(checkpoint: str | Path) -> TrainingFacts:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
 from training_patches.data import Decoder
@@ -94,7 +95,7 @@ def cached_shards(model: Any, preprocess: Any, args: argparse.Namespace, folder:
     notes = [_read(entry) for entry in entries]
     if args.rank == 0:
         sizes = {entry.tar.name: note.samples for entry, note in zip(entries, notes)}
-        atomic_write(Path(folder) / SIZES_FILE, json.dumps(_known_sizes(Path(folder)) | sizes, indent=1))
+        atomic_write(Path(folder) / SIZES_FILE, json_text(_known_sizes(Path(folder)) | sizes, indent=1))
     return [str(entry.tar) for entry in entries]
 
 
@@ -295,7 +296,7 @@ def _write(
                     tar.addfile(member, io.BytesIO(content))
         digest = file_sha256(entry.shard)
         note = CacheNote(str(entry.shard), state.st_size, state.st_mtime_ns, digest, tower, dtype, len(rows), skipped)
-        atomic_write(entry.note, json.dumps(asdict(note), indent=1))
+        atomic_write(entry.note, json_text(asdict(note), indent=1))
     except OSError as error:
         raise IdClipError(f"cannot write {entry.tar}: {error}; run the same command again to go on.") from error
 

@@ -11,6 +11,7 @@ from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, same_model
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.release_files import ReleaseError
 
@@ -27,7 +28,7 @@ class ReleaseFaceModel:
 
 def write_face_model(release: Location, model: ReleaseFaceModel) -> None:
     """Note the model in a release's folder."""
-    atomic_write(release / FACE_MODEL_FILE, json.dumps(asdict(model), indent=1) + "\n")
+    atomic_write(release / FACE_MODEL_FILE, json_text(asdict(model), indent=1) + "\n")
 
 
 def read_face_model(release: Location) -> ReleaseFaceModel | None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import location
 
 IMAGE = "jpg"
@@ -63,7 +64,7 @@ class SampleRecord:
 
     def to_json(self) -> str:
         """Return the record as one line of JSON; the same record gives the same text."""
-        return json.dumps(vars(self), ensure_ascii=False)  # not asdict, which copies deeply and slowly
+        return json_text(vars(self), ensure_ascii=False)  # not asdict, which copies deeply and slowly
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "SampleRecord":

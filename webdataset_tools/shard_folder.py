@@ -14,6 +14,7 @@ from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import PART, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import same_model
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.report import BuildReport
 from webdataset_tools.sample_format import INDEX_FILE, REPORT_FILE, SIZES_FILE
@@ -70,9 +71,9 @@ def fingerprint(tasks: Iterable[ShardTask], photos: Mapping[str, Sequence[str]])
         digest.update(task.name.encode())
         for sample in task.samples:
             record = [sample.key, sample.identity_name, sample.captions, sample.file_name, sample.attributes]
-            digest.update(json.dumps(record, sort_keys=True).encode())
+            digest.update(json_text(record, sort_keys=True).encode())
             digest.update(sample.face.tobytes())
-    digest.update(json.dumps(photos, sort_keys=True).encode())
+    digest.update(json_text(photos, sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -109,4 +110,4 @@ def _stats_path(folder: Location, name: str) -> Location:
 
 
 def _dump(values: Any) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return json_text(values, indent=1, ensure_ascii=False) + "\n"

@@ -8,7 +8,6 @@ its places is up to the scenes and the attributes: the one whose scene and attri
 The line is cut into shards; inside a shard the order is random. All of this depends on the samples and the seed alone.
 """
 
-import json
 import math
 import random
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.release import ReleaseSample
 from webdataset_tools.sample_format import FACE_CROP_BYTES
@@ -152,7 +152,7 @@ def _shared_attributes(group: Sequence[ReleaseSample]) -> str:
         if not shared:
             break
         shared = {name: value for name, value in shared.items() if sample.attributes.get(name) == value}
-    return json.dumps(shared, sort_keys=True, default=str)
+    return json_text(shared, sort_keys=True, default=str)
 
 
 def sizes_in_tar(samples: Sequence[ReleaseSample], images: Location, with_crops: bool) -> list[int]:

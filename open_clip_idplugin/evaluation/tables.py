@@ -5,7 +5,6 @@ Role: `protocols.Results` in, text out. One row a configuration, one column a me
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.evaluation.results import Results
+from open_clip_idplugin.finite_json import json_text
 
 GENERAL = ("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_R@50", "i2t_R@1", "i2t_R@5", "i2t_R@10", "i2t_R@50", "t2i_sum", "sum")
 SCENES = ("right_scene", "right_person")
@@ -64,7 +64,7 @@ def to_csv(results: Results) -> str:
 def to_json(results: Results, about: Mapping[str, Any]) -> str:
     """`{"about": ..., "metrics": {configuration: {metric: fraction}}, ...}` with all fields of `Results`."""
     document = {"about": dict(about), **vars(results)}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json_text(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_results(folder: str | Path, results: Results, about: Mapping[str, Any]) -> list[Path]:
@@ -130,4 +130,4 @@ def _pipes(table: Table) -> str:
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):  # such as the left out samples: one by one in the JSON, here their number
         return str(len(value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value, ensure_ascii=False)

@@ -13,6 +13,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.faces.face_table import FaceRow, rows_to_table
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.left_out import Skip
 from open_clip_idplugin.locations import Location, is_file
 
@@ -37,7 +38,7 @@ class PartNotes:
     def to_json(self) -> str:
         """The file's content."""
         values = {**vars(self), "rejected": [vars(skip) for skip in self.rejected]}
-        return json.dumps(values, ensure_ascii=False) + "\n"
+        return json_text(values, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "PartNotes":

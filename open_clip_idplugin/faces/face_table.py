@@ -18,6 +18,7 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.faces.model_identity import require_same_model, same_model
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Place, location
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class FaceTableInfo:
 
     def to_json(self) -> str:
         """The file's content."""
-        return json.dumps({"format": FORMAT, **vars(self)}, indent=1, ensure_ascii=False) + "\n"
+        return json_text({"format": FORMAT, **vars(self)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def schema() -> "pyarrow.Schema":

@@ -8,7 +8,6 @@ hang on a description beside the weights too, 8 more of that. An id without a di
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.finite_json import json_text
 
 WEIGHT_DIGITS, DESCRIPTION_DIGITS = 12, 8
 _WHOLE = re.compile(rf"(?P<name>.+)-(?P<digest>[0-9a-f]{{{WEIGHT_DIGITS},64}})", re.DOTALL)
@@ -102,7 +102,7 @@ def weights_hash(*files: Path) -> str:
 
 def description_hash(description: Mapping[str, Any]) -> str:
     """8 hex digits for what else decides about the embeddings: how crops are cut, scaled and fed; values as JSON has them."""
-    text = json.dumps(description, sort_keys=True)
+    text = json_text(description, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DESCRIPTION_DIGITS]
 
 

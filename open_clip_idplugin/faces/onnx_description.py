@@ -28,6 +28,7 @@ import numpy as np
 
 from open_clip_idplugin.faces.errors import ManifestBroken, PackNotFound
 from open_clip_idplugin.faces.model_identity import description_hash
+from open_clip_idplugin.finite_json import json_text
 
 TEMPLATE = (
     '{"name": "MyNet", "licence": "...", "input_size": 112, "channels": "RGB", "pixel_range": 255, "mean": 127.5, '
@@ -186,7 +187,7 @@ class _Reader:
 
     def _require(self, fit: bool, name: str, wanted: str) -> None:
         if not fit:
-            seen = json.dumps(self._values.get(name))[:60]
+            seen = json_text(self._values.get(name))[:60]
             raise DescriptionError(f"The description {self._path} gives {name} {seen}; it must be {wanted}.")
 
 

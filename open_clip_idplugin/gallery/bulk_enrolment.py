@@ -4,7 +4,6 @@ Role: (name, photos) -> a gallery and `EnrolmentReport`. A bad photo costs an en
 one; what is finished stays after an interruption, and a photo is never counted twice.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.likeness import same_face as same_face_of
@@ -50,7 +50,7 @@ class EnrolmentReport:
 
     def write(self, path: Path) -> None:
         """Write the report; it names people, so that only its owner can read it."""
-        atomic_write(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", PRIVATE)
+        atomic_write(path, json_text(asdict(self), indent=1, ensure_ascii=False) + "\n", PRIVATE)
 
     def lines(self) -> list[str]:
         """The report in a few words."""

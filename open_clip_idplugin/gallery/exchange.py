@@ -23,6 +23,7 @@ import numpy as np
 from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.faces.model_identity import same_model
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.errors import GalleryError
@@ -76,7 +77,7 @@ def export_people(gallery: Gallery, target: Path, names: Sequence[str] = ()) -> 
     array = io.BytesIO()
     np.save(array, np.stack(rows).astype(np.float32))
     with atomic_path(target, PRIVATE) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        _put(archive, PEOPLE_FILE, json.dumps(head, indent=1, ensure_ascii=False).encode())
+        _put(archive, PEOPLE_FILE, json_text(head, indent=1, ensure_ascii=False).encode())
         _put(archive, EMBEDDINGS_FILE, array.getvalue())
         for name, content in crops.items():
             _put(archive, name, content)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 
 CSV_FILE, JSON_FILE, PAGE_FILE = "groups.csv", "groups.json", "groups.html"
 FORMAT = "idclip-groups-v1"
@@ -59,7 +60,7 @@ def write_groups(folder: Path, groups: Groups, shown: Sequence[Sequence[ShownFac
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / CSV_FILE).exists():
         raise IdClipError(f"'{folder / CSV_FILE}' exists, and may hold names already: choose another --output")
-    atomic_write(folder / JSON_FILE, json.dumps({"format": FORMAT, **asdict(groups)}) + "\n", PRIVATE)
+    atomic_write(folder / JSON_FILE, json_text({"format": FORMAT, **asdict(groups)}) + "\n", PRIVATE)
     atomic_write(folder / PAGE_FILE, _page(groups, shown), PRIVATE)
     stream = io.StringIO()
     writer = csv.writer(stream)

@@ -4,12 +4,12 @@ insightface's packs lie where insightface itself looks (`~/.insightface/models/N
 Nothing is fetched unless `get_model` is called.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.model_store.fetching import fetch_file
 from open_clip_idplugin.model_store.registry import MODELS, FaceModel
@@ -129,7 +129,7 @@ def _fill(model: FaceModel, making: Path, folder: Path, mirror: str | None) -> N
         "terms": model.terms,
         "files": [{"name": file.name, "url": file.url, "sha256": file.sha256} for file in model.files],
     }
-    atomic_write(ready / ORIGIN_FILE, json.dumps(origin, indent=1) + "\n")
+    atomic_write(ready / ORIGIN_FILE, json_text(origin, indent=1) + "\n")
     if folder.is_dir():
         folder.rmdir()  # empty
     ready.rename(folder)

@@ -6,7 +6,6 @@ Nothing is unpickled on either side: a decoder that a picture took over can send
 """
 
 import contextlib
-import json
 import os
 import struct
 import sys
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.decoding import load_image, open_image
 from open_clip_idplugin.pictures.errors import ImageRejected
 
@@ -48,7 +48,7 @@ def _answer(what: int, most_pixels: int, content: bytes, target: BinaryIO) -> No
         image = load_image(content)
         pixels = image.tobytes()
     except ImageRejected as error:
-        told = json.dumps([type(error).__name__, error.source, error.reason]).encode()
+        told = json_text([type(error).__name__, error.source, error.reason]).encode()
         target.write(ANSWER.pack(REFUSED, len(told)) + told)
     else:
         target.write(ANSWER.pack(PIXELS, SIZE.size + len(pixels)) + SIZE.pack(*image.size))

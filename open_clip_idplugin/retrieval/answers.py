@@ -5,7 +5,6 @@ Role: the thin layer between Flask and the two services (`knn_service`, `service
 
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import flask
 from flask.json.provider import DefaultJSONProvider
 
 from open_clip_idplugin.errors import Busy, IdClipError
+from open_clip_idplugin.finite_json import finite, json_text
 from open_clip_idplugin.named_people import Hint
 from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.request_fields import HINTS
@@ -28,7 +28,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that is half of a cha
 
 
 class FiniteJSON(DefaultJSONProvider):
-    """Flask's JSON, in the order of the keys, which never writes what is no JSON: NaN and infinite numbers become null."""
+    """Flask's JSON, in the order of the keys, which never writes what is no JSON (see `finite_json`)."""
 
     sort_keys = False
 
@@ -37,17 +37,7 @@ class FiniteJSON(DefaultJSONProvider):
         try:
             return super().dumps(obj, allow_nan=False, **options)
         except ValueError:
-            return super().dumps(_finite(obj), allow_nan=False, **options)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return value
+            return super().dumps(finite(obj), allow_nan=False, **options)
 
 
 def add_pictures(results: Answer, rows: Sequence[int], resource: IdentityResource) -> None:
@@ -72,7 +62,7 @@ def with_hints(answered: Any, hints: Sequence[Hint]) -> Any:
     if not hints or isinstance(answered, tuple):
         return answered
     response = flask.jsonify(answered)
-    response.headers[HINTS] = json.dumps([asdict(hint) for hint in hints])  # JSON escapes what is not ASCII
+    response.headers[HINTS] = json_text([asdict(hint) for hint in hints])  # JSON escapes what is not ASCII
     return response
 
 
@@ -88,7 +78,7 @@ def json_body() -> Any:
         text = content.decode()
         values = json.loads(text, parse_constant=_refuse_constant)
         if _SURROGATE.search(text):
-            json.dumps(values, ensure_ascii=False).encode()
+            json_text(values, ensure_ascii=False).encode()
     except UnicodeError:
         raise BadRequest("the request is not valid JSON: send text as UTF-8, without halves of characters") from None
     except (ValueError, RecursionError):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.decoder_version import DECODER_VERSION, pictures_read_otherwise
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class IndexCard:
 
     def write(self, folder: Path) -> None:
         """Write index_card.json."""
-        atomic_write(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
+        atomic_write(folder / FILE_NAME, json_text(asdict(self), indent=1) + "\n")
 
 
 def load_card(folder: Path) -> IndexCard | None:
@@ -99,7 +100,7 @@ def fingerprint_image_tower(model: "torch.nn.Module") -> str:
     import torch
 
     visual = model.visual
-    digest = hashlib.sha256(json.dumps(_structure(visual), sort_keys=True).encode())
+    digest = hashlib.sha256(json_text(_structure(visual), sort_keys=True).encode())
     for name, tensor in sorted(visual.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())

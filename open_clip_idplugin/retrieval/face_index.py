@@ -19,6 +19,7 @@ import numpy as np
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.fusion import match_faces
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.faiss_files import read_index
@@ -46,7 +47,7 @@ class FaceIndexInfo:
 
     def to_json(self) -> str:
         """The file's content."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        return json_text({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.partitions import PYSPARK, SEQUENTIAL
 
 _MOST_MEMORY = "4G"  # of the index
@@ -54,7 +55,7 @@ def build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None,
             f"autofaiss built no index of the type '{index_key or 'chosen by itself'}': try --index_key Flat"
         )
     values = json.loads(infos.read_text())
-    atomic_write(infos, json.dumps({**values, "index_path": target.name}, indent=1))  # it names the temporary folder
+    atomic_write(infos, json_text({**values, "index_path": target.name}, indent=1))  # it names the temporary folder
 
 
 def _usual_key(embeddings: Path) -> str:

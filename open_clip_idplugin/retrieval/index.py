@@ -6,7 +6,6 @@ on there.
 """
 
 import importlib.metadata
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import IndexCard, load_card, require_same_decoder
 from open_clip_idplugin.retrieval.embed import embed_images
@@ -250,7 +250,7 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         "renamed_columns": other_names,
         **source.account(),
     }
-    atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / REPORT_FILE, json_text(values, indent=1, ensure_ascii=False) + "\n")
     if skipped:
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         print(f"Skipped, cannot be read: {', '.join(skipped[:_SHOWN])}{more}")

@@ -17,6 +17,7 @@ from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
@@ -144,8 +145,8 @@ def add_images(
             discard_building(index)
             return Added(card, 0, 0, known)
         options = _fitting_options(index, card, new, loaded, options)
-        plan = hashlib.sha256(json.dumps([card.plan, new.describe(), asdict(options)]).encode()).hexdigest()
-        with building_folder(index, json.dumps({"add": plan})) as building:
+        plan = hashlib.sha256(json_text([card.plan, new.describe(), asdict(options)]).encode()).hexdigest()
+        with building_folder(index, json_text({"add": plan})) as building:
             embedded = building / _NEW
             for name in ("img_emb", "metadata"):
                 (embedded / name).mkdir(parents=True, exist_ok=True)
@@ -236,7 +237,7 @@ def _extend_faiss(path: Path, files: list[Path]) -> None:
     if infos.exists():
         values = json.loads(infos.read_text())
         size = path.stat().st_size
-        atomic_write(infos, json.dumps({**values, "nb vectors": int(index.ntotal), "size in bytes": size}, indent=1))
+        atomic_write(infos, json_text({**values, "nb vectors": int(index.ntotal), "size in bytes": size}, indent=1))
 
 
 def _join_card(
@@ -269,4 +270,4 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
     path = folder / REPORT_FILE
     values = json.loads(path.read_text()) if path.exists() else {}
     values["added"] = [*values.get("added", []), added]
-    atomic_write(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(path, json_text(values, indent=1, ensure_ascii=False) + "\n")

@@ -15,6 +15,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails, ThumbnailWriter
 from open_clip_idplugin.retrieval.card import IndexCard, IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
@@ -75,7 +76,7 @@ def compact(index: Path, index_key: str | None = None) -> Left:
             return Left(0, 0, 0, rows)
         if not stays.any():
             raise IdClipError(f"all images of '{index}' were removed: delete the folder instead")
-        plan = json.dumps({"compact": removed.tolist()})
+        plan = json_text({"compact": removed.tolist()})
         with building_folder(index, plan) as building, replacing(index, building) as folder:
             return _write(index, folder, stays, index_key)
 
@@ -166,7 +167,7 @@ def _keep_report(index: Path, folder: Path, stays: np.ndarray) -> None:
         known = added["in_the_index_already"]
         known["keys"] = [key for key in known["keys"] if key not in gone]
     values["removed"] = values.get("removed", 0) + int((~stays).sum())
-    atomic_write(folder / REPORT_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / REPORT_FILE, json_text(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _keep_lists(index: Path, folder: Path, stays: np.ndarray) -> None:

@@ -4,13 +4,13 @@ Role: pictures + model + options -> `IndexPlan`, whose digest stands in the inde
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.checkpoints import LoadedModel
 from open_clip_idplugin.faces.finding import FaceFinding
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
 from open_clip_idplugin.retrieval.partitions import EmbedOptions
@@ -36,7 +36,7 @@ class IndexPlan:
         values = asdict(self)
         if self.faces is None:
             del values["faces"]
-        return json.dumps(values, sort_keys=True)
+        return json_text(values, sort_keys=True)
 
     @property
     def digest(self) -> str:
@@ -55,7 +55,7 @@ def make_plan(source: ImageSource, loaded: LoadedModel, options: EmbedOptions, i
 def _describe_faces(finding: FaceFinding) -> str:
     """What determines which faces are found; where they are computed does not."""
     values = {name: value for name, value in asdict(finding).items() if name not in ("providers", "threads")}
-    return json.dumps({**values, "model_id": passing_engine(finding).model_id}, sort_keys=True)
+    return json_text({**values, "model_id": passing_engine(finding).model_id}, sort_keys=True)
 
 
 def checkpoint_digest(loaded: LoadedModel) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.gallery.group_suggestions import Suggested
 from open_clip_idplugin.left_out import Skip, count_reasons, reason_lines
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
@@ -49,7 +50,7 @@ class OpenReport:
             "calibration": self.calibration,
             "state": dict(self.state),
         }
-        content = json.dumps(report, indent=1, ensure_ascii=True) + "\n"  # names may hold what is not UTF-8
+        content = json_text(report, indent=1, ensure_ascii=True) + "\n"  # names may hold what is not UTF-8
         atomic_write(folder / REPORT_FILE, content, PRIVATE)
 
     def lines(self) -> list[str]:

@@ -14,6 +14,7 @@ from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.sources import ImageSource
 
 DONE_FOLDER = "done"  # of a folder under construction: the reports, and what else nobody needs at the end
@@ -73,7 +74,7 @@ class Partitions:
 
     def mark_done(self, number: int, report: PartitionReport) -> None:
         """Keep a report; the last thing that is written of a partition."""
-        atomic_write(self._done_path(number), json.dumps(asdict(report)))
+        atomic_write(self._done_path(number), json_text(asdict(report)))
 
     def _done_path(self, number: int) -> Path:
         return self.folder / DONE_FOLDER / f"{number:06d}.json"

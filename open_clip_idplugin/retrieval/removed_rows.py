@@ -16,6 +16,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.generations import FolderHandle, changing
@@ -120,7 +121,7 @@ def remove_rows(folder: Path, choose: Callable[[], np.ndarray]) -> tuple[int, in
         thumbnails = Thumbnails(folder, card.partitions if card is not None else [count_rows(folder)])
         before = read_removed(folder)
         together = np.union1d(before, ids)
-        atomic_write(folder / FILE_NAME, json.dumps({"ids": together.tolist()}) + "\n")
+        atomic_write(folder / FILE_NAME, json_text({"ids": together.tolist()}) + "\n")
         try:
             thumbnails.erase(ids.tolist())
         except sqlite3.Error as error:

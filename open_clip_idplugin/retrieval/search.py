@@ -16,6 +16,7 @@ from typing import Any
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.request_fields import HINTS
 from open_clip_idplugin.retrieval.results_page import render_page
@@ -283,7 +284,7 @@ def _results(values: Any, source: str) -> Any:
     if isinstance(values, dict) and "message" in values:
         raise SearchFailed(f"the search was refused: {values['message']}")
     if not isinstance(values, list):
-        raise SearchFailed(f"{source} gave an answer of an unknown form: {json.dumps(values)[:200]}")
+        raise SearchFailed(f"{source} gave an answer of an unknown form: {json_text(values)[:200]}")
     return values
 
 

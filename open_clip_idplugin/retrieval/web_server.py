@@ -5,7 +5,6 @@ application is there. A stop signal lets the requests at hand finish, refusing n
 """
 
 import contextlib
-import json
 import logging
 import signal
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 
 _STOP_SECONDS = 20.0  # how long requests at hand may take after a stop signal
 _IDLE_SECONDS = 60  # after which a silent connection is closed, and one whose request is not there whole
@@ -57,7 +57,7 @@ class Door:
 
     @staticmethod
     def _not_ready(start_response: Any, closing: bool) -> list[bytes]:
-        body = json.dumps({"status": "stopping" if closing else "loading"}).encode()
+        body = json_text({"status": "stopping" if closing else "loading"}).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Retry-After", "5")]
         if not closing:
             headers.append(("Refresh", "3"))  # a browser asks again by itself

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter
 from open_clip_idplugin.retrieval.metadata_columns import CAPTION_COLUMN, KEY_COLUMN, PREFIX
 
@@ -98,7 +99,7 @@ def _flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat.update(_flatten(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+            flat[f"{prefix}{name}"] = json_text(value, ensure_ascii=False) if isinstance(value, list) else value
     return flat
 
 

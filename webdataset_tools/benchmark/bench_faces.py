@@ -5,7 +5,6 @@ private: the files are readable by their owner alone.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
 from open_clip_idplugin.faces.calibration_files import load_calibration
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.card import file_sha256
 from open_clip_idplugin.weights import WEIGHTS
 from webdataset_tools.benchmark.world import DETECTOR_SIDE, FACES
@@ -100,7 +100,7 @@ class BenchFaces:
 
     def _kept(self, name: str, data: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         world = self._bench.world.digest(name.partition("-")[0])
-        key = hashlib.sha256(json.dumps([world, self._model, DETECTOR_SIDE, data]).encode()).hexdigest()
+        key = hashlib.sha256(json_text([world, self._model, DETECTOR_SIDE, data]).encode()).hexdigest()
         path = self._bench.output / FOLDER / f"{name}-{key[:12]}.npz"
         if not path.exists():
             with atomic_path(path, PRIVATE) as temporary, temporary.open("wb") as stream:

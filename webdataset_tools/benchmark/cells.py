@@ -16,6 +16,7 @@ from typing import Any
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import CONFIGURATIONS
 from open_clip_idplugin.retrieval.card import file_sha256
 from webdataset_tools.benchmark.recipes import Flags, Recipe, words
@@ -128,7 +129,7 @@ class CellResult:
 
     def write(self, path: Path) -> None:
         """The file is there whole or not at all."""
-        atomic_write(path, json.dumps(asdict(self), indent=1) + "\n")
+        atomic_write(path, json_text(asdict(self), indent=1) + "\n")
 
 
 def read_result(path: Path) -> CellResult | None:
@@ -172,4 +173,4 @@ def _weights(model: str, pretrained: str) -> Mapping[str, str]:
 
 
 def _digest(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=dict).encode()).hexdigest()
+    return hashlib.sha256(json_text(values, sort_keys=True, default=dict).encode()).hexdigest()

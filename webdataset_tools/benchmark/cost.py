@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from webdataset_tools.benchmark.recipes import words
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Cost:
 
     def write(self, path: Path) -> None:
         """The file is there whole or not at all."""
-        atomic_write(path, json.dumps(asdict(self)) + "\n")
+        atomic_write(path, json_text(asdict(self)) + "\n")
 
 
 class Clock:

@@ -4,7 +4,6 @@ Role: which sections there are and in what order. Validation says which recipe i
 cells do not hold is left out.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.evaluation.tables import Table
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import CONFIGURATIONS
 from webdataset_tools.benchmark.ablation import ablation_notes, ablation_table, steps
 from webdataset_tools.benchmark.cells import TEST, VALIDATION, CellResult
@@ -63,7 +63,7 @@ def write_report(folder: Path, findings: Findings, world: World | None = None) -
     contents = {
         MARKDOWN: f"# {TITLE}\n\n{to_markdown_page(facts, sections, PICTURES)}",
         HTML: to_html_page(TITLE, facts, sections),
-        JSON: json.dumps(document(findings), indent=1) + "\n",
+        JSON: json_text(document(findings), indent=1) + "\n",
     }
     write_pictures(folder / PICTURES, sections, PRIVATE)
     for name, content in contents.items():

@@ -19,6 +19,7 @@ from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_no
 from open_clip_idplugin.faces.face_table import METADATA_FILE
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
 from open_clip_idplugin.faces.finding import FaceFinding, load_engine
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.locations import Location
 from webdataset_tools.collection_faces.collection import Collection, find_collection
@@ -97,7 +98,7 @@ def _claim(folder: Location, parameters: Mapping[str, Any]) -> bool:
     elif locations.list_folder(folder):
         raise IdClipError(f"{folder} holds files but no {BUILD_FILE}; choose an empty folder for --output")
     else:
-        atomic_write(place, json.dumps(parameters, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(place, json_text(parameters, indent=1, ensure_ascii=False) + "\n")
     for part in (folder, folder / PARTS_FOLDER):
         for entry in locations.list_folder(part):
             if entry.name.startswith(".") and entry.name.endswith(PART):

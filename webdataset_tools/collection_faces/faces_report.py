@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from open_clip_idplugin.faces.face_parts import PartNotes
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
 from webdataset_tools.collection_faces.collection import Collection
 from webdataset_tools.report import Skip, count_reasons, reason_lines
@@ -44,7 +45,7 @@ class FacesReport:
             "passed_over": to_json(self.passed_over),
             "exact_copies": self.exact_copies,
         }
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        return json_text(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "FacesReport":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin import locations
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release_files import ReleaseError, encodable, read_captions, read_image_id
@@ -159,7 +160,7 @@ def _single_people(content: dict, entries: dict[int, Any]) -> tuple[dict[int, tu
     for entry in content["annotations"]:
         if not isinstance(entry, dict) or read_image_id(entry.get("category_id")) not in people:
             continue
-        image_id, number = read_image_id(entry.get("image_id")), json.dumps(entry.get("id"))
+        image_id, number = read_image_id(entry.get("image_id")), json_text(entry.get("id"))
         if image_id is None or image_id not in entries:
             continue
         if number != "null" and number in seen:  # the same annotation twice is still one person

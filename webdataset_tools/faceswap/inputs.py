@@ -5,11 +5,11 @@ run knows whether it goes on with the same data.
 """
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.coco import CocoSubset
@@ -50,9 +50,9 @@ def fingerprint(inputs: SwapInputs, model: Path | None) -> str:
     """Return a hash of everything that shapes the release, except the pictures' bytes."""
     digest = hashlib.sha256()
     for subset in inputs.subsets.values():
-        digest.update(json.dumps([asdict(image) for image in subset.images], sort_keys=True).encode())
-    digest.update(json.dumps([asdict(identity) for identity in inputs.people.identities], sort_keys=True).encode())
-    digest.update(json.dumps(inputs.notes, sort_keys=True).encode())
+        digest.update(json_text([asdict(image) for image in subset.images], sort_keys=True).encode())
+    digest.update(json_text([asdict(identity) for identity in inputs.people.identities], sort_keys=True).encode())
+    digest.update(json_text(inputs.notes, sort_keys=True).encode())
     digest.update(hash_file(model).encode())
     return digest.hexdigest()
 

@@ -4,12 +4,12 @@ Role: splits with their images and decisions -> a table. Rows without an identit
 anybody was swapped in. Boxes and landmarks are pixels of the upright picture; similarities are cosines. It holds no embedding.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
 from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap.marking import short_name
 from webdataset_tools.faceswap.split_result import SplitResult
@@ -81,7 +81,7 @@ def _rows(split: SplitResult, common: dict[str, Any]) -> Iterator[dict[str, Any]
                 "coco_file": swapped.image.label,
                 "identity_name": split.names[decision.identity_id],
                 "file_name": swapped_file_name(swapped.image.image_id, decision.identity_id) if decision.kept else None,
-                "matched": json.dumps(swapped.values, ensure_ascii=False),
+                "matched": json_text(swapped.values, ensure_ascii=False),
                 "face_box": swapped.face.box.tolist(),
                 "landmarks": swapped.face.landmarks.reshape(-1).tolist(),
                 "face_score": swapped.face.score,

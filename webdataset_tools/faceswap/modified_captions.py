@@ -4,11 +4,11 @@ Role: a swapped image and its captions -> one line of JSON a caption. Training c
 `open_clip_idplugin.prompts`; val and test have the 11 texts of the evaluation, once with `[TOK]` (conf1), once with the name.
 """
 
-import json
 import random
 from collections.abc import Iterator
 from typing import Any
 
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import TRAINING_SETTINGS, expand, general_text, general_texts, training_caption
 from webdataset_tools.faceswap.split_result import SplitResult
 from webdataset_tools.release import CAPTIONS_PER_IMAGE
@@ -25,7 +25,7 @@ def caption_lines(split: SplitResult, seed: int) -> Iterator[str]:
         for number, caption in enumerate(swapped.image.captions[:CAPTIONS_PER_IMAGE]):
             rng = random.Random(f"captions {seed} {key} {number}")
             line = {"key": key, "split": split.split, "identity_name": name, "number": number, "caption": caption}
-            yield json.dumps({**line, **_texts(split.split, caption, name, rng)}, ensure_ascii=False) + "\n"
+            yield json_text({**line, **_texts(split.split, caption, name, rng)}, ensure_ascii=False) + "\n"
 
 
 def _texts(split: str, caption: str, name: str, rng: random.Random) -> dict[str, Any]:

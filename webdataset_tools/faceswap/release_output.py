@@ -4,12 +4,12 @@ Role: everything of the published layout but the pictures (see `webdataset_tools
 that depends on the ids alone. Features are biometric and written PRIVATE.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.identities import GENDER
@@ -41,7 +41,7 @@ def write_captions(output: Location, folder: Location, splits: Sequence[SplitRes
         wanted.setdefault(SPLITS[split.split].captions, set()).update(ids)
     subset = {SPLITS[split.split].captions: coco.SUBSETS[split.split] for split in splits}
     for name, ids in wanted.items():
-        atomic_write(output / COCO_FOLDER / name, json.dumps(coco.captions_of(folder, subset[name], ids)))
+        atomic_write(output / COCO_FOLDER / name, json_text(coco.captions_of(folder, subset[name], ids)))
     with atomic_path(output / CAPTIONS_FILE) as path, path.open("w", encoding="utf-8") as stream:
         for split in splits:
             stream.writelines(caption_lines(split, seed))
@@ -83,7 +83,7 @@ def write_notes(
                 "photo": decision.photo,
                 "swapper": swapper,
             }
-    atomic_write(output / ATTRIBUTES_FILE, json.dumps(content, ensure_ascii=False))
+    atomic_write(output / ATTRIBUTES_FILE, json_text(content, ensure_ascii=False))
 
 
 def genders_of(values: Mapping[str, Mapping[str, str | None]], given: Mapping[str, Mapping[str, str]]) -> dict:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from open_clip_idplugin import locations
 from open_clip_idplugin.atomic import PART, PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.release import COCO_FOLDER, IDENTITY_FOLDER, SPLITS
 from webdataset_tools.shard_folder import CONTENT as CONTENT
@@ -48,7 +49,7 @@ def claim(folder: Location, parameters: Mapping[str, Any]) -> None:
     elif any(name != WORK_FOLDER and not name.endswith(PART) for name, _ in locations.list_folder(folder)):
         raise IdClipError(f"{folder} is not empty and holds no swapped release; choose another --output")
     else:
-        atomic_write(path, json.dumps(parameters, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(path, json_text(parameters, indent=1, ensure_ascii=False) + "\n")
     coco = folder / COCO_FOLDER
     images = [coco / files.images for files in SPLITS.values()]
     stages = [folder / WORK_FOLDER / name for name, _ in locations.list_folder(folder / WORK_FOLDER)]
@@ -91,7 +92,7 @@ def run_stage(
     with tqdm(total=done + left, initial=done, unit="images", desc=title, smoothing=0.1) as bar:
         for number, record in run_tasks(prepare, todo, workers, bar, distributor):
             try:
-                atomic_write(place / names[number], json.dumps(record), PRIVATE)
+                atomic_write(place / names[number], json_text(record), PRIVATE)
             except OSError as error:
                 raise IdClipError(f"cannot write to {place} ({error}); make room and run the same again") from error
             records[number] = record

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from open_clip_idplugin import miniature_tower  # registers the image tower
 from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
 from webdataset_tools.miniature.bpe import learn_merges, vocabulary_size, write_merges
 from webdataset_tools.miniature.captions import scene_captions
@@ -90,8 +91,8 @@ def pretrain(output: str, seed: int = 0, workers: int = 2) -> None:
     align_text_tower(model, tokenizer, train, recipe, seed)
     save_weights(model, folder / WEIGHTS_NAME)
     report = {"seed": seed, **recipe.__dict__, "held_out_recalls": held_out_recalls(model, tokenizer, unseen)}
-    (folder / "report.json").write_text(json.dumps(report, indent=2))
-    print(json.dumps(report))
+    (folder / "report.json").write_text(json_text(report, indent=2))
+    print(json_text(report))
     print(
         f"wrote {folder / WEIGHTS_NAME} and {folder / VOCABULARY_NAME}; copy both to {CONFIG.parent.parent / 'weights'}"
     )

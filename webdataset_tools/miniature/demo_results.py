@@ -4,7 +4,6 @@ Role: shards + checkpoint -> evaluation beside the rival; index, gallery and Fla
 example queries; both -> `report.html`. Imports open_clip.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from open_clip_idplugin.evaluation.protocols import Settings
 from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE
 from open_clip_idplugin.evaluation.tables import percent, result_tables, to_console, write_results
 from open_clip_idplugin.faces import load_face_engine
+from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery_verbs import enroll_photos
 from webdataset_tools.evaluate import Loading, Rival, evaluate_shards
@@ -175,7 +175,7 @@ def ask(run: "Demo", app: "flask.Flask") -> list[Query]:
         text = prompts.expand(prompts.general_text(sample.caption, TEMPLATE), "conf1")
         # The token alone, also where the index has faces from a run before.
         body = {"text": text, "identities": [sample.record.identity_name], "num_images": HITS, "fusion": "none"}
-        answer = client.post("/knn-service", data=json.dumps(body))
+        answer = client.post("/knn-service", data=json_text(body))
         if answer.status_code != 200:
             raise IdClipError(f"the backend refused the query '{text}': {answer.get_data(as_text=True)}")
         face = identity_photos(run, sample)[0].read_bytes()

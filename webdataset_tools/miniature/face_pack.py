@@ -1,13 +1,13 @@
 """Trained face networks -> a folder that insightface loads as a model pack (ONNX, SHA-256 manifest, licence)."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from open_clip_idplugin.atomic import atomic_path, atomic_write
+from open_clip_idplugin.finite_json import json_text
 from webdataset_tools.miniature.face_nets import CROP_SIZE, EMBEDDING_SIZE, STRIDES, Detector, Recogniser
 
 DETECTOR_FILE, RECOGNISER_FILE = "detector.onnx", "recogniser.onnx"
@@ -28,12 +28,12 @@ def write_pack(folder: Path, detector: Detector, recogniser: Recogniser) -> None
     axes = {"crops": {0: "batch"}, "embeddings": {0: "batch"}}
     _export(recogniser, torch.zeros(2, 3, CROP_SIZE, CROP_SIZE), folder / RECOGNISER_FILE, axes)
     atomic_write(folder / "MODEL.LICENSE", _LICENCE)
-    atomic_write(folder / "manifest.json", json.dumps(_manifest(folder), indent=1) + "\n")
+    atomic_write(folder / "manifest.json", json_text(_manifest(folder), indent=1) + "\n")
 
 
 def write_metrics(folder: Path, metrics: dict[str, object]) -> None:
     """Write what `face_measures.measure_pack` found, and how the pack was trained, to metrics.json."""
-    atomic_write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    atomic_write(folder / "metrics.json", json_text(metrics, indent=1) + "\n")
 
 
 def _detector_axes() -> dict[str, dict[int, str]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.finite_json import json_text
 from webdataset_tools.faceswap.marking import ALGORITHMIC, mark_jpeg
 
 SETTINGS_FILE = "miniature.json"
@@ -35,7 +36,7 @@ def claim(output: Path, settings: dict[str, Any]) -> None:
         return
     if output.exists() and any(output.iterdir()):
         raise IdClipError(f"{output} is not empty and holds no miniature; give another --output.")
-    atomic_write(path, json.dumps(settings, indent=1))
+    atomic_write(path, json_text(settings, indent=1))
 
 
 def remove_leftovers(output: Path) -> None:

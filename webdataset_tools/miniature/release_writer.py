@@ -4,7 +4,6 @@ Role: the drawing of many pictures over worker processes, and the release's text
 workers; what is already drawn is kept, so that a killed run goes on where it stopped.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.faces import load_face_engine
+from open_clip_idplugin.finite_json import json_text
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
 from webdataset_tools.miniature.identity_photos import (
@@ -163,11 +163,11 @@ def _write_texts(output: Path, plan: ReleasePlan) -> None:
     """Write captions, names and attributes."""
     for name, splits in (("train", {"train"}), ("val", {"val", "test"})):
         scenes = [scene for scene in plan.scenes if scene.split in splits]
-        atomic_write(output / COCO_FOLDER / SPLITS[name].captions, json.dumps(coco_captions(scenes)))
+        atomic_write(output / COCO_FOLDER / SPLITS[name].captions, json_text(coco_captions(scenes)))
     samples = Counter(person.identity_id for scene in plan.scenes for person in scene.faces)
     atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, identity_table(plan, samples))
     attributes = {key: value for scene in plan.scenes for key, value in _attributes(plan, scene)}
-    atomic_write(output / ATTRIBUTES_FILE, json.dumps(attributes))
+    atomic_write(output / ATTRIBUTES_FILE, json_text(attributes))
 
 
 def identity_table(plan: ReleasePlan, samples: Mapping[str, int]) -> str:

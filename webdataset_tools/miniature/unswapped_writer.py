@@ -9,7 +9,6 @@ drawn is kept, so that a killed run goes on where it stopped.
     identity_attributes.csv, image_attributes.csv
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.finite_json import json_text
 from webdataset_tools.faceswap.coco import SUBSETS
 from webdataset_tools.miniature.coco_annotations import coco_instances, scene_annotations
 from webdataset_tools.miniature.identity_photos import draw_identity_photo, photo_name
@@ -128,8 +128,8 @@ def _write_texts(output: Path, world: UnswappedPlan, annotations: _Annotations) 
         captions = coco_captions(scenes)
         common = {name: value for name, value in captions.items() if name != "annotations"}
         instances = coco_instances(scenes, annotations, common)
-        atomic_write(output / "annotations" / f"captions_{subset}.json", json.dumps(captions))
-        atomic_write(output / "annotations" / f"instances_{subset}.json", json.dumps(instances))
+        atomic_write(output / "annotations" / f"captions_{subset}.json", json_text(captions))
+        atomic_write(output / "annotations" / f"instances_{subset}.json", json_text(instances))
     photos = {person.identity_id: world.plan.photos_per_person for person in world.plan.people}
     atomic_write(output / IDENTITIES / IDENTITY_FILE, identity_table(world.plan, photos))
     atomic_write(output / IDENTITY_ATTRIBUTES, identity_attributes(world))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.csv_dialect import delimiter_of
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.finite_json import json_text
 
@@ -109,7 +110,7 @@ def read_groups(csv_file: Path) -> tuple[Groups, Mapping[int, str]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of the CSV, with commas or, as some spreadsheets write it, semicolons."""
+    """Rows of the CSV, in a spreadsheet's dialect."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -117,7 +118,7 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
             f"'{path}' cannot be read as UTF-8 ({error}): give the groups.csv of `idclip suggest`"
         ) from None
     head = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in head else ",")
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(head))
     columns = [column.strip().lower() for column in reader.fieldnames or []]
     if not {"group", "name"} <= set(columns):
         raise IdClipError(f"'{path}' needs the columns group and name: give the groups.csv of `idclip suggest`")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_clip_idplugin import locations
+from open_clip_idplugin.csv_dialect import delimiter_of
 from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.walk import pictures_below
 from webdataset_tools.faceswap import reasons
@@ -100,8 +101,10 @@ def _photos(folder: Location, skipped: list[Skip]) -> tuple[str, ...]:
 
 
 def read_attribute_table(path: Location) -> dict[str, dict[str, str]]:
-    """Return id -> {attribute: value} of a CSV with a header (first matching column: identity_id, Class_ID, image_id or
-    id) or of a JSON object; the first row of an id counts, empty values are left out.
+    """Return id -> {attribute: value} of a CSV with a header, or of a JSON object.
+
+    Columns are parted by commas, semicolons or tabs; the first that is called identity_id, Class_ID, image_id or id is the id.
+    The first row of an id counts, empty values are left out.
 
     Raises ReleaseError when the file has another form.
     """
@@ -137,7 +140,8 @@ def _json_rows(path: Location, text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _csv_rows(path: Location, text: str) -> list[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    lines = text.splitlines()
+    reader = csv.DictReader(lines, delimiter=delimiter_of(lines[0] if lines else ""), skipinitialspace=True)
     columns = {name.strip().lower(): name for name in reader.fieldnames or [] if name}
     key = next((columns[name] for name in _KEY_COLUMNS if name in columns), None)
     if key is None or len(columns) < 2:
@@ -147,7 +151,8 @@ def _csv_rows(path: Location, text: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _read_genders(meta: Location) -> dict[str, dict[str, str]]:
     """Return id -> {gender: ...}; counted from the row's end, since names may hold commas."""
-    lines = list(csv.reader(meta.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
+    text = meta.read_text(encoding="utf-8-sig").splitlines()
+    lines = list(csv.reader(text, delimiter=delimiter_of(text[0] if text else ""), skipinitialspace=True))
     header = [column.strip().lower() for column in lines[0]] if lines else []
     if GENDER not in header:
         return {}

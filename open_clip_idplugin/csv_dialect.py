@@ -1,0 +1,13 @@
+"""CSV dialect: tables as spreadsheets write them, with commas, or with semicolons where the comma is the decimal sign, or tabs.
+
+Role: a table's first line -> its delimiter (RFC 4180 knows the comma alone).
+"""
+
+import re
+
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def delimiter_of(head: str) -> str:
+    """What separates the column names in a table's first line; a comma where nothing does."""
+    return max(",;\t", key=_QUOTED.sub("", head).count)

@@ -364,6 +364,42 @@ def test_a_file_of_the_fourth_schema_loses_nobody_and_hides_nobody(tmp_path):
     assert old.means()[1].shape == (2, 512)
 
 
+@pytest.mark.parametrize("kind", HIDING)
+def test_no_text_hides_anything(gallery, kind):
+    hiding = HIDING[kind]
+    gallery.enroll("Ada", draw_embeddings(1), MODEL)
+    for field in ("notes", "consent"):
+        with pytest.raises(GalleryError, match=rf"{field} holds U\+[0-9A-F]+, which cannot be seen"):
+            gallery.edit("Ada", **{field: f"met in\nParis {hiding}"})
+    with pytest.raises(GalleryError, match="word must be"):
+        gallery.edit("Ada", word=f"a woman {hiding}")
+    with pytest.raises(GalleryError, match="cannot be seen"):
+        gallery.add_alias("Ada", f"Countess {hiding}")
+    assert gallery.person("Ada").aliases == () and gallery.person("Ada").details == Details()
+
+
+def test_texts_of_several_lines_and_scripts_stay_as_they_are(gallery):
+    notes = "met in Paris,\r\n\tthen \u0639\u0644\u06cc\u200c\u0631\u0636\u0627 \u2764\ufe0f"
+    gallery.enroll("Ada", draw_embeddings(1), MODEL, details={"notes": notes, "consent": "form 7\nby post"})
+    assert gallery.person("Ada").details == Details(notes, "form 7\nby post")
+
+
+def test_labels_and_what_was_let_in_before_are_written_out(gallery):
+    rows = draw_embeddings(2)
+    gallery.enroll("Ada", rows[:1], MODEL, photos=["gpj.\u202ea\n.jpg"])
+    assert [photo.label for photo in gallery.photos("Ada")] == ["gpj.<U+202E>a<U+000A>.jpg"]
+    with contextlib.closing(sqlite3.connect(gallery.path)) as connection:
+        connection.execute("UPDATE people SET notes = ?, consent = ?", ("a\u200bb\nc", "\u202e" * 10_000))
+        connection.execute("UPDATE photos SET label = ?", ("x\u200b.jpg",))
+        connection.commit()
+    details = gallery.person("Ada").details
+    assert details.notes == "a<U+200B>b\nc" and details.consent.startswith("<U+202E><U+202E>")
+    assert [photo.label for photo in gallery.photos("Ada")] == ["x<U+200B>.jpg"]
+    gallery.edit("Ada", consent="form 7")  # the rest can be changed, and is kept as it is shown
+    assert gallery.person("Ada").details == Details("a<U+200B>b\nc", "form 7")
+    assert gallery.forget("Ada").clean
+
+
 def test_a_word_for_a_person(gallery, capsys):
     where = str(gallery.path)
     gallery.enroll("Ada", draw_embeddings(1), MODEL, details={"consent": "form 7"})

@@ -7,12 +7,14 @@ import datetime
 from dataclasses import dataclass, fields, replace
 
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
+from open_clip_idplugin.gallery.names import require_seen, written_out
 from open_clip_idplugin.invisible import hidden_places, without_invisible
 from open_clip_idplugin.prompts import placeholder_numbers
 
 LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference
 LONGEST_WORD = 60  # characters: it stands in the texts of queries
 _DATES = ("consent_date", "consent_until")
+_TEXTS = ("notes", "consent")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Details:
             value = getattr(self, field.name)
             if not isinstance(value, str) or len(value) > LONGEST_TEXT:
                 raise GalleryError(f"{field.name} must be a text of at most {LONGEST_TEXT} characters")
+        for name in _TEXTS:
+            require_seen(name, getattr(self, name))
         seen = without_invisible(self.word).isprintable() and not any(True for _ in hidden_places(self.word))
         if len(self.word) > LONGEST_WORD or not seen or placeholder_numbers(self.word):
             raise GalleryError(
@@ -47,6 +51,13 @@ class Details:
             _require_date(name, getattr(self, name))
         if self.consent_date and self.consent_until and self.consent_until < self.consent_date:
             raise GalleryError(f"the consent ends on {self.consent_until}, before its date {self.consent_date}")
+
+    @classmethod
+    def stored(cls, *row: str) -> "Details":
+        """Those of a gallery's row; what an earlier version let in unseen is written out, so that it can be seen."""
+        details = cls(*("" if isinstance(text, str) else text for text in row[: len(_TEXTS)]), *row[len(_TEXTS) :])
+        seen = {name: written_out(text, lines=True)[:LONGEST_TEXT] for name, text in zip(_TEXTS, row)}
+        return replace(details, **seen)
 
     @property
     def expired(self) -> bool:

@@ -10,6 +10,7 @@ from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.invisible import hidden_places, without_invisible
 
 LONGEST_NAME = 200  # characters
+_LAYOUT = dict.fromkeys(map(ord, "\t\n\r"), " ")
 
 
 def fold_name(name: str) -> str:
@@ -35,10 +36,17 @@ def display_name(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
-def written_out(name: str) -> str:
-    """A name in which every character that cannot be seen is written as <U+200B>."""
-    hidden = set(hidden_places(name))
-    return "".join(f"<U+{ord(letter):04X}>" if place in hidden else letter for place, letter in enumerate(name))
+def require_seen(what: str, text: str) -> None:
+    """Refuse a text, of several lines perhaps, that holds what cannot be seen or turns the direction of writing."""
+    hidden = next(hidden_places(text.translate(_LAYOUT)), None)
+    if hidden is not None:
+        raise GalleryError(f"{what} holds U+{ord(text[hidden]):04X}, which cannot be seen: write it without")
+
+
+def written_out(text: str, lines: bool = False) -> str:
+    """A text in which every character that cannot be seen is written as <U+200B>; `lines`: but for tabs and ends of lines."""
+    hidden = set(hidden_places(text.translate(_LAYOUT) if lines else text))
+    return "".join(f"<U+{ord(letter):04X}>" if place in hidden else letter for place, letter in enumerate(text))
 
 
 def printable(name: str) -> str:

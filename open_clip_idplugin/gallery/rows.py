@@ -14,7 +14,7 @@ from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.erasure import Secrets
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.gallery.names import fold_name, printable
+from open_clip_idplugin.gallery.names import fold_name, printable, written_out
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 
 
@@ -61,7 +61,7 @@ def read_details(connection: sqlite3.Connection, person: int) -> Details:
     row = connection.execute(
         "SELECT notes, consent, consent_date, consent_until, word FROM people WHERE id = ?", (person,)
     ).fetchone()
-    return Details(*row)
+    return Details.stored(*row)
 
 
 def write_details(connection: sqlite3.Connection, person: int, details: Details) -> None:
@@ -83,7 +83,7 @@ def read_photos(connection: sqlite3.Connection, person: int) -> list[PhotoFace]:
     for label, blob, quality, crop in rows:
         if not isinstance(label, str) or not isinstance(crop, bytes | None):
             raise sqlite3.DatabaseError("a photo in it is damaged")
-        photos.append(PhotoFace(label, read_vector(blob, quality, size), quality, crop))
+        photos.append(PhotoFace(written_out(label), read_vector(blob, quality, size), quality, crop))
     return photos
 
 

@@ -14,7 +14,7 @@ from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.erasure import Erasure, count_left, files_of
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.file import GalleryFile
-from open_clip_idplugin.gallery.names import display_name, fold_name, printable
+from open_clip_idplugin.gallery.names import display_name, fold_name, printable, written_out
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.rows import (
     Person,
@@ -81,7 +81,7 @@ class Gallery(GalleryFile):
             name: compared without regard to case, Unicode form and spacing.
             embeddings: [K, D] (or [D]) float, face embeddings of K photos; each is scaled to unit length.
             model_id: face model of the embeddings; must be the gallery's.
-            photos: K labels for listing, e.g. file names.
+            photos: K labels for listing, e.g. file names; what cannot be seen in them is written out.
             qualities: K weights above 0 for the mean; all 1 where missing.
             crops: K JPEGs of the faces (or None each), kept for `cover`.
             details: fields of `Details` to change; None leaves one as it is.
@@ -90,7 +90,7 @@ class Gallery(GalleryFile):
             GalleryError: wrong shape, not finite, another face model or size than the gallery's, or a bad name.
         """
         rows = unit_rows(np.atleast_2d(np.asarray(embeddings, dtype=np.float32)))
-        labels = list(photos) if photos is not None else [""] * len(rows)
+        labels = [written_out(label) for label in photos] if photos is not None else [""] * len(rows)
         if len(labels) != len(rows):
             raise GalleryError(f"{len(labels)} photo labels were given for {len(rows)} embeddings; give one for each")
         weights = [float(weight) for weight in qualities] if qualities is not None else [1.0] * len(rows)

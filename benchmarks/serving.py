@@ -3,9 +3,9 @@
 Both services run as processes of their own on the loopback address, over an index of random vectors, with random weights. Single
 requests take turns and the median of the ratios is what to quote; then many clients ask each side in turns, `--turns` times, and
 the time that the service had on the processors is noted beside the rate: other work on the machine changes it less. `--minutes 5`
-adds a soak: clients search while others enrol and forget people. `--growth 10000 1000000` shows how latency and memory grow
-with the index, every two images with three faces (memory-mapped; 4 GB of disk a million, and half an hour to make it). `--folder`
-keeps the indices for the next run, and `--prepare` ends once they are there.
+adds a soak (`serving_soak.py`): clients search while images join and leave the index and people come and go. `--growth 10000
+1000000` shows how latency and memory grow with the index, every two images with three faces (memory-mapped; 4 GB of disk a
+million, and half an hour to make it). `--folder` keeps the indices for the next run, and `--prepare` ends once they are there.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument(
         "--turns", type=int, default=5, help="of throughput; the median of their ratios is what to quote"
     )
-    parser.add_argument("--minutes", type=float, default=0, help="of soak")
+    parser.add_argument("--minutes", type=float, default=0, help="of soak, with 16 and 64 clients each")
     parser.add_argument("--growth", type=int, nargs="*", default=[])
     parser.add_argument("--growth-rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=8)
@@ -87,13 +87,13 @@ def main() -> None:
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """Everything that was asked for."""
     index = f"faces_{arguments.vectors}"
-    if arguments.rounds or arguments.minutes:
-        with ours(folder, index, arguments.threads) as our_side:
-            if arguments.rounds:
-                with stock(folder, index) as stock_side:
-                    compare(our_side, stock_side, arguments)
-            if arguments.minutes:
-                soak(our_side, arguments)
+    if arguments.rounds:
+        with ours(folder, index, arguments.threads) as our_side, stock(folder, index) as stock_side:
+            compare(our_side, stock_side, arguments)
+    if arguments.minutes:
+        from serving_soak import soak  # it takes its service and requests from here
+
+        soak(folder, [16, 64], arguments.minutes, arguments.threads)
     for count in arguments.growth:
         with ours(folder, f"grown_{count}", arguments.threads, "--mmap") as side:
             at_start = side.memory()
@@ -103,37 +103,6 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
                     f"{count} vectors, {title}: p50 {1000 * statistics.median(times):.1f} ms, start {side.start:.1f} s"
                 )
             print(f"  at start: {at_start}\n  after {2 * len(times)} queries: {side.memory()}")
-
-
-def soak(side: "Side", arguments: argparse.Namespace) -> None:
-    """Clients search while one enrols and forgets people; prints what went wrong. Ends the program where something did."""
-    over, wrong, changes = threading.Event(), [], 0
-
-    def change() -> None:
-        nonlocal changes
-        connection, rng = side.connect(), np.random.default_rng(1)
-        gallery = side.gallery()
-        while not over.is_set():
-            name = f"Passer-by {changes % 50}"
-            gallery.enroll(name, rng.standard_normal(FACE_SIZE), FACE_MODEL)
-            for address, body in (("/people/list", {"include_images": False}), ("/people/forget", {"name": name})):
-                status, answer = post(connection, address, body)
-                if status != 200:
-                    wrong.append(f"{address}: {status} {answer[:200]!r}")
-            changes += 1
-
-    changing = threading.Thread(target=change)
-    changing.start()
-    try:
-        seconds = 60 * arguments.minutes
-        count, errors = hammer(side, hybrid_request, arguments.clients, seconds)
-    finally:
-        over.set()
-        changing.join()
-    print(f"soak: {count} answers, {errors} errors in {arguments.minutes:g} minutes, {side.memory()}")
-    print(f"  meanwhile {changes} people were enrolled and forgotten, {len(wrong)} errors {wrong[:3]}")
-    if errors or wrong:
-        raise SystemExit("the soak had errors")
 
 
 class Side:

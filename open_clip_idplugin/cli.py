@@ -10,7 +10,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
-from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process
+from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process, tell
 from open_clip_idplugin.verb_arguments import bind, help_text, wants_help
 
 
@@ -142,9 +142,8 @@ def _usage(verbs: Mapping[str, Verb], program: str) -> str:
     return "\n".join(lines)
 
 
-def _fail(prefix: str, message: str) -> int:
-    sys.stdout.flush()
-    print(f"{prefix}: {message}", file=sys.stderr)
+def _fail(program: str, sentence: str) -> int:
+    tell(program, sentence)
     return BAD_INPUT
 
 

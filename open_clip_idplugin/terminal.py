@@ -4,7 +4,7 @@ Role: whoever runs a verb by its function, in tests or notebooks, keeps streams 
 its own ends here.
 """
 
-import contextlib
+import io
 import logging
 import os
 import select
@@ -16,6 +16,7 @@ from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.missing_packages import missing_sentence
 
 BAD_INPUT = 2
+_LONGEST = 200  # characters of a text that is shown
 _CLOSED_PIPE = 141  # as a shell says of a program that ended by SIGPIPE
 
 
@@ -25,6 +26,10 @@ def refusal(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, ImportError):
         return missing_sentence(error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return (
+            f"the name {error.object[:_LONGEST]!r} is no UTF-8, as it must be to be written down; rename what it names"
+        )
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
         return (
             f"{os.fsdecode(error.filename)!r}: {error.strerror or error}"
@@ -34,11 +39,22 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
+def tell(program: str, sentence: str) -> None:
+    """Write the last line on stderr; what is no UTF-8 in it (a file's name) is written with escapes."""
+    sys.stdout.flush()
+    print(f"{program}: {sentence}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+
+
+def escape_output() -> None:
+    """Let stdout and stderr take every name of a file, also one that is no UTF-8 or that the terminal cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_as_process(work: Callable[[], int]) -> NoReturn:
     """Do `work` and leave with its exit code; quietly where nobody reads on (`| head`)."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, ValueError):  # not a text stream of Python's own
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name that no terminal can show
+    escape_output()
     try:
         code = work()
         sys.stdout.flush()

@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import math
+import os
 import re
 import types
 import typing
@@ -203,6 +204,16 @@ def _value(word: str, parameter: _Parameter) -> object:
         raise IdClipError(f"{parameter.flag} is '{word}', and must be {expected}") from None
 
 
+def _text(word: str) -> str:
+    """Whatever can be written as UTF-8; old names of files cannot, and nothing new is to be named or called so."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        if not os.path.lexists(word):
+            raise
+    return word
+
+
 def _whole_number(word: str) -> int:
     number = int(word)
     if abs(number) > _MOST:
@@ -219,7 +230,7 @@ def _number(word: str) -> float:
 
 _BOOLEANS = {"true": True, "false": False}
 _READERS: Mapping[type, tuple[Callable[[str], object], str]] = {
-    str: (str, "text"),
+    str: (_text, "text in UTF-8, or the name of something that is there"),
     int: (_whole_number, "a whole number"),
     float: (_number, "a number"),
     bool: (lambda word: _BOOLEANS[word.lower()], "True or False"),

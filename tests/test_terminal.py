@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.terminal import refusal
 
@@ -54,6 +56,12 @@ def test_only_what_is_no_defect_has_a_sentence():
     assert refusal(IdClipError("say so")) == "say so"
     assert refusal(PermissionError(13, "Permission denied", "a.json")) == "'a.json': Permission denied"
     assert refusal(FileNotFoundError(2, "No such file", b"a\xe9")) == "'a\\udce9': No such file"
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "a\udce9".encode()
+    assert (
+        refusal(caught.value)
+        == "the name 'a\\udce9' is no UTF-8, as it must be to be written down; rename what it names"
+    )
     for defect in (ValueError("x"), OSError("x"), BrokenPipeError(32, "Broken pipe", "x"), KeyError("x")):
         assert refusal(defect) is None
     assert logging.root.manager.disable == 0  # of this process

@@ -73,6 +73,10 @@ def test_positions_are_taken_in_their_order_beside_flags():
         (["A", "--note"], r"--note needs a value \(one that begins with a dash is written --note=VALUE\)"),
         (["A", "--note", "--crops"], "--note needs a value"),
         (["A", "--det-siz", "3"], r"--det-siz is no flag of `tool verb` \(is --det_size meant\?\)"),
+        (
+            ["A", "--note", "a\udce9"],
+            "--note is 'a\udce9', and must be text in UTF-8, or the name of something that is there",
+        ),
         ([], "--name is missing"),
     ],
 )
@@ -99,3 +103,9 @@ def test_every_flag_of_every_verb_has_a_text(name):
     function = cli.verb_function(cli.VERBS[name])
     documented = (function.__doc__ or "").partition("Args:")[2]
     assert [flag for flag in flags_of(function) if f"        {flag[2:]}: " not in documented] == []
+
+
+def test_a_name_that_is_no_utf_8_may_name_what_is_there(tmp_path):
+    path = tmp_path / "a\udce9"
+    path.touch()
+    assert call(str(path))["name"] == str(path)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from open_clip_idplugin import host_patches
 from open_clip_idplugin.missing_packages import require_extras
-from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process
+from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process, tell
 from training_patches.host_imports import IMPORTED, PARAMS
 
 PROGRAM = "python -m training_patches"
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         sentence = refusal(error)
         if sentence is None:
             raise
-        print(f"{PROGRAM}: {_last_sentence(sentence)}", file=sys.stderr)
+        tell(PROGRAM, _last_sentence(sentence))
         return BAD_INPUT
 
 

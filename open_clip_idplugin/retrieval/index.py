@@ -26,6 +26,7 @@ from open_clip_idplugin.retrieval.face_index_build import add_faces, add_faces_t
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import PLAN_FILE, Final, building_folder
 from open_clip_idplugin.retrieval.host_contract import verify_hosts
+from open_clip_idplugin.retrieval.index_key import require_index_key
 from open_clip_idplugin.retrieval.index_plan import IndexPlan, checkpoint_digest, make_plan
 from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 from open_clip_idplugin.retrieval.metadata_columns import renamed, stored_columns
@@ -153,10 +154,12 @@ def build_index(
 
     Raises:
         NothingReadable: no picture could be read.
-        IdClipError: `output` is something else.
+        IdClipError: `output` is something else, or so many pictures do not fit `index_key`.
     """
     verify_hosts()
     require_float32_weights(loaded.precision)
+    if index_key is not None:
+        require_index_key(index_key, _embedding_size(loaded), source.count)
     plan = make_plan(source, loaded, options, index_key)
     existing = _existing_card(output, plan)
     if existing is not None:
@@ -185,6 +188,14 @@ def build_index(
         card.write(building)
         building.rename(output)
     return card
+
+
+def _embedding_size(loaded: LoadedModel) -> int:
+    """Numbers of an embedding, which the towers share; a text of one word is encoded sooner than a picture."""
+    import torch
+
+    with torch.no_grad():
+        return int(loaded.model.encode_text(loaded.tokenizer(["a"]).to(loaded.device)).shape[-1])
 
 
 def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:

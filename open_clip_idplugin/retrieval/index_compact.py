@@ -23,6 +23,7 @@ from open_clip_idplugin.retrieval.face_index_change import compact_faces
 from open_clip_idplugin.retrieval.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.generations import building_folder, changing, discard_building, link_tree, replacing
 from open_clip_idplugin.retrieval.index import REPORT_FILE, count_synthetic
+from open_clip_idplugin.retrieval.index_key import why_unfit
 from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
@@ -87,7 +88,7 @@ def _write(index: Path, folder: Path, stays: np.ndarray, index_key: str | None) 
     for tower, name in _TOWERS.items():
         if (index / f"{name}.index").exists():
             _keep_embeddings(index, folder, f"{tower}_emb", stays)
-            build_faiss(folder, tower, name, index_key or _index_key(index / f"{name}.json"))
+            build_faiss(folder, tower, name, index_key or _noted_key(index / f"{name}.json", card, int(stays.sum())))
     partitions = card.partitions if card is not None else (len(stays),)
     ends = np.cumsum(partitions)
     parts = tuple(int(part.sum()) for part in np.split(stays, ends[:-1]))
@@ -130,12 +131,14 @@ def _keep_embeddings(index: Path, folder: Path, name: str, stays: np.ndarray) ->
             np.save(folder / name / path.name, part[mask])
 
 
-def _index_key(infos: Path) -> str | None:
-    """The type that autofaiss noted beside the index."""
+def _noted_key(infos: Path, card: IndexCard | None, count: int) -> str | None:
+    """The type that autofaiss noted beside the index; None where it is not noted, or needs more than the `count` that stay."""
     if not infos.exists():
         return None
     key: Any = json.loads(infos.read_text()).get("index_key")
-    return key if isinstance(key, str) else None
+    if not isinstance(key, str) or (card is not None and why_unfit(key, card.embedding_size, count) is not None):
+        return None
+    return key
 
 
 def _keep_thumbnails(index: Path, folder: Path, stays: np.ndarray, partitions: tuple[int, ...]) -> int:

@@ -97,6 +97,18 @@ def test_enrolled_photo_is_not_the_one_swapped_in(world, release):
         np.testing.assert_array_equal(np.float32(vector), engine.detect(photo)[0].embedding)
 
 
+def test_what_says_who_is_shown_is_readable_by_its_owner_alone(release):
+    output, _ = release
+    modes = {
+        path.relative_to(output): stat.S_IMODE(path.stat().st_mode) for path in output.rglob("*") if path.is_file()
+    }
+    public = {path for path, mode in modes.items() if mode != 0o600}
+    captions = {f"coco_dataset/{files.captions}" for files in SPLITS.values()}  # COCO's own
+    others = {str(path) for path in public if path.suffix != ".jpg"} - captions
+    assert others <= {"swap_build.json", "face_model.json"}, others
+    assert {"report.json", "manifest.parquet", "contact_sheet.jpg"} <= {path.name for path in set(modes) - public}
+
+
 def test_manifest_tells_every_decision(world, release):
     output, report = release
     rows = rows_of(output)

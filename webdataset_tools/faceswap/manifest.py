@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.locations import Location
 from webdataset_tools.faceswap.marking import short_name
@@ -57,7 +57,7 @@ def write_manifest(
             ("seed", pyarrow.int64()),
         ]
     )
-    with atomic_path(path) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+    with atomic_path(path, PRIVATE) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
         left_out = (_skip_row(skip, None, common) for skip in unsplit)
         for rows in _batches(chain(left_out, *(_rows(split, common) for split in splits))):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))

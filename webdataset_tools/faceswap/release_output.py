@@ -1,7 +1,7 @@
 """The text files of a release: results of the splits -> features, captions, names and notes.
 
 Role: everything of the published layout but the pictures (see `webdataset_tools.release` for where each file lies), in an order
-that depends on the ids alone. Features are biometric and written PRIVATE.
+that depends on the ids alone. Features are biometric, and other files say who is shown: they are written PRIVATE.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ def write_captions(output: Location, folder: Location, splits: Sequence[SplitRes
     subset = {SPLITS[split.split].captions: coco.SUBSETS[split.split] for split in splits}
     for name, ids in wanted.items():
         atomic_write(output / COCO_FOLDER / name, json_text(coco.captions_of(folder, subset[name], ids)))
-    with atomic_path(output / CAPTIONS_FILE) as path, path.open("w", encoding="utf-8") as stream:
+    with atomic_path(output / CAPTIONS_FILE, PRIVATE) as path, path.open("w", encoding="utf-8") as stream:
         for split in splits:
             stream.writelines(caption_lines(split, seed))
 
@@ -56,7 +56,7 @@ def write_names(output: Location, splits: Sequence[SplitResult], genders: Mappin
             name = split.names[identity_id].replace(" ", "_").replace('"', '""')
             gender = {"female": "f", "male": "m"}.get(genders.get(identity_id) or "", "")
             rows.append(f'{identity_id}, "{name}", {count[identity_id]}, {int(split.split != "test")}, {gender}')
-    atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(rows) + "\n")
+    atomic_write(output / IDENTITY_FOLDER / IDENTITY_FILE, "\n".join(rows) + "\n", PRIVATE)
 
 
 def write_notes(
@@ -83,7 +83,7 @@ def write_notes(
                 "photo": decision.photo,
                 "swapper": swapper,
             }
-    atomic_write(output / ATTRIBUTES_FILE, json_text(content, ensure_ascii=False))
+    atomic_write(output / ATTRIBUTES_FILE, json_text(content, ensure_ascii=False), PRIVATE)
 
 
 def genders_of(values: Mapping[str, Mapping[str, str | None]], given: Mapping[str, Mapping[str, str]]) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from open_clip_idplugin import locations
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.folder_lock import locked
@@ -71,7 +71,7 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
             report = SwapReport.from_json(json.loads(finished.read_text()))
         else:
             report = _build(options, inputs, load, create_swapper, model)
-            atomic_write(finished, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+            atomic_write(finished, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n", PRIVATE)
         swap_folder.clear_work(output)
     return report
 
@@ -109,7 +109,7 @@ def _refuse(selections: Sequence[SplitSelection], lenders: Lenders, inputs: Swap
     skipped = [skip for selection in selections for skip in selection.skipped]
     unsplit = [skip for subset in inputs.subsets.values() for skip in subset.skipped]
     report = SwapReport({}, inputs.not_one_person(), lenders.skipped, lenders.skipped_photos, unsplit + skipped)
-    atomic_write(output / REFUSED_FILE, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    atomic_write(output / REFUSED_FILE, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n", PRIVATE)
     counts = count_reasons(skipped) or "COCO has no image of one person"
     raise IdClipError(f"no image can be swapped: {counts}; {output / REFUSED_FILE} has the reason of every picture")
 

@@ -67,6 +67,16 @@ def _remote(text: str, protocol: str) -> "UPath":
         ) from None
 
 
+def expand_braces(text: str) -> list[str]:
+    """'d/{00..07}.tar' -> what it stands for, as shells write it; raises IdClipError where a brace is not closed."""
+    from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # untyped
+
+    try:
+        return list(braceexpand(text))
+    except UnbalancedBracesError:
+        raise IdClipError(f"a brace of '{text}' is not closed: write 'folder/{{00000..00007}}.tar'") from None
+
+
 def is_local(place: Location) -> bool:
     """Whether the place is on a file system of this machine."""
     return isinstance(place, Path)

@@ -30,6 +30,8 @@ def refusal(error: BaseException) -> str | None:
         return (
             f"the name {error.object[:_LONGEST]!r} is no UTF-8, as it must be to be written down; rename what it names"
         )
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of pathlib, before Python 3.13
+        return f"{error}: give the place itself"
     if isinstance(error, OSError) and error.filename is not None and not isinstance(error, BrokenPipeError):
         return (
             f"{os.fsdecode(error.filename)!r}: {error.strerror or error}"

@@ -24,11 +24,14 @@ _END_OF_FLAGS = "--"
 _NO_VALUE = re.compile(r"argument (--\w+).*: expected one argument")  # argparse's words
 _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)  # of a docstring's section Args
 _NEGATIVE_NUMBER = re.compile(r"-\.?\d")
+_MANY = {"workers": 1024, "threads": 1024}  # by the names they have in every verb; more would stop the machine
 _MOST = 2**63 - 1  # what NumPy, SQLite and faiss can count
 
 
 @dataclass(frozen=True)
-class _Parameter:
+class Parameter:
+    """One parameter of a verb's function, which is a flag unless it is variadic."""
+
     name: str
     kind: type  # str, int, float or bool
     optional: bool  # None may stand for it
@@ -38,10 +41,12 @@ class _Parameter:
 
     @property
     def flag(self) -> str:
+        """As in `--det_size`."""
         return f"--{self.name}"
 
     @property
     def required(self) -> bool:
+        """Whether nothing stands in for it."""
         return self.default is inspect.Parameter.empty and not self.variadic
 
 
@@ -62,12 +67,12 @@ def wants_help(words: Sequence[str]) -> bool:
 
 def help_text(function: Callable[..., object], program: str) -> str:
     """Usage, what the docstring says, and every flag."""
-    return _parser(function, _parameters(function), program).format_help()
+    return _parser(function, parameters_of(function), program).format_help()
 
 
 def flags_of(function: Callable[..., object]) -> list[str]:
     """The flags that a verb's function takes, such as `--det_size`."""
-    return [parameter.flag for parameter in _parameters(function) if not parameter.variadic]
+    return [parameter.flag for parameter in parameters_of(function) if not parameter.variadic]
 
 
 def bind(function: Callable[..., object], words: Sequence[str], program: str) -> Callable[[], object]:
@@ -75,7 +80,7 @@ def bind(function: Callable[..., object], words: Sequence[str], program: str) ->
 
     Raises IdClipError: an unknown flag, a value of another type, too few or too many of them.
     """
-    parameters = _parameters(function)
+    parameters = parameters_of(function)
     own, behind = _split(words)
     parser = _parser(function, parameters, program)
     flags, rest = parser.parse_known_args(_with_values(own, parameters))
@@ -113,7 +118,8 @@ def _see_help(program: str) -> str:
     return f"; `{program} --help` shows what it takes"
 
 
-def _parameters(function: Callable[..., object]) -> list[_Parameter]:
+def parameters_of(function: Callable[..., object]) -> list[Parameter]:
+    """Every parameter, in order; raises TypeError for an annotation that no word can be."""
     hints = typing.get_type_hints(function)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -122,11 +128,11 @@ def _parameters(function: Callable[..., object]) -> list[_Parameter]:
         if len(kinds) != 1 or kinds[0] not in _READERS:
             raise TypeError(f"{function.__name__}: a word cannot be the {hints[name]} of {name}")
         variadic, by_name = (parameter.kind is kind for kind in (parameter.VAR_POSITIONAL, parameter.KEYWORD_ONLY))
-        found.append(_Parameter(name, kinds[0], united, parameter.default, variadic, by_name))
+        found.append(Parameter(name, kinds[0], united, parameter.default, variadic, by_name))
     return found
 
 
-def _parser(function: Callable[..., object], parameters: Sequence[_Parameter], program: str) -> _Parser:
+def _parser(function: Callable[..., object], parameters: Sequence[Parameter], program: str) -> _Parser:
     what, _, entries = (inspect.getdoc(function) or "").partition("\nArgs:\n")
     texts = {name: " ".join(text.split()) for name, text in _ENTRY.findall(entries)}
     variadic = [parameter for parameter in parameters if parameter.variadic]
@@ -157,7 +163,7 @@ def _parser(function: Callable[..., object], parameters: Sequence[_Parameter], p
     return parser
 
 
-def _with_values(words: Sequence[str], parameters: Sequence[_Parameter]) -> Iterator[str]:
+def _with_values(words: Sequence[str], parameters: Sequence[Parameter]) -> Iterator[str]:
     """The words, with flag and value in one where argparse would not see that they belong together.
 
     A switch takes the next word only if that is True or False; a negative number is a value, in any notation.
@@ -174,7 +180,7 @@ def _with_values(words: Sequence[str], parameters: Sequence[_Parameter]) -> Iter
             yield word
 
 
-def _switches(parameters: Sequence[_Parameter]) -> Mapping[str, str]:
+def _switches(parameters: Sequence[Parameter]) -> Mapping[str, str]:
     """`--crops` -> `--crops=True`, `--nocrops` -> `--crops=False`, with dashes too."""
     found = {}
     for parameter in parameters:
@@ -194,14 +200,19 @@ def _refuse_unknown(rest: Sequence[str], flags: Sequence[str], program: str) -> 
             raise IdClipError(f"{name} is no flag of `{program}`{hint}{_see_help(program)}")
 
 
-def _value(word: str, parameter: _Parameter) -> object:
+def _value(word: str, parameter: Parameter) -> object:
     if parameter.optional and parameter.kind is not str and word == "None":
         return None
+    if parameter.required and not word:
+        raise IdClipError(f"{parameter.flag} is empty")
     read, expected = _READERS[parameter.kind]
     try:
-        return read(word)
+        value = read(word)
     except (ValueError, KeyError):
         raise IdClipError(f"{parameter.flag} is '{word}', and must be {expected}") from None
+    if parameter.name in _MANY and isinstance(value, int) and value > _MANY[parameter.name]:
+        raise IdClipError(f"{parameter.flag} is {value}, and may be {_MANY[parameter.name]} at most")
+    return value
 
 
 def _text(word: str) -> str:

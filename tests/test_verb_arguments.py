@@ -77,12 +77,19 @@ def test_positions_are_taken_in_their_order_beside_flags():
             ["A", "--note", "a\udce9"],
             "--note is 'a\udce9', and must be text in UTF-8, or the name of something that is there",
         ),
+        ([""], "--name is empty"),
         ([], "--name is missing"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(words, sentence):
     with pytest.raises(IdClipError, match=sentence):
         call(*words)
+
+
+@pytest.mark.parametrize("verb", ["serve", "faces"])
+def test_more_threads_than_a_machine_can_have_are_refused(verb, capsys):
+    assert cli.run(cli.VERBS, [verb, "x", "y", "--threads", "1025"], "idclip") == 2
+    assert capsys.readouterr().err == f"idclip {verb}: --threads is 1025, and may be 1024 at most\n"
 
 
 def test_one_value_too_many_is_refused_before_anything_is_done():

@@ -6,6 +6,7 @@ Role: the verb, and `evaluate_shards` behind it for other programs. What is aske
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin import prompts
@@ -27,6 +28,7 @@ from open_clip_idplugin.evaluation.rivals import (
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import WEIGHTED, Fusion
+from open_clip_idplugin.locations import make_folder
 from open_clip_idplugin.person_as import takes_faces, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import (
@@ -138,6 +140,8 @@ def evaluate(
     loading = Loading(batch_size, workers, limit)
     if rival is None and (rival_weight is not None or rival_data is not None):
         raise IdClipError("--rival_weight and --rival_data need a face engine; give --rival, as insightface:buffalo_l")
+    if output is not None:
+        make_folder(Path(output))  # what cannot be written to is refused before the work
     loaded = load_model(model, checkpoint, device=device, precision=precision, configs=model_config)
     settings = _askable(settings, loaded, data, configurations is not None)
     opponent = None if rival is None else Rival(rival, rival_weight, rival_data, det_size)

@@ -23,7 +23,7 @@ from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import agreed_model, require_same_model, same_model
 from open_clip_idplugin.pictures import ImageRejected, load_image, load_picture
 from open_clip_idplugin.training_facts import require_face_model
-from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths
+from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths, tar_stages
 
 Shards: TypeAlias = str | Path | Sequence[str | Path]
 Preprocess: TypeAlias = Callable[[Image.Image], torch.Tensor]
@@ -209,10 +209,7 @@ def _usable_samples(shards: Shards, skipped: dict[str, str] | None) -> Iterator[
     """As `read_samples`, which ends at the first damaged sample; here it is noted and the next one follows."""
     import webdataset
 
-    pipeline = webdataset.DataPipeline(
-        webdataset.SimpleShardList(shard_paths(shards)),
-        webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
-    )
+    pipeline = webdataset.DataPipeline(*tar_stages(shard_paths(shards)))
     try:
         for members in pipeline:
             try:

@@ -20,7 +20,7 @@ import numpy as np
 from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import location
+from open_clip_idplugin.locations import expand_braces, location
 
 IMAGE = "jpg"
 CAPTION = "txt"
@@ -182,13 +182,23 @@ def read_samples(shards: str | Path | Sequence[str | Path]) -> Iterator[Sample]:
     return _read(shard_paths(shards))
 
 
+def tar_stages(paths: Sequence[str]) -> list[Any]:
+    """webdataset's stages from paths or URLs of tars to members; raises IdClipError for an address that it cannot open."""
+    import webdataset
+    from webdataset.gopen import gopen_schemes
+
+    for path in paths:
+        scheme, colon, _ = path.partition("://")
+        if colon and scheme not in gopen_schemes:
+            known = ", ".join(filter(str.isalnum, gopen_schemes))
+            raise IdClipError(f"shards cannot be read from {path}: webdataset opens {known}, and pipe: for any program")
+    return [webdataset.SimpleShardList(paths), webdataset.tarfile_to_samples(handler=webdataset.reraise_exception)]
+
+
 def _read(paths: list[str]) -> Iterator[Sample]:
     import webdataset
 
-    pipeline = webdataset.DataPipeline(
-        webdataset.SimpleShardList(paths),
-        webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
-    )
+    pipeline = webdataset.DataPipeline(*tar_stages(paths))
     try:
         for members in pipeline:
             yield members_to_sample(members)
@@ -211,18 +221,16 @@ def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def _expand(entry: str) -> list[str]:
-    from braceexpand import braceexpand
-
     if entry.startswith("file://"):
         entry = str(location(entry))
     if "://" in entry or entry.startswith("pipe:"):
-        return list(braceexpand(entry))
+        return expand_braces(entry)
     if Path(entry).is_dir():
         tars = sorted(str(path) for path in Path(entry).glob("*.tar"))
         if not tars:
             raise IdClipError(f"the folder {entry} holds no .tar shards; make some with `idclip shards`")
         return tars
-    paths = [entry] if Path(entry).exists() else list(braceexpand(entry))
+    paths = [entry] if Path(entry).exists() else expand_braces(entry)
     for path in paths:
         if not Path(path).is_file():
             raise IdClipError(f"there is no shard {path}; make shards with `idclip shards`")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from open_clip_idplugin.errors import IdClipError
 
+_MOST_SIDE = 8192  # a detector's input of this side takes 800 MB
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -18,7 +20,9 @@ class EngineOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.det_size is not None and (self.det_size < 64 or self.det_size % 32):
-            raise IdClipError(f"det_size {self.det_size} does not fit the detector; give a multiple of 32 from 64 on.")
+        if self.det_size is not None and (not 64 <= self.det_size <= _MOST_SIDE or self.det_size % 32):
+            raise IdClipError(
+                f"det_size {self.det_size} does not fit the detector; give a multiple of 32 from 64 to {_MOST_SIDE}."
+            )
         if self.threads is not None and self.threads < 1:
             raise IdClipError(f"threads must be at least 1, got {self.threads}.")

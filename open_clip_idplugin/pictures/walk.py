@@ -184,9 +184,7 @@ def _absolute(place: Location) -> Location:
 
 
 def _expand(text: str) -> list[Location]:
-    from braceexpand import braceexpand
-
-    return [_absolute(location(path)) for path in braceexpand(text)]
+    return [_absolute(location(path)) for path in locations.expand_braces(text)]
 
 
 def _files_below(root: Location) -> tuple[dict[str, int], Account]:

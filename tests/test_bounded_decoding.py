@@ -145,6 +145,31 @@ def png_with(chunks: int) -> bytes:
     return content[:33] + chunks * chunk + content[33:]
 
 
+def tiff_of(order: str, big: bool, strips: int = 40, entries: int = 0) -> bytes:
+    """A grey TIFF of 30 x 40 pixels, a strip a row, whose lists of strips have so many numbers; or so many entries."""
+    count, entry, head = ("Q", "HHQQ", 16) if big else ("H", "HHLL", 8)
+    kind, width = (16, 8) if big else (4, 4)
+    rows = 40
+    lists = [[head + 30 * min(row, rows - 1) for row in range(strips)], [30] * strips]
+    pixels = bytes([7]) * 30 * rows
+    places = [head + len(pixels), head + len(pixels) + width * strips]
+    start = places[1] + width * strips
+    tags = {256: 30, 257: rows, 258: 8, 259: 1, 262: 1, 273: None, 277: 1, 278: 1, 279: None}
+    values = iter(places)
+    told = [
+        struct.pack(
+            order + entry, tag, kind, 1 if value is not None else strips, next(values) if value is None else value
+        )
+        for tag, value in tags.items()
+    ]
+    told += [struct.pack(order + entry, 305, kind, 1, 1)] * entries
+    mark = {"<": b"II", ">": b"MM"}[order]
+    first = struct.pack(order + ("HHHQ" if big else "HL"), *((43, 8, 0, start) if big else (42, start)))
+    body = b"".join(struct.pack(f"{order}{strips}{'Q' if big else 'L'}", *numbers) for numbers in lists)
+    directory = struct.pack(order + count, len(told)) + b"".join(told) + bytes(8)
+    return mark + first + pixels + body + directory
+
+
 def jpeg_with(filling: bytes) -> bytes:
     """A JPEG with something before its tables."""
     content = saved(Image.fromarray(photograph(30, 50)), "JPEG")
@@ -166,6 +191,26 @@ class TestEndlessParts:
         assert load_image(png_with(1000)).size == (50, 30)
         with pytest.raises(PictureTooLarge, match="parts"):
             load_image(png_with(300_000))
+
+    @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+    def test_of_a_tiff(self, order, big):
+        for door in (load_image, open_image):
+            assert door(tiff_of(order, big, strips=40)).size == (30, 40)
+            for endless in ({"strips": 500_000}, {"entries": 500_000} if big else {"strips": 300_000}):
+                with pytest.raises(PictureTooLarge, match="parts"):
+                    door(tiff_of(order, big, **endless))
+        whole = tiff_of(order, big, strips=40)
+        nowhere = whole[: 8 if big else 4] + b"\xff" * (8 if big else 4) + whole[16 if big else 8 :]
+        for broken in (whole[:60], nowhere, whole[:-30]):
+            with pytest.raises(ImageRejected):
+                load_image(broken)
+
+    def test_of_an_exif_block(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for filling, size in ((1, (30, 50)), (5_000_000, (50, 30))):  # too long to be looked at
+            exif[0x927C] = b"x" * filling
+            assert load_image(saved(Image.fromarray(photograph(30, 50)), "PNG", exif=exif)).size == size
 
     def test_of_formats_read_byte_by_byte(self, monkeypatch):
         head = struct.pack("<IiiHHIIiiII", 40, 20, 20, 1, 8, 1, 0, 0, 0, 256, 0)

@@ -39,6 +39,7 @@ _ORIENTATION = 0x0112
 _XMP_OF_TIFF = 700
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _GREY_MODES = ("L", "LA", "La", "1")
+_MOST_EXIF = 4 << 20  # bytes; a JPEG's block has 64 kB, and a list of numbers may fill a larger one
 _NO_MEMORY = "it takes more memory to decode than there is; scale it down"
 _STRIP = 1 << 20  # pixels that are converted at a time where numbers wider than 8 bit lie between
 
@@ -130,7 +131,9 @@ def xmp_of(image: "Image.Image") -> bytes:
 
 
 def orientation_of(image: "Image.Image") -> int:
-    """The EXIF orientation of an opened picture, 1 to 8; 1 where it has none or its EXIF block is damaged."""
+    """The EXIF orientation of an opened picture, 1 to 8; 1 where it has none or its EXIF block is damaged or huge."""
+    if len(image.info.get("exif") or b"") > _MOST_EXIF:
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a malformed EXIF block is no reason to lose the picture; it is then read as stored

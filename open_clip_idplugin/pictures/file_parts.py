@@ -4,6 +4,7 @@ Role: bytes of a file -> nothing, or `PictureTooLarge`; the work of a JPEG in sc
 takes minutes to open, whatever size it claims.
 """
 
+import struct
 from collections.abc import Iterator
 
 from open_clip_idplugin.pictures.errors import PictureTooLarge
@@ -17,12 +18,17 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))  # nothing follows them
 _PLAIN_NUMBERS = (b"P1", b"P2", b"P3")
 _BMP_RUNS = (1, 2)
+_TIFF_ORDERS = {b"II": "<", b"MM": ">"}
+# What makes a TIFF or BigTIFF -> where the place of the first directory is, its form, that of the number of entries, of an entry.
+_TIFF_FORMS = {42: (4, "L", "H", "HHL4s"), 43: (8, "Q", "Q", "HHQ8s")}
+_TEXT_TYPES = (1, 2, 7)  # whose values stay bytes; any other becomes a list of numbers
 
 
 def check_parts(content: bytes, name: str) -> None:
     """Refuse a file that takes long merely to be opened."""
     parts = _parts(content)
-    if parts is not None and any(number >= _MOST_PARTS for number, _ in enumerate(parts)):
+    endless = parts is not None and any(number >= _MOST_PARTS for number, _ in enumerate(parts))
+    if endless or _longest_list(content) > _MOST_PARTS:
         raise PictureTooLarge(name, f"its file is cut into more than {_MOST_PARTS} parts; save it anew")
     if len(content) > _MOST_READ_IN_PYTHON and _read_in_python(content):
         reason = f"more than {_MOST_READ_IN_PYTHON >> 20} MB take too long in this format; save it as JPEG or PNG"
@@ -66,6 +72,25 @@ def _png_chunks(content: bytes) -> Iterator[tuple[int, int]]:
     while place < len(content):
         yield 0, place
         place += 12 + int.from_bytes(content[place : place + 4], "big")
+
+
+def _longest_list(content: bytes) -> int:
+    """Entries of a TIFF's first directory, or numbers of its longest tag (places of strips or tiles), whichever are more."""
+    order = _TIFF_ORDERS.get(content[:2])
+    form = next((_TIFF_FORMS[byte] for byte in content[2:4] if byte in _TIFF_FORMS), None)
+    if order is None or form is None:
+        return 0
+    place, pointer, count, entry = form
+    try:
+        (start,) = struct.unpack_from(order + pointer, content, place)
+        (entries,) = struct.unpack_from(order + count, content, start)
+        if entries > _MOST_PARTS:
+            return int(entries)
+        first, size = start + struct.calcsize(order + count), struct.calcsize(order + entry)
+        tags = [struct.unpack_from(order + entry, content, first + size * number) for number in range(entries)]
+    except (struct.error, OverflowError):  # it breaks off, as its decoder will find
+        return 0
+    return max((numbers for _, kind, numbers, _ in tags if kind not in _TEXT_TYPES), default=0)
 
 
 def _read_in_python(content: bytes) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from open_clip_idplugin.checkpoints import LoadedModel
-from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.config import STORED, IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.person_words import AUTO, BOTH, TOKEN, WORDS, in_words
@@ -22,7 +22,15 @@ def takes_faces(loaded: LoadedModel) -> bool:
     return isinstance(getattr(loaded.model, "identity_cfg", None), IdentityConfig)
 
 
-def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: int | None = None) -> str | None:
+def takes_stored_faces(model: object) -> bool:
+    """Whether a model's adaptor takes face embeddings in the length that the data have."""
+    config = getattr(model, "identity_cfg", None)
+    return isinstance(config, IdentityConfig) and config.face_length == STORED
+
+
+def why_no_token(
+    loaded: LoadedModel, face_model: str | None = None, face_size: int | None = None, unit_faces: bool = True
+) -> str | None:
     """Why a model can make no identity token of faces, as a clause of a sentence; None where it can.
 
     Args:
@@ -30,6 +38,7 @@ def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: 
             cannot be seen.
         face_model: of the faces; what is not known agrees with every adaptor.
         face_size: numbers of a face embedding, where known.
+        unit_faces: whether the faces are unit vectors, as galleries and face engines give them.
     """
     if not takes_faces(loaded):
         return f"{loaded.name} is a plain CLIP, which has no identity token"
@@ -39,6 +48,11 @@ def why_no_token(loaded: LoadedModel, face_model: str | None = None, face_size: 
         return (
             f"the adaptor of this {loaded.name} was trained for faces of '{loaded.face_model}', and these come from "
             f"'{face_model}'"
+        )
+    if unit_faces and takes_stored_faces(loaded.model):
+        return (
+            f"the adaptor of this {loaded.name} takes face embeddings in the length that its training data had (face_length "
+            "stored), which galleries do not keep"
         )
     takes = loaded.model.identity_cfg.face_dim
     if face_size not in (None, takes):

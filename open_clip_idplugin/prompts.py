@@ -58,7 +58,12 @@ CONFIGURATIONS = ("captions", *_EXPANSIONS)
 
 # A hyphen binds: "man-made" holds no "man".
 _KEYWORD = re.compile(rf"(?<![\w-])(?:{'|'.join(KEYWORDS)})(?![\w-])", re.IGNORECASE)
+# The reference's tokenizer takes signs together, so that a placeholder directly behind one is letters to it: "([TOK])".
+_HIDDEN = re.compile(r"(?<!\[TOK\])(?<=[^\s\w]|_)\[TOK\]")
 _MOST_DIGITS = 18  # of a placeholder's number: beyond, nobody is meant
+_REFERENCE_ARTICLE = re.compile(
+    rf"(?:(?<=\s)an?|An?)\s+(?={re.escape(ENTITY)})"
+)  # neither "the" nor a small one at the start
 _ARTICLE = re.compile(rf"(?<![\w-])(?:an?|the)\s+(?={re.escape(ENTITY)})", re.IGNORECASE)
 
 
@@ -100,10 +105,16 @@ def training_caption(caption: str, setting: str, rng: random.Random) -> str:
     return f"{prompt}. {caption}".rstrip()
 
 
-def general_text(caption: str, template: int) -> str:
+def as_reference_reads(text: str) -> str:
+    """The text with the placeholders that the reference's tokenizer does not see as the letters that it sees instead."""
+    return _HIDDEN.sub(PLACEHOLDER.lower(), text)
+
+
+def general_text(caption: str, template: int, reference_articles: bool = False) -> str:
     """The caption in one of `GENERAL_TEMPLATES`, holding `[ENTITY]` once.
 
     A template around the keyword (6 to 10) falls back to template 0 where the caption has not exactly one keyword.
+    reference_articles: drop articles before the person as the reference does, which keeps "the".
     """
     if not 0 <= template < len(GENERAL_TEMPLATES):
         raise IdClipError(f"there is no template {template}; choose one from 0 to {len(GENERAL_TEMPLATES) - 1}")
@@ -111,20 +122,21 @@ def general_text(caption: str, template: int) -> str:
     if template >= len(CAPTION_TEMPLATES):
         parts = split_at_keyword(caption)
         if parts:
-            return _around_keyword(GENERAL_TEMPLATES[template], *parts)
+            return _around_keyword(GENERAL_TEMPLATES[template], *parts, reference_articles)
         template = 0
     return _one_line(GENERAL_TEMPLATES[template].replace("[CAPTION]", caption))
 
 
-def general_texts(caption: str, rng: random.Random) -> list[str]:
-    """The 11 texts of a caption, each holding `[ENTITY]` once.
+def general_texts(caption: str, rng: random.Random, reference_articles: bool = False) -> list[str]:
+    """The 11 texts of a caption, each holding `[ENTITY]` once; see `general_text`.
 
     Without exactly one keyword the last five are drawn again (with replacement) from the first six templates.
     """
     keyword_templates: list[int] = list(range(len(CAPTION_TEMPLATES), len(GENERAL_TEMPLATES)))
     if split_at_keyword(_one_line(caption)) is None:
         keyword_templates = rng.choices(range(len(CAPTION_TEMPLATES)), k=len(keyword_templates))
-    return [general_text(caption, index) for index in (*range(len(CAPTION_TEMPLATES)), *keyword_templates)]
+    indices = (*range(len(CAPTION_TEMPLATES)), *keyword_templates)
+    return [general_text(caption, index, reference_articles) for index in indices]
 
 
 def entity_texts() -> list[str]:
@@ -166,10 +178,11 @@ def _expansion(configuration: str) -> tuple[str, str]:
     return _EXPANSIONS[configuration]
 
 
-def _around_keyword(template: str, before: str, keyword: str, after: str) -> str:
+def _around_keyword(template: str, before: str, keyword: str, after: str, reference_articles: bool) -> str:
     # The template's middle takes the keyword's place, so that "a man, smiling" keeps its comma without a space.
     middle = template.removeprefix("[BEFORE] ").removesuffix(" [AFTER]").replace("[KEYWORD]", keyword)
-    return _one_line(_ARTICLE.sub("", before + middle + after))
+    article = _REFERENCE_ARTICLE if reference_articles else _ARTICLE
+    return _one_line(article.sub("", before + middle + after))
 
 
 def _one_line(text: str) -> str:

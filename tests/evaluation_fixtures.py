@@ -35,8 +35,11 @@ class BagOfWords:
         )
 
     def encode(self, texts, faces=None):
-        self.asked += [(text, None if faces is None else faces[i].tobytes()) for i, text in enumerate(texts)]
-        return unit(np.stack([self._raw(text, None if faces is None else faces[i]) for i, text in enumerate(texts)]))
+        faces = [None] * len(texts) if faces is None else faces
+        self.asked += [
+            (text, None if face is None else face.tobytes()) for text, face in zip(texts, faces, strict=True)
+        ]
+        return unit(np.stack([self._raw(text, face) for text, face in zip(texts, faces, strict=True)]))
 
     def encode_ensemble(self, groups, faces=None):
         means = [

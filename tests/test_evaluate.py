@@ -228,6 +228,88 @@ def test_the_verb_from_shards_to_files(shards, tmp_path, tiny_identity_models, p
     assert 0 <= document["metrics"]["conf1"]["mAP@10"] <= document["metrics"]["conf1"]["mAP@10_standard"] <= 1
 
 
+def no_constant(word):
+    raise AssertionError(f"{word} is no JSON")
+
+
+@pytest.mark.host
+def test_results_trace_everything_that_determines_a_number(
+    shards, tmp_path, tiny_identity_models, plain_weights, monkeypatch
+):
+    from importlib.metadata import version
+
+    from open_clip_idplugin import cli, faces, prompts
+    from open_clip_idplugin.pictures import DECODER_VERSION
+    from open_clip_idplugin.retrieval.card import file_sha256
+
+    monkeypatch.setattr(faces, "load_face_engine", lambda spec, det_size: KnownFaces())
+    _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
+
+    def about(*flags):
+        output = tmp_path / "results"
+        command = f"--data {shards} --model IdCLIP-ViT-tiny --checkpoint {checkpoint} --output {output} --workers 0"
+        assert cli.run(cli.VERBS, ["evaluate", *command.split(), *flags], "idclip") == 0
+        return json.loads((output / "results.json").read_text(), parse_constant=no_constant)["about"]
+
+    told = about(
+        "--configurations", "captions,names,conf1", "--templates", "0,7", "--rival", "insightface:test", "--rival_data",
+        shards, "--det_size", "96", "--limit", "9", "--as_reference", "articles",
+    )  # fmt: skip
+    assert told["weights"] == {checkpoint.name: file_sha256(checkpoint)} and len(told["model_config"]) == 64
+    assert (told["rival"], told["rival_face_model"]) == ("insightface:test", KnownFaces().model_id)
+    assert (told["rival_data"], told["det_size"], told["limit"]) == (shards, 96, 9)
+    assert told["wordings"] == {str(number): prompts.GENERAL_TEMPLATES[number] for number in (0, 7)}
+    assert told["entity_wordings"] == list(prompts.ENTITY_TEMPLATES) and told["as_reference"] == ["articles"]
+    assert told["person_as"] == {"captions": "nothing", "names": "name", "conf1": "token"}
+    assert set(told["fusion"]) == {"filter by face, then CLIP text", "late fusion", "hybrid"}
+    assert told["fusion"]["late fusion"]["rule"] in ("weighted", "none") and "impostors" in told["calibration"]
+    assert told["decoder"] == DECODER_VERSION and told["versions"]["torch"] == version("torch")
+    assert {"python", "open_clip_torch", "numpy", "pillow", "open-clip-idplugin"} <= set(told["versions"])
+    assert told["identity_cfg"]["face_dim"] == FACE_DIM and told["preprocessing"]["interpolation"] == "bicubic"
+    page = (tmp_path / "results" / "results.md").read_text()
+    assert f"* rival_data: {shards}\n" in page and "* skipped: 2\n" in page and '"torch": ' in page
+    whole = about("--configurations", "captions", "--templates", "0")
+    assert whole["split"] is whole["features"] is whole["rival"] is None and whole["limit"] is None
+
+
+@pytest.mark.host
+def test_a_split_of_one_s_own_is_picked_from_the_shards(shards, tmp_path, tiny_identity_models, plain_weights, capsys):
+    from open_clip_idplugin import cli
+    from open_clip_idplugin.retrieval.card import file_sha256
+    from webdataset_tools.chosen_samples import choose_samples
+
+    _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
+    other = np.random.default_rng(9).standard_normal(FACE_DIM)
+    hard = tmp_path / "hard.json"
+    keys = ["102_n000001", "100_n000000", "101_n000000"]
+    entries = {key: [other.tolist()] for key in keys} | {"500_n000000": [other.tolist()], "100_n000002": [[1.0]]}
+    hard.write_text(json.dumps(entries))
+    skipped = {}
+    found = load_evaluation_set(shards, skipped=skipped, chosen=choose_samples("hard", str(hard), FACE_DIM))
+    assert found.keys == tuple(keys) and found.in_order  # in the file's order
+    np.testing.assert_allclose(found.faces, np.stack([unit(other)] * 3), rtol=1e-5)
+    assert skipped["500_n000000"] == "not in the shards" and "not [1, 512]" in skipped["100_n000002"]
+
+    def run(*flags):
+        command = f"--data {shards} --model IdCLIP-ViT-tiny --checkpoint {checkpoint} --workers 0 --templates 0"
+        command += f" --configurations captions,conf1 --output {tmp_path / 'results'}"
+        code = cli.run(cli.VERBS, ["evaluate", *command.split(), *flags], "idclip")
+        return code, capsys.readouterr().err
+
+    assert run("--split", "testhard", "--features", str(hard))[0] == 0
+    about = json.loads((tmp_path / "results" / "results.json").read_text())["about"]
+    assert (about["split"], about["images"]) == ("testhard", 3)
+    assert about["features"] == {"file": str(hard), "sha256": file_sha256(hard)}
+    assert run("--split", "test")[0] == 0  # what the samples were packed as
+    code, error = run("--split", "testhard")
+    assert code == 2 and f"no usable sample of the split 'testhard' in {shards}" in error
+    code, error = run("--features", str(tmp_path / "gone.json"))
+    assert code == 2 and "there is no file" in error
+    hard.write_text("{}")
+    code, error = run("--features", str(hard))
+    assert code == 2 and "no entry of" in error
+
+
 @pytest.mark.host
 def test_the_verb_takes_any_model(shards, tiny_identity_models, plain_weights, monkeypatch, capsys):
     from open_clip_idplugin import cli, faces

@@ -261,3 +261,23 @@ def test_streaming_crosses_chunk_borders(tmp_path, monkeypatch):
         path.write_text(broken)
         with pytest.raises(ReleaseError):
             list(stream_object(path))
+
+
+def test_a_split_of_one_s_own_is_the_keys_of_its_file(tmp_path):
+    fixtures.write_release(tmp_path / "coco-pfs", "train", first_image_id=7)
+    fixtures.write_release(tmp_path / "coco-pfs", "test")
+    hard = tmp_path / "testhard.json"
+    faces = {"109_n000002": [fixtures.face_embedding(5)], "9_n000001": [fixtures.face_embedding(6)]}
+    hard.write_text(json.dumps({**faces, "9_n000009": [fixtures.face_embedding(7)]}))
+    read = load_release(tmp_path / "coco-pfs", "testhard", features=hard)
+    assert (read.split, [sample.key for sample in read.samples]) == ("testhard", ["9_n000001", "109_n000002"])
+    assert read.images == load_release(tmp_path / "coco-pfs", "test").images  # of the split that holds the pictures
+    np.testing.assert_array_equal(read.samples[0].face, np.float32(fixtures.face_embedding(6)))
+    assert [(skip.key, skip.reason) for skip in read.skipped] == [("9_n000009", report.UNKNOWN_IDENTITY)]
+    again = load_release(tmp_path / "coco-pfs", "train", features=hard)  # a known name takes its own pictures
+    assert again.images.name == "coco_train_swapped"
+    assert {skip.reason for skip in again.skipped} == {report.UNKNOWN_IDENTITY, report.MISSING_CAPTIONS}
+    with pytest.raises(ReleaseError, match=r"no split 'testhard'.*--features"):
+        load_release(tmp_path / "coco-pfs", "testhard")
+    with pytest.raises(ReleaseError, match=r"there is no file .*gone"):
+        load_release(tmp_path / "coco-pfs", "testhard", features=tmp_path / "gone.json")

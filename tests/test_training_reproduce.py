@@ -91,4 +91,6 @@ def test_the_other_commands_are_understood():
         given = {flag[2:].replace("-", "_"): value for flag, value in zip(flags[::2], flags[1::2])}
         inspect.signature(VERBS[verb]).bind(**given)
         if verb == "idclip evaluate":
-            assert Settings(tuple(given["configurations"].split(",")), templates=given.get("templates", "all"))
+            configurations = tuple(given.get("configurations", "conf1").split(","))
+            assert Settings(configurations, templates=given.get("templates", "all"))
+            assert given.get("as_reference", "all") == "all"

@@ -25,12 +25,13 @@ from open_clip_train.data import _SAMPLE_SHUFFLE_INITIAL, _SAMPLE_SHUFFLE_SIZE, 
 from PIL import Image
 from webdataset.filters import _shuffle
 
+from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.faces.model_identity import agreed_model
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from open_clip_idplugin.pictures import load_image
-from open_clip_idplugin.prompts import PLACEHOLDER
+from open_clip_idplugin.prompts import PLACEHOLDER, as_reference_reads
 from training_patches.grouping import GroupedOrder
 from training_patches.params import NO_GROUPS, IdentityOptions
 from training_patches.setups import ONLY_ENTITIES, WITH_ENTITIES, setup_text
@@ -63,22 +64,24 @@ class PairMaker:
     """One sample -> one training pair: its image, and a text for each training setup.
 
     read_image     content of a sample's image -> tensor (a `Decoder`, or the reader of cached features)
-    tokenizer      the model's IdentityTokenizer
+    tokenizer      the model's IdentityTokenizer, which says whether the model takes embeddings in the length that they have
     captions       caption setting, see `prompts.training_caption`
     setups         training setups in the order of the texts
     face_dropout   share of the texts with entities that show the plain caption and no face
     face_noise     length of the noise on face embeddings, see `noisy_face`
+    hidden_token   whether placeholders that the reference's tokenizer does not see are none
     labelled       whether the texts carry the labels of `open_clip_idplugin.losses`
     """
 
     read_image: Callable[[bytes], torch.Tensor]
-    tokenizer: Callable[..., Any]
+    tokenizer: Any
     captions: str
     setups: tuple[str, ...] = (WITH_ENTITIES,)
     face_dropout: float = 0.0
     face_noise: float = 0.0
     labelled: bool = False
     seed: int = 0
+    hidden_token: bool = False
 
     def __call__(self, sample: Sample, epoch: int, occurrence: int) -> Pair:
         """Return (image, IdentityText of one row a setup) for the sample's n-th occurrence in this epoch.
@@ -92,7 +95,10 @@ class PairMaker:
         caption = captions[occurrence % len(captions)]
         rng = random.Random(f"{self.seed}/{epoch}/{sample.key}/{occurrence}")
         texts = [setup_text(setup, caption, self.captions, rng, self.face_dropout) for setup in self.setups]
-        face = noisy_face(sample.face, self.face_noise, rng) if self.face_noise else sample.face
+        if self.hidden_token:
+            texts = [as_reference_reads(text) for text in texts]
+        keeps = self.tokenizer.identity_cfg.face_length == STORED
+        face = noisy_face(sample.face, self.face_noise, rng, keeps) if self.face_noise else sample.face
         faces = [face if PLACEHOLDER in text else None for text in texts]
         row = self.tokenizer(texts, faces=faces, identity_ids=[record.identity_id] * len(texts))
         if self.labelled:
@@ -107,8 +113,8 @@ class PairMaker:
         return {IMAGE_SHOWS: shows, TEXT_ABOUT: about}
 
 
-def noisy_face(face: np.ndarray, length: float, rng: random.Random) -> np.ndarray:
-    """A face embedding [D] of any length -> float32 [D] of unit length, turned at random.
+def noisy_face(face: np.ndarray, length: float, rng: random.Random, keep_length: bool = False) -> np.ndarray:
+    """A face embedding [D] of any length -> float32 [D] of unit length (or the length it had), turned at random.
 
     Gaussian noise of about this length is added to the unit vector: at 1 the cosine of before and after is about 0.7. A
     row of zeros stays.
@@ -118,7 +124,8 @@ def noisy_face(face: np.ndarray, length: float, rng: random.Random) -> np.ndarra
         return face
     noise = np.random.default_rng(rng.getrandbits(64)).standard_normal(len(face))
     turned = face / size + noise * (length / math.sqrt(len(face)))
-    return (turned / np.linalg.norm(turned)).astype(np.float32)
+    unit = turned / np.linalg.norm(turned)
+    return (unit * size if keep_length else unit).astype(np.float32)
 
 
 class EndlessPairs(torch.utils.data.IterableDataset[Pair]):

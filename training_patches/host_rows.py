@@ -303,6 +303,7 @@ class TrainingRun:
                 options.face_noise,
                 options.labelled,
                 args.seed,
+                options.hidden_token,
             )
             order = batch_order(options, args.batch_size)
             use_identity_pairs(data["train"], make_pair, args.batch_size, order, read_sample)

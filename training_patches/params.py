@@ -48,6 +48,11 @@ class IdentityOptions:
         f"for IdCLIP models: {DEFAULT})",
     )
     caption: str = _flag("multi", "how a caption mentions the person: " + ", ".join(TRAINING_SETTINGS))
+    hidden_token: bool = _flag(
+        False,
+        "read captions as the reference's tokenizer does: a placeholder directly behind a sign, as in '([TOK])', is no person",
+        action="store_true",
+    )
     setup: str = _flag(
         WITH_ENTITIES,
         f"what an image is trained with: {', '.join(SETUPS)}, or several with weights as with_entities=1,only_entities=0.1",
@@ -133,6 +138,7 @@ class IdentityOptions:
             _require(value is None or 0 < value < math.inf, name, value, "a learning rate above 0")
         self._needs("entity_loss", ONLY_ENTITIES in setups, f"--id-setup with {ONLY_ENTITIES}")
         self._needs("face_dropout", WITH_ENTITIES in setups, f"--id-setup with {WITH_ENTITIES}")
+        self._needs("hidden_token", self.caption == "in_place", "--id-caption in_place")
         self._needs(
             "face_noise", {WITH_ENTITIES, ONLY_ENTITIES} & set(setups) != set(), "an --id-setup that shows faces"
         )

@@ -14,6 +14,7 @@ import torch
 from open_clip_train.distributed import is_master
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import metrics
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Settings, run
@@ -38,7 +39,8 @@ class IdentityValidation:
         self.images: EncodedImages | None = None
         _check_metric(options.save_best)
         if is_master(args):
-            self.evaluation_set = _read(self.shards, options.val_stride)
+            keep = getattr(getattr(tokenizer, "identity_cfg", None), "face_length", None) == STORED
+            self.evaluation_set = _read(self.shards, options.val_stride, keep)
 
     def metrics(self, model: torch.nn.Module) -> dict[str, float]:
         """Metrics of both protocols (`docs/evaluation.md`) for the bare model in evaluation mode."""
@@ -68,10 +70,10 @@ class IdentityValidation:
         return images
 
 
-def _read(shards: str, stride: int) -> EvaluationSet:
+def _read(shards: str, stride: int, keep_lengths: bool) -> EvaluationSet:
     skipped: dict[str, str] = {}
     try:
-        everything = load_evaluation_set(shards, skipped=skipped)
+        everything = load_evaluation_set(shards, skipped=skipped, keep_lengths=keep_lengths)
     except (tarfile.TarError, OSError) as error:
         raise IdClipError(f"the validation shards {shards} cannot be read ({error}).") from None
     if skipped:

@@ -5,7 +5,7 @@ Role: the verb, and `evaluate_shards` behind it for other programs. What is aske
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
-from open_clip_idplugin.evaluation.protocols import PROTOCOLS, Asked, Results, Settings, ask, run
+from open_clip_idplugin.evaluation.protocols import PROTOCOLS, REFERENCE_WAYS, Asked, Results, Settings, ask, run
 from open_clip_idplugin.evaluation.rivals import (
     CAPTION_AND_FACE,
     FILTER_FACES,
@@ -29,8 +29,9 @@ from open_clip_idplugin.evaluation.tables import result_tables, to_console, writ
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import WEIGHTED, Fusion
 from open_clip_idplugin.locations import make_folder
-from open_clip_idplugin.person_as import takes_faces, why_no_token
+from open_clip_idplugin.person_as import takes_faces, takes_stored_faces, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
+from webdataset_tools.chosen_samples import Chosen, choose_samples
 from webdataset_tools.evaluation_data import (
     EncodedImages,
     Shards,
@@ -39,6 +40,7 @@ from webdataset_tools.evaluation_data import (
     face_model_of,
     load_evaluation_set,
 )
+from webdataset_tools.evaluation_facts import asked_facts, file_facts, general_facts, model_facts, rival_facts
 from webdataset_tools.photo_features import crop_features
 
 SHOWN_SKIPPED = 10
@@ -78,11 +80,12 @@ class Rival:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_shards` measured and on what."""
+    """What `evaluate_shards` measured and on what; facts: of the rival and its rules, see `evaluation_facts`."""
 
     results: Results
     images: EncodedImages
     encoder: QueryEncoder
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def evaluate(
@@ -104,6 +107,9 @@ def evaluate(
     workers: int = 2,
     seed: int = 0,
     model_config: str | None = None,
+    split: str | None = None,
+    features: str | None = None,
+    as_reference: str = "",
 ) -> None:
     """Evaluate a model on shards: general and entity retrieval, for every way of writing the person.
 
@@ -127,6 +133,11 @@ def evaluate(
         workers: processes that decode images.
         seed: of the templates drawn again for captions without a single keyword.
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
+        split: name of the split; without --features only the samples that were packed as it are used.
+        features: a split of your own among the samples of the shards: JSON file with <image id>_<identity id> -> face embedding
+            in the release's form; its keys are the split, and its embeddings take the place of the samples' own.
+        as_reference: what to do as the paper's reference implementation does it: all, or some of first_face, hidden_token,
+            articles, separated by commas (see docs/reproduce.md).
     """
     device = str(resolve_device(device))
     settings = Settings(
@@ -136,20 +147,36 @@ def evaluate(
         seed=seed,
         device=device,
         progress=True,
+        as_reference=REFERENCE_WAYS if as_reference == "all" else _words(as_reference),
     )
     loading = Loading(batch_size, workers, limit)
     if rival is None and (rival_weight is not None or rival_data is not None):
         raise IdClipError("--rival_weight and --rival_data need a face engine; give --rival, as insightface:buffalo_l")
     if output is not None:
         make_folder(Path(output))  # what cannot be written to is refused before the work
+    face_model, face_size = face_model_of(data)
+    chosen = choose_samples(split, features, face_size)
     loaded = load_model(model, checkpoint, device=device, precision=precision, configs=model_config)
     settings = _askable(settings, loaded, data, configurations is not None)
     opponent = None if rival is None else Rival(rival, rival_weight, rival_data, det_size)
-    evaluation = evaluate_shards(data, loaded, settings, loading, opponent)
-    source = {"data": data, "model": model, "checkpoint": checkpoint, "precision": precision, "rival": rival}
+    evaluation = evaluate_shards(data, loaded, settings, loading, opponent, chosen)
     _print(evaluation)
     if output is not None:
-        paths = write_results(output, evaluation.results, {**source, **_facts(evaluation.images), **asdict(settings)})
+        source = {
+            "data": data,
+            "split": split,
+            "features": file_facts(features),
+            "face_model": face_model,
+            "limit": limit,
+        }
+        facts = {
+            **source,
+            **model_facts(loaded),
+            **_facts(evaluation.images),
+            **asked_facts(settings),
+            **general_facts(),
+        }
+        paths = write_results(output, evaluation.results, {**facts, "rival": rival, **evaluation.facts})
         print(f"\nWrote {', '.join(path.name for path in paths)} to {output}")
     flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
     print(f"\nNext: idclip index --images {data} {flags} --output INDEX")
@@ -161,11 +188,12 @@ def evaluate_shards(
     settings: Settings | None = None,
     loading: Loading | None = None,
     rival: Rival | None = None,
+    chosen: Chosen | None = None,
 ) -> Evaluation:
     """Encode the images of the shards and run the protocols, and the rankings by faces where a rival is given.
 
-    With a rival the results are split by "face=detected" and "face=missed" as well, and where conf1 is asked there is the
-    hybrid of its score and the face match.
+    chosen: which samples of the shards, all by default. With a rival the results are split by "face=detected" and
+    "face=missed" as well, and where conf1 is asked there is the hybrid of its score and the face match.
     """
     settings, loading = settings or Settings(), loading or Loading()
     encoder = QueryEncoder(loaded, batch_size=loading.batch_size)
@@ -174,7 +202,7 @@ def evaluate_shards(
         rival is not None and rival.validation is not None
     ):  # another face model is refused before the work, not after it
         load_evaluation_set(rival.validation, limit=1, skipped={}, rival=rival.engine.model_id)
-    images = _encode(shards, encoder, loaded, settings, loading, rival)
+    images = _encode(shards, encoder, loaded, settings, loading, rival, chosen)
     if rival is None:
         return Evaluation(run(images.evaluation_set, images.features, encoder, settings), images, encoder)
     faces = detect_faces(shards, images.evaluation_set, rival.engine, settings.progress)
@@ -189,7 +217,8 @@ def evaluate_shards(
     if photos is not None:
         captions = side[CAPTION_AND_FACE].asked
         results.update(photo_results(images.evaluation_set, captions, images.features, photos, settings))
-    return Evaluation(results, images, encoder)
+    told = rival_facts(rival.engine, rival.det_size, rival.validation, rival.weight, rules, faces.calibration)
+    return Evaluation(results, images, encoder, told)
 
 
 def _askable(settings: Settings, loaded: LoadedModel, data: Shards, named: bool) -> Settings:
@@ -201,7 +230,7 @@ def _askable(settings: Settings, loaded: LoadedModel, data: Shards, named: bool)
     tokens = [configuration for configuration in settings.configurations if prompts.needs_face(configuration)]
     if not tokens or (named and takes_faces(loaded)):
         return settings
-    why_not = why_no_token(loaded, *face_model_of(data))
+    why_not = why_no_token(loaded, *face_model_of(data), unit_faces=False)
     if why_not is None:
         return settings
     if named:
@@ -220,12 +249,15 @@ def _encode(
     settings: Settings,
     loading: Loading,
     rival: Rival | None = None,
+    chosen: Chosen | None = None,
 ) -> EncodedImages:
     skipped: dict[str, str] = {}
     asks_faces = any(prompts.needs_face(configuration) for configuration in settings.configurations)
     trained_with = loaded.face_model if asks_faces else None
     looks = None if rival is None else rival.engine.model_id
-    evaluation_set = load_evaluation_set(shards, loading.limit, skipped, trained_with, looks)
+    evaluation_set = load_evaluation_set(
+        shards, loading.limit, skipped, trained_with, looks, chosen, takes_stored_faces(loaded.model)
+    )
     encoded = encode_images(
         shards, evaluation_set, encoder, loaded.preprocess, loading.batch_size, loading.workers, settings.progress
     )

@@ -23,6 +23,7 @@ from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import agreed_model, require_same_model, same_model
 from open_clip_idplugin.pictures import ImageRejected, load_image, load_picture
 from open_clip_idplugin.training_facts import require_face_model
+from webdataset_tools.chosen_samples import Chosen
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths, tar_stages
 
 Shards: TypeAlias = str | Path | Sequence[str | Path]
@@ -58,16 +59,20 @@ def load_evaluation_set(
     skipped: dict[str, str] | None = None,
     trained_with: str | None = None,
     rival: str | None = None,
+    chosen: Chosen | None = None,
+    keep_lengths: bool = False,
 ) -> EvaluationSet:
     """Read who is in which image; images are not decoded here.
 
     limit: use the first samples only. skipped: a dict that receives key -> reason for the samples that are left out;
     without one such a sample raises IdClipError. trained_with: id of the face model that the adaptor knows, rival: of
-    the one that will look for faces; ModelMismatch where the shards' embeddings come from another one.
+    the one that will look for faces; ModelMismatch where the shards' embeddings come from another one. chosen: which samples
+    are meant, all by default. keep_lengths: of face embeddings, for adaptors that take them as they are stored.
     """
     samples: dict[str, Sample] = {}
     model: str | None = None
-    for sample in _usable_samples(shards, skipped):
+    chosen = Chosen() if chosen is None else chosen
+    for sample in filter(None, map(chosen.of, _usable_samples(shards, skipped))):
         require_face_model(trained_with, sample.record.face_model, f"those of {shards}")
         _require_rival(sample, rival)
         reason = _reason_against(sample, samples, model)
@@ -79,19 +84,24 @@ def load_evaluation_set(
         if limit is not None and len(samples) >= limit:
             break
     if not samples:
-        raise IdClipError(f"no usable sample in {shards}; pack shards with `idclip shards`")
-    chosen = list(samples.values())
-    attributes = [sample.record.attributes for sample in chosen]
+        raise IdClipError(f"no usable sample{chosen.told} in {shards}; pack shards with `idclip shards`")
+    if skipped is not None and limit is None:
+        skipped.update(chosen.missing({*samples, *skipped}))
+    samples = chosen.ordered(samples)
+    found = list(samples.values())
+    attributes = [sample.record.attributes for sample in found]
     heights = np.array([_number(values.get("face_height")) for values in attributes], np.float32)
     return EvaluationSet(
         keys=tuple(samples),
-        image_ids=tuple(sample.record.image_id for sample in chosen),
-        identity_ids=tuple(sample.record.identity_id for sample in chosen),
-        names=tuple(sample.record.identity_name for sample in chosen),
-        captions=tuple(tuple(sample.record.captions) for sample in chosen),
-        faces=np.stack([sample.face for sample in chosen]),
+        image_ids=tuple(sample.record.image_id for sample in found),
+        identity_ids=tuple(sample.record.identity_id for sample in found),
+        names=tuple(sample.record.identity_name for sample in found),
+        captions=tuple(tuple(sample.record.captions) for sample in found),
+        faces=np.stack([sample.face for sample in found]),
         groups=_groups(attributes, heights),
         face_heights=heights if np.isfinite(heights).any() else None,
+        face_lengths=np.linalg.norm([sample.face for sample in found], axis=1) if keep_lengths else None,
+        in_order=chosen.faces is not None,
     )
 
 

@@ -5,7 +5,7 @@ output: `ReleaseSplit` with every usable sample, sorted by key, and every unusab
 opened here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,40 +87,70 @@ def swapped_file_name(image_id: int, identity_id: str) -> str:
 
 
 def load_release(
-    release: Place, split: str, embedding_size: int | None = None, names_required: bool = True
+    release: Place,
+    split: str,
+    embedding_size: int | None = None,
+    names_required: bool = True,
+    features: Place | None = None,
 ) -> ReleaseSplit:
     """Read one split of a release; `release` may be a URL.
 
-    Without `embedding_size` embeddings are as long as the release notes, else 512. With `names_required` an identity
-    without a name is skipped, and a release without `identity_meta.csv` refused; else the identity id stands in for the
-    name. Raises ReleaseError when a file of the layout is missing or broken.
+    `features`: a file of face embeddings in the release's form, whose keys are the split, in place of the one of that
+    name in the release; a `split` of any other name needs one. Without `embedding_size` embeddings are as long as the
+    release notes, else 512. With `names_required` an identity without a name is skipped, and a release without
+    `identity_meta.csv` refused; else the identity id stands in for the name. Raises ReleaseError when a file of the
+    layout is missing or broken.
     """
-    if split not in SPLITS:
-        raise ReleaseError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}")
+    if split not in SPLITS and features is None:
+        raise ReleaseError(
+            f"there is no split '{split}'; choose one of {', '.join(SPLITS)}, or name the file with its face embeddings, whose "
+            "keys are the split, with --features"
+        )
     root = locations.location(release).resolve()
-    coco, files = root / COCO_FOLDER, SPLITS[split]
+    coco = root / COCO_FOLDER
     if not locations.is_folder(coco):
         raise ReleaseError(f"{release} holds no folder {COCO_FOLDER}; give the release's top folder")
-    features = _find_features(coco, files.features)
+    noted, skipped = read_face_model(root), list[Skip]()
+    place = _find_features(coco, SPLITS[split].features) if features is None else _features_file(features)
+    faces = dict(read_faces(place, agreed_size(noted, embedding_size, EMBEDDING_SIZE), skipped))
+    files = SPLITS[split] if split in SPLITS else _split_that_holds(coco, faces)
     captions_path, images = coco / files.captions, coco / files.images
     if not locations.is_file(captions_path):
         raise ReleaseError(f"the release lacks {captions_path}; it is COCO's own captions file")
     if not locations.is_folder(images):
         raise ReleaseError(f"the release lacks the image folder {images}")
 
-    skipped: list[Skip] = []
-    face_model = read_face_model(root)
-    faces = dict(_read_faces(features, agreed_size(face_model, embedding_size, EMBEDDING_SIZE), skipped))
     captions = release_files.read_captions(captions_path, {image_id for image_id, _ in faces})
     files_there = {entry.name for entry in locations.list_folder(images)}
     name_of = _load_names(root, names_required)
     samples = list(_join(faces, captions, name_of, _load_attributes(root), files_there, skipped))
     skipped.sort(key=lambda skip: (skip.reason, skip.key, skip.detail))
-    return ReleaseSplit(root.name, split, images, samples, skipped, face_model)
+    return ReleaseSplit(root.name, split, images, samples, skipped, noted)
 
 
-def _read_faces(path: Location, size: int, skipped: list[Skip]) -> Iterator[tuple[tuple[int, str], np.ndarray]]:
-    """Yield ((image id, identity id), [size] float32) of the usable entries; the others go to `skipped`."""
+def _features_file(place: Place) -> Location:
+    path = locations.location(place).resolve()
+    if not locations.is_file(path):
+        raise ReleaseError(
+            f"there is no file {place} with face embeddings; --features wants <image id>_<identity> -> embedding"
+        )
+    return path
+
+
+def _split_that_holds(coco: Location, keys: Collection[tuple[int, str]]) -> SplitFiles:
+    """The release's own split whose image folder holds most of these images; the first of equal ones."""
+    wanted = {swapped_file_name(*key) for key in keys}
+
+    def found(files: SplitFiles) -> int:
+        folder = coco / files.images
+        there = locations.list_folder(folder) if locations.is_folder(folder) else []
+        return sum(entry.name in wanted for entry in there)
+
+    return max(SPLITS.values(), key=found)
+
+
+def read_faces(path: Location, size: int, skipped: list[Skip]) -> Iterator[tuple[tuple[int, str], np.ndarray]]:
+    """Yield ((image id, identity id), [size] float32) of the usable entries, in the file's order; others go to `skipped`."""
     seen = set()
     for text, value in release_files.stream_object(path):
         key = parse_key(text)

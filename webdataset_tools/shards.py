@@ -52,6 +52,7 @@ class ShardOptions:
     workers: int = 2
     seed: int = 0
     distributor: str = PROCESSES
+    features: Place | None = None
 
     def __post_init__(self) -> None:
         for name in ("det_size", "embedding_size", "samples_per_shard", "workers"):
@@ -110,12 +111,13 @@ def shards(
     workers: int = 2,
     seed: int = 0,
     distributor: str = PROCESSES,
+    features: str | None = None,
 ) -> None:
     """Pack one split of a COCO-PFS release into webdataset shards; run it again to go on after an interruption.
 
     Args:
         release: top folder of the release (the one with coco_dataset); like --output and --photos a path or a URL.
-        split: train, val or test.
+        split: train, val or test; with --features any name.
         output: folder for the shards.
         photos: folder of identity photos, <identity id>/*.jpg; face crops are then taken from these.
         crops: photo, image (the face in the swapped image) or none; photo where photos are given, else image.
@@ -130,6 +132,8 @@ def shards(
         workers: packing processes.
         seed: of the order of the samples.
         distributor: processes on this machine, or pyspark.
+        features: a split of your own: JSON file with <image id>_<identity id> -> face embedding, as the release's own; its keys
+            are the split, and pictures and captions are those of the release's split that holds them.
     """
     options = ShardOptions(**locals())
     report = build_shards(options)
@@ -155,7 +159,8 @@ def build_shards(options: ShardOptions, load_engine: "partial[Any] | None" = Non
 
 
 def _build(options: ShardOptions, load_engine: "partial[Any] | None") -> BuildReport:
-    split = load_release(options.release, options.split, options.embedding_size, options.names == "required")
+    names_required = options.names == "required"
+    split = load_release(options.release, options.split, options.embedding_size, names_required, options.features)
     if not split.samples:
         raise IdClipError(f"no sample of {options.split} can be packed: {count_reasons(split.skipped)}")
     tasks = _plan(options, split)

@@ -18,6 +18,8 @@ class EvaluationSet:
     faces: [N, D] float32, the query face embedding of every image's person, made unit rows here
     groups: columns that split the results, such as {"stratum": ("small", "turned", ...)}; "" where not known
     face_heights: [N] float32, of the faces in the images, in pixels, NaN where not known; None: nowhere known
+    face_lengths: [N] float32, of the embeddings before they were made unit rows, for adaptors that take them so
+    in_order: whether the images stand in the order of a release's file, so that a person's first image means something
     """
 
     keys: tuple[str, ...]
@@ -28,11 +30,14 @@ class EvaluationSet:
     faces: np.ndarray
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     face_heights: np.ndarray | None = None
+    face_lengths: np.ndarray | None = None
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in (*_COLUMNS, "faces")}
-        if self.face_heights is not None:
-            lengths["face_heights"] = len(self.face_heights)
+        for name in ("face_heights", "face_lengths"):
+            if getattr(self, name) is not None:
+                lengths[name] = len(getattr(self, name))
         lengths |= {name: len(column) for name, column in self.groups.items()}
         if len(set(lengths.values())) != 1 or not self.keys:
             raise IdClipError(f"an evaluation set needs one entry per image in every field, not {lengths}")
@@ -41,13 +46,22 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def query_faces(self) -> np.ndarray:
+        """[N, D] float32: what an identity token is made of, unit rows unless their lengths are kept."""
+        return self.faces if self.face_lengths is None else self.faces * self.face_lengths[:, None]
+
     def take(self, indices: Sequence[int]) -> "EvaluationSet":
         """The set of these images, in this order."""
         columns = {name: tuple(column[i] for i in indices) for name, column in self.groups.items()}
         chosen: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in indices) for name in _COLUMNS}
         rows = np.asarray(indices, dtype=np.int64)
-        heights = None if self.face_heights is None else self.face_heights[rows]
-        return replace(self, **chosen, faces=self.faces[rows], groups=columns, face_heights=heights)
+        known: dict[str, Any] = {
+            name: column[rows]
+            for name in ("face_heights", "face_lengths")
+            if (column := getattr(self, name)) is not None
+        }
+        return replace(self, **chosen, faces=self.faces[rows], groups=columns, **known)
 
 
 def unit_rows(values: np.ndarray, what: str) -> np.ndarray:

@@ -24,6 +24,8 @@ from open_clip_idplugin.evaluation.results import General, Results
 from open_clip_idplugin.evaluation.strata import recalls_by_stratum
 
 PROTOCOLS = ("general", "entity")
+FIRST_FACE, HIDDEN_TOKEN, ARTICLES = "first_face", "hidden_token", "articles"
+REFERENCE_WAYS = (FIRST_FACE, HIDDEN_TOKEN, ARTICLES)
 CAPTIONS_PER_IMAGE = 5
 TEXTS_AT_ONCE = 4096
 LARGEST_SCENE = 64  # images; beyond, a scene says nothing of who is confused with whom
@@ -33,7 +35,7 @@ class TextEncoder(Protocol):
     """What the protocols need of `query_encoder.QueryEncoder`: unit rows [N, E] float32."""
 
     def encode(self, texts: list[str], faces: Any = None) -> np.ndarray:
-        """One row for every text; faces [N, D] where the texts hold a placeholder."""
+        """One row for every text; faces [N, D] where the texts hold a placeholder, or a list with None where one does not."""
         ...
 
     def encode_ensemble(self, groups: list[list[str]], faces: Any = None) -> np.ndarray:
@@ -46,6 +48,9 @@ class Settings:
     """What to run.
 
     templates: "all" (11 texts a caption) or numbers of `prompts.GENERAL_TEMPLATES`, as 0, "0" or "0,6"
+    as_reference: what is done as the reference implementation does it, of `REFERENCE_WAYS`: entity queries take the face of a
+        person's first image, not the mean; a placeholder directly behind a sign, as in "([TOK])", is letters without a
+        face; of the articles before a person "the" stays
     """
 
     configurations: tuple[str, ...] = prompts.CONFIGURATIONS
@@ -56,10 +61,13 @@ class Settings:
     image_to_text: bool = True  # costs a second pass over the similarities
     progress: bool = False
     ks: tuple[int, ...] = KS
+    as_reference: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_choices(self.configurations, prompts.CONFIGURATIONS, "configuration")
         _check_choices(self.protocols, PROTOCOLS, "protocol")
+        if self.as_reference:
+            _check_choices(self.as_reference, REFERENCE_WAYS, "as_reference")
         self.template_indices()
 
     def template_indices(self) -> tuple[int, ...] | None:
@@ -145,7 +153,7 @@ def ask(evaluation_set: EvaluationSet, configuration: str, encoder: TextEncoder,
         queries = general_queries(evaluation_set, configuration, settings)
         features = encode_queries(queries, evaluation_set, encoder, configuration if settings.progress else None)
     if "entity" in settings.protocols and configuration != "captions":
-        named = encode_people(evaluation_set, configuration, encoder)
+        named = encode_people(evaluation_set, configuration, encoder, FIRST_FACE in settings.as_reference)
     return Asked(queries, features, named)
 
 
@@ -166,12 +174,12 @@ def answer(
 
 def general_queries(evaluation_set: EvaluationSet, configuration: str, settings: Settings) -> Queries:
     """Every text of every caption of every image; configurations differ only in the way the person is written."""
-    has_face = prompts.needs_face(configuration)
     row_of: dict[tuple[str, int], int] = {}
     rows, images = [], []
     for image in range(len(evaluation_set)):
         for text in _texts_of_image(evaluation_set, image, configuration, settings):
-            rows.append(row_of.setdefault((text, image if has_face else -1), len(row_of)))
+            face = image if prompts.PLACEHOLDER in text and configuration != "captions" else -1
+            rows.append(row_of.setdefault((text, face), len(row_of)))
             images.append(image)
     if not rows:
         raise IdClipError("no image has a caption; pack the shards from a release with captions")
@@ -184,19 +192,27 @@ def encode_queries(
 ) -> np.ndarray:
     """Text features [T, E] of the distinct texts; `label` names the progress bar, None hides it."""
     with_face = bool((queries.face_of_text >= 0).any())
-    parts = []
+    own_faces, parts = evaluation_set.query_faces, []
     with tqdm(total=len(queries.texts), desc=label, unit="text", disable=label is None, leave=False) as bar:
         for start in range(0, len(queries.texts), TEXTS_AT_ONCE):
             texts = list(queries.texts[start : start + TEXTS_AT_ONCE])
-            faces = evaluation_set.faces[queries.face_of_text[start : start + TEXTS_AT_ONCE]] if with_face else None
+            rows = queries.face_of_text[start : start + TEXTS_AT_ONCE]
+            faces = _faces_of(rows, own_faces) if with_face else None
             parts.append(encoder.encode(texts, faces=faces))
             bar.update(len(texts))
     return np.concatenate(parts)
 
 
-def encode_people(evaluation_set: EvaluationSet, configuration: str, encoder: TextEncoder) -> np.ndarray:
+def _faces_of(rows: np.ndarray, faces: np.ndarray) -> np.ndarray | list[np.ndarray | None]:
+    """Rows of `faces` [N, D]; a list with None where some texts have no face (-1)."""
+    return faces[rows] if (rows >= 0).all() else [faces[row] if row >= 0 else None for row in rows]
+
+
+def encode_people(
+    evaluation_set: EvaluationSet, configuration: str, encoder: TextEncoder, first_face: bool = False
+) -> np.ndarray:
     """One feature [P, E] for every identity of `people`: its six entity-only prompts, ensembled."""
-    _, first, faces = people(evaluation_set)
+    _, first, faces = people(evaluation_set, first_face)
     groups = [
         [prompts.expand(text, configuration, evaluation_set.names[image]) for text in prompts.entity_texts()]
         for image in first
@@ -204,17 +220,26 @@ def encode_people(evaluation_set: EvaluationSet, configuration: str, encoder: Te
     return encoder.encode_ensemble(groups, faces=faces if prompts.needs_face(configuration) else None)
 
 
-def people(evaluation_set: EvaluationSet) -> tuple[list[str], list[int], np.ndarray]:
+def people(evaluation_set: EvaluationSet, first_face: bool = False) -> tuple[list[str], list[int], np.ndarray]:
     """The P identities in sorted order, an image of each, and their faces [P, D].
 
-    A person's face is the mean of the unit embeddings that the images carry for the person, made a unit vector again.
+    A person's face is the mean of the unit embeddings that the images carry for the person, made a unit vector again (where
+    the set keeps lengths, the mean of the embeddings as they are). first_face: that of the person's first image instead, in
+    the order of the set where that is a release's, else the image with the lowest key.
     """
     images_of: dict[str, list[int]] = {}
     for image, identity in enumerate(evaluation_set.identity_ids):
         images_of.setdefault(identity, []).append(image)
     identities = sorted(images_of)
-    means = np.stack([evaluation_set.faces[images_of[identity]].mean(axis=0) for identity in identities])
-    return identities, [images_of[identity][0] for identity in identities], unit_rows(means, "mean face embeddings")
+    faces = evaluation_set.query_faces
+    if first_face:
+        order = range(len(faces)) if evaluation_set.in_order else np.argsort(np.argsort(evaluation_set.keys))
+        chosen = [min(images_of[identity], key=order.__getitem__) for identity in identities]
+        return identities, chosen, faces[chosen]
+    means = np.stack([faces[images_of[identity]].mean(axis=0) for identity in identities])
+    if evaluation_set.face_lengths is None:
+        means = unit_rows(means, "mean face embeddings")
+    return identities, [images_of[identity][0] for identity in identities], means
 
 
 def general_results(scores: Scores, queries: Queries, evaluation_set: EvaluationSet, settings: Settings) -> General:
@@ -245,7 +270,7 @@ def entity_results(scores: Scores, evaluation_set: EvaluationSet, settings: Sett
 
 
 def _texts_of_image(evaluation_set: EvaluationSet, image: int, configuration: str, settings: Settings) -> Iterable[str]:
-    indices = settings.template_indices()
+    indices, articles = settings.template_indices(), ARTICLES in settings.as_reference
     for number, caption in enumerate(evaluation_set.captions[image][:CAPTIONS_PER_IMAGE]):
         if configuration == "captions":
             yield " ".join(caption.split())
@@ -253,11 +278,12 @@ def _texts_of_image(evaluation_set: EvaluationSet, image: int, configuration: st
         if indices is None:
             # Seeded by the caption's own place, so that the draw depends on no other image and no configuration.
             rng = random.Random(f"{settings.seed}/{evaluation_set.keys[image]}/{number}")
-            texts = prompts.general_texts(caption, rng)
+            texts = prompts.general_texts(caption, rng, articles)
         else:
-            texts = [prompts.general_text(caption, index) for index in indices]
+            texts = [prompts.general_text(caption, index, articles) for index in indices]
         for text in texts:
-            yield prompts.expand(text, configuration, evaluation_set.names[image])
+            written = prompts.expand(text, configuration, evaluation_set.names[image])
+            yield prompts.as_reference_reads(written) if HIDDEN_TOKEN in settings.as_reference else written
 
 
 def _curves(

@@ -113,6 +113,8 @@ class FacedQueries:
 
     def _people_scores(self, rule: Fusion) -> Scores:
         _, _, means = people(self.evaluation_set)
+        if self.evaluation_set.face_lengths is not None:  # cosines have no use for them
+            means = unit_rows(means, "mean face embeddings")
         faces = FaceScores(means, self.faces, rule.unseen, self.settings.device)
         if self.asked.people is None:
             return faces

@@ -18,6 +18,7 @@ GENERAL = ("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_R@50", "i2t_R@1", "i2t_R@5", "
 SCENES = ("right_scene", "right_person")
 ENTITY = ("entity_R@1_kmin", "entity_R@5", "entity_R@10", "entity_R@50", "mAP@10", "mAP@10_standard")
 COUNTS = ("images", "queries")
+_LISTED = ("skipped", "calibration", "wordings")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def to_json(results: Results, about: Mapping[str, Any]) -> str:
 
 def write_results(folder: str | Path, results: Results, about: Mapping[str, Any]) -> list[Path]:
     """Write results.json, results.csv and results.md into `folder`; return their paths."""
-    facts = "".join(f"* {name}: {_fact(value)}\n" for name, value in about.items())
+    facts = "".join(f"* {name}: {_fact(name, value)}\n" for name, value in about.items())
     contents = {
         "results.json": to_json(results, about),
         "results.csv": to_csv(results),
@@ -127,7 +128,7 @@ def _pipes(table: Table) -> str:
     return f"## {table.title}\n\n" + "\n".join(lines) + "\n"
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, Mapping):  # such as the left out samples: one by one in the JSON, here their number
+def _fact(name: str, value: Any) -> str:
+    if name in _LISTED and isinstance(value, Mapping):  # one by one in the JSON, here their number
         return str(len(value))
     return value if isinstance(value, str) else json_text(value, ensure_ascii=False)

@@ -45,7 +45,10 @@ def stream_object(path: Location) -> Iterator[tuple[str, Any]]:
                     yield json.loads(match[1]), value
                     at = end
                     continue
-            more = stream.read(_CHUNK)
+            try:
+                more = stream.read(_CHUNK)
+            except UnicodeDecodeError as error:
+                raise ReleaseError(f"{path} is not a JSON file in UTF-8 ({error}); copy it again") from None
             if not more or len(window) - at > _LARGEST_VALUE:
                 if not more and _CLOSE.fullmatch(window, at):
                     return

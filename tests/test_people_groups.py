@@ -11,9 +11,12 @@ import pytest
 from face_index_fixtures import unit, write_face_table
 from face_pack_fixtures import toy_picture, write_pack
 from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.neighbors import NearestNeighbors
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch
+from open_clip_idplugin.faces.neighbour_graph import find_neighbours, load_graph
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.grouping import group_faces
 from webdataset_tools.collection_faces.command import faces as faces_verb
@@ -172,3 +175,77 @@ def test_faces_on_the_page_and_in_the_gallery(tmp_path):
 def test_too_few_faces_are_no_group():
     assert group_faces(np.zeros((0, 4), np.float32), 0.5, 3) == []
     assert group_faces(unit(np.eye(4)), 0.5, 2) == []
+
+
+class TestNeighbourGraph:
+    """Comparisons that are kept give what comparing anew gives."""
+
+    def embeddings(self, count=60, seed=0):
+        rng = np.random.default_rng(seed)
+        return unit(rng.standard_normal((8, 16))[rng.integers(8, size=count)] + 0.4 * rng.standard_normal((count, 16)))
+
+    def expected(self, embeddings):
+        return embeddings @ embeddings.T >= 0.8
+
+    def test_faces_come_and_go(self, tmp_path, monkeypatch):
+        vectors = self.embeddings()
+        vectors[7] = vectors[3]  # two copies of a picture
+        find_neighbours(vectors[:40], 0.8).save(tmp_path / "graph")
+        compared = []
+        search = NearestNeighbors.radius_neighbors
+        monkeypatch.setattr(
+            NearestNeighbors,
+            "radius_neighbors",
+            lambda self, X, **more: compared.append(len(X)) or search(self, X, **more),
+        )
+        order = np.random.default_rng(1).permutation(np.r_[5:40, 45:60])
+        graph = find_neighbours(vectors[order], 0.8, load_graph(tmp_path / "graph"))
+        assert compared == [15]
+        assert np.array_equal(graph.pairs.toarray(), self.expected(vectors[order]))
+        graph.save(tmp_path / "graph")
+        assert np.array_equal(load_graph(tmp_path / "graph").pairs.toarray(), self.expected(vectors[order]))
+        again = find_neighbours(vectors[order], 0.8, load_graph(tmp_path / "graph"))
+        assert compared == [15]
+        assert np.array_equal(again.pairs.toarray(), self.expected(vectors[order]))
+
+    def test_copies_of_a_vector_are_told_apart(self, tmp_path):
+        vectors = self.embeddings()[[0, 0, 0, 1, 2]]
+        find_neighbours(vectors[1:], 0.8).save(tmp_path / "graph")
+        graph = find_neighbours(vectors, 0.8, load_graph(tmp_path / "graph"))
+        assert np.array_equal(graph.pairs.toarray(), self.expected(vectors))
+
+    def test_another_threshold_compares_anew(self, tmp_path):
+        vectors = self.embeddings()
+        find_neighbours(vectors, 0.5).save(tmp_path / "graph")
+        graph = find_neighbours(vectors, 0.8, load_graph(tmp_path / "graph"))
+        assert np.array_equal(graph.pairs.toarray(), self.expected(vectors))
+
+    def test_groups_are_the_same_with_and_without(self, tmp_path):
+        vectors = self.embeddings(200)
+        group_faces(vectors[:150], 0.8, 3, tmp_path / "graph")
+        kept = group_faces(vectors, 0.8, 3, tmp_path / "graph")
+        assert [group.tolist() for group in kept] == [group.tolist() for group in group_faces(vectors, 0.8, 3)]
+        assert len(kept) > 3
+
+    @pytest.mark.parametrize("content", [b"", b"no graph", None])
+    def test_a_broken_file_is_made_anew(self, content, tmp_path):
+        vectors, path = self.embeddings(), tmp_path / "graph"
+        if content is not None:
+            path.write_bytes(content)
+        assert load_graph(path) is None
+        group_faces(vectors, 0.8, 3, path)
+        assert load_graph(path).threshold == 0.8
+        assert path.stat().st_mode & 0o777 == 0o600
+
+    def test_numbers_out_of_range_are_no_graph(self, tmp_path):
+        path = tmp_path / "graph"
+        save_file(
+            {
+                "marks": np.zeros((2, 16), np.uint8),
+                "starts": np.array([0, 1, 1]),
+                "columns": np.array([9], np.int32),
+            },
+            path,
+            {"threshold": "0.8"},
+        )
+        assert load_graph(path) is None

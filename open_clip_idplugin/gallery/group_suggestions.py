@@ -66,10 +66,12 @@ def suggest_groups(
     options: SuggestOptions,
     read_crops: CropReader,
     pictures: str = "",
+    graph: Path | None = None,
 ) -> Suggested:
     """Group the faces that are nobody enrolled, and write groups.html, groups.csv and groups.json to `output`.
 
     pictures: where the collection is, as it is noted for `enroll_groups`; empty where that is not known.
+    graph: file in which the comparisons of faces are kept for the next time.
 
     Raises:
         ModelMismatch: the gallery's face model is another one.
@@ -77,7 +79,7 @@ def suggest_groups(
     """
     strangers = find_unknown(table, gallery, options.same_face)
     unknown = strangers[_sides(table)[strangers] >= options.least_face]  # smaller ones look alike to a face model
-    grouped = group_faces(np.asarray(table.embeddings[unknown]), options.same_face, options.min_faces)
+    grouped = group_faces(np.asarray(table.embeddings[unknown]), options.same_face, options.min_faces, graph)
     groups = [unknown[rows] for rows in grouped]
     members = [[row_of(table, int(row)) for row in rows[: options.show]] for rows in groups]
     crops = read_crops([row for rows in members for row in rows])

@@ -27,6 +27,7 @@ from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 
 GROUPS = "groups"
 _STALE = "groups-of-before"
+_NEIGHBOURS = "neighbours.safetensors"  # which faces look alike, so that the next run compares new ones only
 _NO_DETAILS: dict[str, str | None] = {}
 
 
@@ -104,6 +105,7 @@ class OpenPeople:
             SuggestOptions(self._threshold(table)),
             lambda rows: crops_below(self._root, rows),
             str(self._root),
+            self._folder / _NEIGHBOURS,
         )
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)

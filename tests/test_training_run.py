@@ -687,3 +687,14 @@ def test_the_copied_code_is_this_project_s_alone(world, tmp_path, capsys):
         "webdataset_tools",
     ]
     assert (code / "training_patches" / "host_rows.py").is_file() and not list(code.rglob("__pycache__"))
+
+
+def test_a_tokenizer_of_a_hub_that_cannot_be_reached_is_one_sentence(world, tmp_path, capsys, monkeypatch):
+    config = open_clip.get_model_config(PLAIN_MODEL)
+    config["text_cfg"]["hf_tokenizer_name"] = "nobody/nothing"
+    (tmp_path / "hub-tokenizer.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "hub-tokenizer.json")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert train(world, "hub-tokenizer", model="hub-tokenizer") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "The tokenizer of hub-tokenizer is not on this machine" in last and "hf download nobody/nothing" in last

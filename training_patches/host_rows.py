@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import torch
 from open_clip_train.data import get_dataset_fn, get_wds_dataset
 from open_clip_train.train import unwrap_model
@@ -28,7 +29,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.host_patches import PatchRow
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.model_view import view_of
-from open_clip_idplugin.registration import add_models
+from open_clip_idplugin.registration import add_models, tokenizer_missing
 from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
 from open_clip_idplugin.weight_files import LIGHTNING, TORCHSCRIPT, first_lines, kind_of, weight_shapes
 from training_patches import params
@@ -216,6 +217,8 @@ class TrainingRun:
         self.settings = kwargs
         try:
             created = host(model_name, *args, **kwargs)
+        except OSError as error:  # of a text tower or weights on a hub
+            raise IdClipError(f"the model {model_name} cannot be built: {first_lines(error)}") from error
         except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes
             if isinstance(error, IdClipError) or not (weights and Path(weights).is_file()):
                 raise
@@ -236,7 +239,11 @@ class TrainingRun:
 
     def get_tokenizer(self, host: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The host's; that of an IdCLIP knows the model as the flags have made it."""
-        tokenizer = identity_tokenizer_or(host)(*args, **kwargs)
+        name = args[0] if args else kwargs["model_name"]
+        try:
+            tokenizer = identity_tokenizer_or(host)(*args, **kwargs)
+        except (OSError, ImportError) as error:  # of a plain model; those of ours have their sentence
+            raise tokenizer_missing(name, open_clip.get_model_config(name), error) from None
         if isinstance(tokenizer, IdentityTokenizer) and isinstance(self.model, IdCLIP):
             return IdentityTokenizer(tokenizer.base, self.model.identity_cfg, tokenizer.model_name)
         return tokenizer

@@ -20,6 +20,7 @@ from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
+from open_clip_idplugin.next_step import command
 from open_clip_idplugin.registration import add_models
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
@@ -53,7 +54,7 @@ def export(
     facts = export_folder(model, checkpoint, Path(output), base, licence)
     _tell_unknown(facts.face_model, licence)
     print(f"{output}: {model}, whole; say in {Path(output) / CARD} what was trained on")
-    print(f"Next: idclip evaluate --data SHARDS --model {PREFIX}{output}")
+    print(f"Next: {command('evaluate', data='SHARDS', model=f'{PREFIX}{output}')}")
 
 
 def export_folder(
@@ -97,7 +98,7 @@ def _export_small_file(model: str, checkpoint: str, output: Path, base: str | No
     _tell_unknown(delta.face_model, licence)
     print(f"{output}: {len(delta.tensors)} tensors, {output.stat().st_size / 1e6:.1f} MB, to be put on {delta.base}")
     print(f"{card}: its model card; say there what was trained on")
-    print(f"Next: idclip evaluate --data SHARDS --model {model} --checkpoint {output}")
+    print(f"Next: {command('evaluate', data='SHARDS', model=model, checkpoint=output)}")
 
 
 def _tell_unknown(face_model: str | None, licence: str | None) -> None:

@@ -15,6 +15,7 @@ from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.next_step import command
 from open_clip_idplugin.person_words import noun_phrase
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def enroll_photos(
     print(f"{person.name}: {len(faces)} of {len(photos)} photos used, {person.photos} in the gallery {gallery.path}")
     for line in same_face_warnings(gallery, person.name, faces, same_face):
         print(line)
-    print(f'Next: idclip search "[TOK] ..." --identities "{person.name}" --index DIR --model MODEL --checkpoint FILE')
+    listed = f'"{person.name}"' if "," in person.name else person.name  # the flag takes several
+    places = {"index": "DIR", "model": "MODEL", "checkpoint": "FILE"}
+    print(f"Next: {command('search', '[TOK] ...', identities=listed, **places, gallery=gallery.path)}")
 
 
 def same_face_warnings(

@@ -29,6 +29,7 @@ from open_clip_idplugin.evaluation.tables import result_tables, to_console, writ
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import WEIGHTED, Fusion
 from open_clip_idplugin.locations import make_folder
+from open_clip_idplugin.next_step import command
 from open_clip_idplugin.person_as import takes_faces, takes_stored_faces, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
 from webdataset_tools.chosen_samples import Chosen, choose_samples
@@ -178,8 +179,13 @@ def evaluate(
         }
         paths = write_results(output, evaluation.results, {**facts, "rival": rival, **evaluation.facts})
         print(f"\nWrote {', '.join(path.name for path in paths)} to {output}")
-    flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
-    print(f"\nNext: idclip index --images {data} {flags} --output INDEX")
+    given = {
+        "model": model,
+        "checkpoint": checkpoint,
+        "model_config": model_config,
+        "precision": precision,
+    }
+    print(f"\nNext: {command('index', images=data, **given, output='INDEX')}")
 
 
 def evaluate_shards(

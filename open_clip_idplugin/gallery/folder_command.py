@@ -13,6 +13,7 @@ from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery_verbs import face_policy
 from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.next_step import command
 from open_clip_idplugin.pictures.names import key_of
 
 
@@ -85,4 +86,4 @@ def run_enrolment(
     report.write(report_file)
     print("\n".join(report.lines()))
     print(f"wrote {report_file}: every person and photo that was left out, and why")
-    print("Next: idclip list")
+    print(f"Next: {command('list', gallery=gallery.path)}")

@@ -17,6 +17,7 @@ from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.model_identity import same_model
+from open_clip_idplugin.next_step import command
 from open_clip_idplugin.retrieval.face_index import (
     FAISS_FILE,
     FOLDER,
@@ -42,7 +43,7 @@ def index_faces(index: str, face_table: str) -> None:
     """
     info = add_faces(Path(index), face_table)
     print(f"{index}: {info.faces} faces in {info.images_with_faces} of {info.images} images, by {info.model_id}")
-    print(f"Next: idclip serve --index {index} --model MODEL --checkpoint FILE")
+    print(f"Next: {command('serve', index=index, model='MODEL', checkpoint='FILE')}")
 
 
 def add_faces(index: Path, face_table: str | Path) -> FaceIndexInfo:

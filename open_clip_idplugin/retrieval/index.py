@@ -17,6 +17,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import IndexCard, load_card, require_same_decoder
 from open_clip_idplugin.retrieval.embed import embed_images
@@ -113,8 +114,14 @@ def index(
     if face_table is not None or finding is not None:
         info = read_info(Path(output) / FACES) if face_table is None else add_faces(Path(output), face_table)
         print(f"{output}: {info.faces} faces in {info.images_with_faces} images, by {info.model_id}")
-    flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
-    print(f'Next: idclip search "..." --index {output} {flags}\n  or: idclip serve --index {output} {flags}')
+    settings = {
+        "model": model,
+        "checkpoint": checkpoint,
+        "model_config": model_config,
+        "device": device,
+        "precision": precision,
+    }
+    print(search_or_serve(index=output, **settings, faces=faces, det_size=det_size))
 
 
 def choose_finding(

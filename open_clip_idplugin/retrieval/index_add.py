@@ -18,6 +18,7 @@ from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
@@ -108,8 +109,14 @@ def index_add(
     print(
         f"{index}: {added.images} images added, {added.skipped} skipped (see {REPORT_FILE}); {added.card.images} in all"
     )
-    flags = f"--model {model}" + (f" --checkpoint {checkpoint}" if checkpoint else "")
-    print(f'Next: idclip search "..." --index {index} {flags}\n  or: idclip serve --index {index} {flags}')
+    settings = {
+        "model": model,
+        "checkpoint": checkpoint,
+        "model_config": model_config,
+        "device": device,
+        "precision": precision,
+    }
+    print(search_or_serve(index=index, **settings))
 
 
 def add_images(

@@ -17,6 +17,7 @@ from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.gallery.group_files import CSV_FILE, PAGE_FILE
 from open_clip_idplugin.model_store import MODELS, state_of
 from open_clip_idplugin.model_store.store import THERE
+from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import read_info
 from open_clip_idplugin.retrieval.face_index_change import require_fitting_faces
@@ -110,10 +111,10 @@ def open_pictures(
         report = _bring_up_to_date(listing, refresh, known, people, finding)
         report.write(folder)
     _tell(report, folder)
-    flags = f"--model {model} --checkpoint {weights}" + (f" --faces {spec}" if spec else "")
-    command = f"--index {folder / INDEX} {flags} --gallery {people_file}"
     if not serve:
-        print(f'Next: idclip serve {command}\n  or: idclip search "..." {command}')
+        settings: dict[str, object] = {"model": model, "checkpoint": weights, "model_config": model_config}
+        settings |= {"faces": spec, "det_size": det_size, "device": device, "precision": precision}
+        print(search_or_serve(index=folder / INDEX, **settings, gallery=people_file))
         return
     from open_clip_idplugin.retrieval.serve import serve as start
 

@@ -1,5 +1,6 @@
 """The verb `idclip faces`."""
 
+from open_clip_idplugin.next_step import command
 from webdataset_tools.collection_faces.build import build_face_table
 from webdataset_tools.collection_faces.options import PICTURES_PER_PART, FacesOptions
 from webdataset_tools.collection_faces.sheet import SHEET_FILE, write_sheet
@@ -44,6 +45,6 @@ def faces(
     if options.sheet and write_sheet(options):
         print(f"wrote {output}/{SHEET_FILE}: faces; keep it as private as the pictures")
     print(
-        f"next: open_clip_idplugin.faces.face_table.load_face_table('{output}') opens it; idclip index --images '{input}' "
-        "--model IdCLIP-ViT-L-14-336 --output INDEX indexes the same pictures"
+        f"next: {command('index', images=input, model='MODEL', face_table=output, output='INDEX')}\n"
+        f"  or: open_clip_idplugin.faces.face_table.load_face_table({output!r}) opens it in Python"
     )

@@ -1,5 +1,6 @@
 """The verb `idclip swap`."""
 
+from open_clip_idplugin.next_step import command
 from webdataset_tools.faceswap.contact_sheet import CONTACT_SHEET
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE
 from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE
@@ -102,5 +103,5 @@ def swap(
         f"have a look at {output}/{CONTACT_SHEET}"
     )
     splits = [split for split, totals in report.splits.items() if totals.swaps]
-    engine = f"--faces {faces}" + (f" --det-size {det_size}" if det_size else "")
-    print(f"next: idclip shards --release {output} --split {splits[0]} --photos {identities} {engine} --output SHARDS")
+    given = {"photos": identities, "faces": faces, "det_size": det_size}
+    print(f"next: {command('shards', release=output, split=splits[0], **given, output='SHARDS')}")

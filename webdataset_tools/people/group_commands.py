@@ -18,6 +18,7 @@ from open_clip_idplugin.gallery.group_files import (
     read_groups,
 )
 from open_clip_idplugin.gallery.group_suggestions import SuggestOptions, candidates_of, suggest_groups
+from open_clip_idplugin.next_step import command
 from webdataset_tools.collection_faces.collection import find_collection
 from webdataset_tools.collection_faces.options import PICTURES_PER_PART
 from webdataset_tools.collection_faces.sheet import read_crops
@@ -64,7 +65,7 @@ def suggest(
     )
     print("\n".join(found.lines()))
     print(f"wrote {output}: look at {PAGE_FILE}, write names into {CSV_FILE} (one person may have several groups)")
-    print(f"Next: idclip enroll_groups {Path(output) / CSV_FILE}")
+    print(f"Next: {command('enroll_groups', str(Path(output) / CSV_FILE), gallery=gallery)}")
 
 
 def enroll_groups(

@@ -14,7 +14,7 @@ from open_clip_idplugin.locations import Location, make_folder
 
 
 @contextmanager
-def locked(folder: Location, remedy: str = "wait or choose another --output") -> Iterator[None]:
+def locked(folder: Location, remedy: str = "wait until it has ended, or choose another folder") -> Iterator[None]:
     """Make the folder and hold it alone; `remedy` ends the sentence about another process there.
 
     Raises IdClipError when it cannot be made or another process holds it.
@@ -24,7 +24,7 @@ def locked(folder: Location, remedy: str = "wait or choose another --output") ->
         handle = os.open(folder, os.O_RDONLY) if isinstance(folder, Path) else None
     except OSError as error:
         reason = error.strerror or error
-        raise IdClipError(f"cannot make the folder {folder} ({reason}); choose another --output") from None
+        raise IdClipError(f"cannot make the folder {folder} ({reason}); choose a folder that can be made") from None
     try:
         if handle is not None and not _try_lock(handle):
             raise IdClipError(f"another process is writing to {folder}; {remedy}")

@@ -192,6 +192,10 @@ class TrainingRun:
     def parse_args(self, host: Callable[..., Any], args: Sequence[str]) -> argparse.Namespace:
         """Parse the host's flags and ours."""
         self.args, self.options = params.parse_args(args, host)
+        try:
+            torch.device(self.args.device)
+        except RuntimeError as error:
+            raise IdClipError(f"--device is '{self.args.device}': {first_lines(error)}") from None
         if self.args.model_config is not None:
             add_models(self.args.model_config)
         return self.args
@@ -220,7 +224,7 @@ class TrainingRun:
         except OSError as error:  # of a text tower or weights on a hub
             raise IdClipError(f"the model {model_name} cannot be built: {first_lines(error)}") from error
         except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes
-            if isinstance(error, IdClipError) or not (weights and Path(weights).is_file()):
+            if isinstance(error, IdClipError) or not weights:
                 raise
             raise IdClipError(
                 f"the checkpoint {weights} does not fit the model {model_name}: {first_lines(error)}"

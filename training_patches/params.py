@@ -30,6 +30,12 @@ GROUPS = (NO_GROUPS, "identity", "scene")  # the last two are words of training_
 ENTITY_LOSSES = ("cross_entropy", "bce")
 KEEP = "keep"
 FALSE_NEGATIVES = (KEEP, "mask", "positive")  # the last two are words of open_clip_idplugin.losses
+_CHANNELS = 3
+# The host's numbers -> the least that they may be.
+_LEAST = {
+    "batch_size": 1, "accum_freq": 1, "log_every_n_steps": 1, "epochs": 0, "workers": 0, "seed": 0, "warmup": 0, "lr": 0.0,
+    "wd": 0.0,
+}  # fmt: skip
 CACHE_DTYPES = ("float16", "float32")
 
 
@@ -204,7 +210,11 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     model = take_model_options(ours)
     own_configs = vars(ours).pop("model_config")
     options = IdentityOptions(**vars(ours), model=model)
-    args = host_parse_args(rest)
+    try:
+        args = host_parse_args(rest)
+    except ValueError as error:  # of its parser of pairs
+        raise IdClipError(f"a flag of open_clip's is not of its form ({error}); --aug-cfg takes NAME=VALUE") from None
+    require_host_values(args)
     if options.save_best and (args.logs or "none").lower() == "none":
         raise IdClipError("--id-save-best writes into the run's folder; name a folder with --logs instead of 'none'.")
     if (options.lr_image, options.lr_text) != (None, None) and (args.opt != "adamw" or args.horovod):
@@ -218,6 +228,20 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
         setattr(args, f"id_{name}", value)
     args.model_config = own_configs
     return args, options
+
+
+def require_host_values(args: argparse.Namespace) -> None:
+    """Refuse numbers of the host's flags that it divides by, or hands on to a library that ends in a traceback."""
+    for name, least in _LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and not least <= value < math.inf:
+            raise IdClipError(f"--{name.replace('_', '-')} is {value}; it must be a number of at least {least}.")
+    for name in ("image_mean", "image_std"):
+        value = getattr(args, name, None)
+        if value is not None and len(value) != _CHANNELS:
+            raise IdClipError(f"--{name.replace('_', '-')} has {len(value)} numbers; it must have {_CHANNELS}.")
+    if args.opt.lower() != "adamw" and not args.opt.lower().startswith("timm/"):
+        raise IdClipError(f"--opt is '{args.opt}'; open_clip knows adamw, and timm/NAME for the optimizers of timm.")
 
 
 def require_steps(args: argparse.Namespace, batches: int) -> None:

@@ -37,9 +37,9 @@ from open_clip_idplugin.registration import (
     tokenizer_missing,
     weights_missing,
 )
+from open_clip_idplugin.storage.weight_files import first_lines, load_tensors, weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside
-from open_clip_idplugin.weight_files import first_lines, load_tensors, weight_shapes
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.checkpoints import (
     base_and_delta,
     checkpoint_path,
@@ -22,9 +21,10 @@ from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
 from open_clip_idplugin.next_step import command
 from open_clip_idplugin.registration import add_models
+from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
+from open_clip_idplugin.storage.weight_files import weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
-from open_clip_idplugin.weight_files import weight_shapes
 from open_clip_idplugin.weight_keys import has_adaptor
 
 

@@ -166,7 +166,7 @@ def _download_with_remedy(original: Any) -> Any:
 
 
 def _reading_tensors_only(original: Any) -> Any:
-    from open_clip_idplugin.weight_files import reading_tensors_only
+    from open_clip_idplugin.storage.weight_files import reading_tensors_only
 
     return reading_tensors_only(original)
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from open_clip_idplugin.arrays import read_array
+from open_clip_idplugin.storage.arrays import read_array
 
 
 def saved(array, **options) -> bytes:

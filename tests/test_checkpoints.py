@@ -188,7 +188,7 @@ def test_load_model_reads_torchscript_archives(plain, tmp_path):
 
     from open_clip_idplugin import load_model
     from open_clip_idplugin.checkpoints import read_weights
-    from open_clip_idplugin.weight_files import TORCHSCRIPT, kind_of, weight_shapes
+    from open_clip_idplugin.storage.weight_files import TORCHSCRIPT, kind_of, weight_shapes
 
     path = openai_archive(plain.state_dict(), tmp_path / "ViT-tiny.pt")
     assert kind_of(path) == TORCHSCRIPT

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from open_clip_idplugin.csv_dialect import delimiter_of
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery.group_files import _read_csv
-from open_clip_idplugin.identity_names import IDENTITY_FILE, read_identity_names
+from open_clip_idplugin.storage.csv_dialect import delimiter_of
+from open_clip_idplugin.storage.identity_names import IDENTITY_FILE, read_identity_names
 from webdataset_tools.faceswap.identities import _read_genders, read_attribute_table
 
 ROOT = Path(__file__).parent.parent

@@ -9,8 +9,8 @@ import pytest
 import worker_pool_fixtures
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import location
-from open_clip_idplugin.spark_session import open_session
+from open_clip_idplugin.storage.locations import location
+from open_clip_idplugin.storage.spark_session import open_session
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_release import build_release
 from webdataset_tools.release import SPLITS, load_release

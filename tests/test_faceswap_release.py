@@ -19,8 +19,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.storage.atomic import atomic_write
 from webdataset_tools.faceswap import marking, reasons
 from webdataset_tools.faceswap.command import swap as verb
 from webdataset_tools.faceswap.options import SwapOptions

@@ -9,7 +9,7 @@ import pytest
 
 from open_clip_idplugin.evaluation.results import Results
 from open_clip_idplugin.evaluation.tables import to_json
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.finite_json import json_text
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ from weight_file_fixtures import Touch
 from open_clip_idplugin.checkpoints import load_model, read_weights
 from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.weight_files import ARCHIVE, LIGHTNING, kind_of, load_tensors, weight_shapes
+from open_clip_idplugin.storage.weight_files import ARCHIVE, LIGHTNING, kind_of, load_tensors, weight_shapes
 from training_patches.host_rows import require_tensors_only
 
 pytestmark = pytest.mark.host

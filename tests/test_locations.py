@@ -11,11 +11,11 @@ import fsspec
 import pytest
 from fsspec.registry import known_implementations
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.folder_lock import locked
-from open_clip_idplugin.locations import Entry, location
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.locations import Entry, location
 
 ODD = "ü 'n' #1? 100%.txt"
 
@@ -121,7 +121,7 @@ def test_an_upload_that_fails_leaves_nothing(call, monkeypatch):
 
 def test_a_folder_has_one_writer(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from open_clip_idplugin.folder_lock import locked\n"
+        "import sys; from pathlib import Path; from open_clip_idplugin.storage.folder_lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     folder = tmp_path / "a" / "b"

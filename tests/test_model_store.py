@@ -14,7 +14,6 @@ import pytest
 
 from open_clip_idplugin import cli
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.model_store import (
     MODELS,
     FaceModel,
@@ -26,6 +25,7 @@ from open_clip_idplugin.model_store import (
     unpacking,
 )
 from open_clip_idplugin.model_store.unpacking import unpack
+from open_clip_idplugin.storage.folder_lock import locked
 
 DETECTOR = bytes(range(256)) * 400  # 102,400 bytes: more than one block
 ENCODER = b"encoder" * 1000

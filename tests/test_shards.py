@@ -21,7 +21,7 @@ import release_fixtures as fixtures
 from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.folder_lock import locked
+from open_clip_idplugin.storage.folder_lock import locked
 from webdataset_tools import report, shard_folder
 from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import load_release

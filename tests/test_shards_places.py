@@ -19,7 +19,7 @@ from PIL import Image
 from worker_pool_fixtures import stop_spark
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import location
+from open_clip_idplugin.storage.locations import location
 from webdataset_tools import report, shard_writer
 from webdataset_tools.evaluation_data import load_evaluation_set
 from webdataset_tools.inspection import inspect

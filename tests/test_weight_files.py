@@ -10,7 +10,7 @@ import torch
 from weight_file_fixtures import Touch, openai_archive, pickle_before, with_data_pickle
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.weight_files import (
+from open_clip_idplugin.storage.weight_files import (
     ARCHIVE,
     PICKLE,
     SAFETENSORS,

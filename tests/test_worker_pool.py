@@ -11,9 +11,9 @@ import pytest
 import worker_pool_fixtures as fixtures
 from tqdm import tqdm
 
-from open_clip_idplugin import spark_session
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import location
+from open_clip_idplugin.storage import spark_session
+from open_clip_idplugin.storage.locations import location
 from webdataset_tools.worker_pool import DISTRIBUTORS, check_reachable, run_tasks
 
 

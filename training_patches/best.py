@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.storage.atomic import atomic_path
 
 BEST = "best.pt"
 

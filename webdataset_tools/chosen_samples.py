@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import is_file, location
+from open_clip_idplugin.storage.locations import is_file, location
 from webdataset_tools.release import EMBEDDING_SIZE, read_faces
 from webdataset_tools.report import Skip, count_reasons
 from webdataset_tools.sample_format import Sample, sample_key

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.locations import Location
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.pictures.walk import pictures_below
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools import report
 from webdataset_tools.sample_format import CROP_FROM_IMAGE, CROP_FROM_PHOTO
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.identity_names import IDENTITY_FILE as IDENTITY_FILE
-from open_clip_idplugin.locations import Location, Place
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.identity_names import IDENTITY_FILE as IDENTITY_FILE
+from open_clip_idplugin.storage.locations import Location, Place
 from webdataset_tools import release_files, report
 from webdataset_tools.release_face_model import ReleaseFaceModel, agreed_size, read_face_model
 from webdataset_tools.release_files import ReleaseError

@@ -7,12 +7,12 @@ embeddings are taken as the flags say.
 import json
 from dataclasses import asdict, dataclass
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, same_model
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.release_files import ReleaseError
 
 FACE_MODEL_FILE = "face_model.json"

@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from open_clip_idplugin import identity_names
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.identity_names import IdentityNamesError
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage import identity_names
+from open_clip_idplugin.storage.identity_names import IdentityNamesError
+from open_clip_idplugin.storage.locations import Location
 
 _CHUNK = 1 << 22  # characters read at a time
 _LONGEST_ID = 20  # digits

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from open_clip_idplugin.left_out import Skip as Skip
-from open_clip_idplugin.left_out import count_reasons as count_reasons
-from open_clip_idplugin.left_out import reason_lines as reason_lines
+from open_clip_idplugin.storage.left_out import Skip as Skip
+from open_clip_idplugin.storage.left_out import count_reasons as count_reasons
+from open_clip_idplugin.storage.left_out import reason_lines as reason_lines
 
 # Why a sample is not in the shards.
 BAD_KEY = "bad key"

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.arrays import read_array
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import expand_braces, location
+from open_clip_idplugin.storage.arrays import read_array
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import expand_braces, location
 
 IMAGE = "jpg"
 CAPTION = "txt"

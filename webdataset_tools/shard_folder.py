@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.atomic import PART, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import same_model
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.atomic import PART, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.report import BuildReport
 from webdataset_tools.sample_format import INDEX_FILE, REPORT_FILE, SIZES_FILE
 from webdataset_tools.shard_writer import ShardStats, ShardTask

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.release import ReleaseSample
 from webdataset_tools.sample_format import FACE_CROP_BYTES
 from webdataset_tools.shard_writer import ShardTask

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools import face_crops, report
 from webdataset_tools.face_crops import Cropper, FaceCrop
 from webdataset_tools.image_check import find_damage

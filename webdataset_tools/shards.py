@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.folder_lock import locked
-from open_clip_idplugin.locations import Place, is_folder, location
+from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.locations import Place, is_folder, location
 from webdataset_tools import face_crops, shard_folder
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.image_check import CHECKS, STRUCTURE

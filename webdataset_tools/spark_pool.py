@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from open_clip_idplugin.spark_session import failures_in_a_sentence, open_session
+from open_clip_idplugin.storage.spark_session import failures_in_a_sentence, open_session
 
 if TYPE_CHECKING:
     from pyspark import Broadcast

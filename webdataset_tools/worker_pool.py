@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location, is_private_to_process
+from open_clip_idplugin.storage.locations import Location, is_private_to_process
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

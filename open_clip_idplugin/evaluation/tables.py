@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.evaluation.results import Results
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 GENERAL = ("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_R@50", "i2t_R@1", "i2t_R@5", "i2t_R@10", "i2t_R@50", "t2i_sum", "sum")
 SCENES = ("right_scene", "right_person")

@@ -14,9 +14,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.faces.calibration import Calibration, CalibrationError, assumed_calibration
 from open_clip_idplugin.faces.model_identity import ModelIdentity, same_model
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 
 FILE = "calibration.json"
 _FOLDER = "calibrations"

@@ -18,8 +18,8 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.faces.model_identity import require_same_model, same_model
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Place, location
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Place, location
 
 if TYPE_CHECKING:
     import pyarrow

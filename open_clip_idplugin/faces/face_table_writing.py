@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_part
 from open_clip_idplugin.faces.face_table import (
@@ -21,7 +20,8 @@ from open_clip_idplugin.faces.face_table import (
     fingerprint,
     schema,
 )
-from open_clip_idplugin.locations import Location, remove_folder
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.storage.locations import Location, remove_folder
 
 if TYPE_CHECKING:
     import pyarrow

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from open_clip_idplugin.faces.errors import ModelMismatch
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.finite_json import json_text
 
 WEIGHT_DIGITS, DESCRIPTION_DIGITS = 12, 8
 _WHOLE = re.compile(rf"(?P<name>.+)-(?P<digest>[0-9a-f]{{{WEIGHT_DIGITS},64}})", re.DOTALL)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_path
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -28,7 +28,7 @@ import numpy as np
 
 from open_clip_idplugin.faces.errors import ManifestBroken, PackNotFound
 from open_clip_idplugin.faces.model_identity import description_hash
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.finite_json import json_text
 
 TEMPLATE = (
     '{"name": "MyNet", "licence": "...", "input_size": 112, "channels": "RGB", "pixel_range": 255, "mean": 127.5, '

@@ -26,7 +26,7 @@ from open_clip_idplugin.faces.errors import (
 from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, description_hash, weights_hash
 from open_clip_idplugin.faces.options import EngineOptions
-from open_clip_idplugin.weight_files import TORCHSCRIPT, kind_of
+from open_clip_idplugin.storage.weight_files import TORCHSCRIPT, kind_of
 
 if TYPE_CHECKING:
     import torch

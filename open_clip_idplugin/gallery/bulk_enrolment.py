@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.likeness import same_face as same_face_of
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.left_out import Skip
 
 REPORT_FILE = "people_report.json"
 REFUSED_PHOTO = "photo without a usable face"

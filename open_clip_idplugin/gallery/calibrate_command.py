@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_face_engine, load_picture
 from open_clip_idplugin.faces.calibrating import calibrate_scores, misfit
@@ -25,8 +24,9 @@ from open_clip_idplugin.gallery.calibration_report import (
     summary,
 )
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
-from open_clip_idplugin.left_out import Skip, reason_lines
 from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.left_out import Skip, reason_lines
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine

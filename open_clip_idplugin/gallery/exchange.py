@@ -20,10 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.arrays import read_array
-from open_clip_idplugin.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.faces.model_identity import same_model
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.errors import GalleryError
@@ -32,6 +29,9 @@ from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.rows import Person, unit_rows
 from open_clip_idplugin.gallery.schema import SCHEMA_VERSION
 from open_clip_idplugin.gallery.store import Gallery
+from open_clip_idplugin.storage.arrays import read_array
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
+from open_clip_idplugin.storage.finite_json import json_text
 
 FORMAT = "idclip-people-v1"
 PEOPLE_FILE, EMBEDDINGS_FILE, CROPS = "people.json", "embeddings.npy", "crops"

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.gallery.errors import GalleryBusy, GalleryError
 from open_clip_idplugin.gallery.schema import prepare
-from open_clip_idplugin.user_folder import user_folder
+from open_clip_idplugin.storage.atomic import PRIVATE
+from open_clip_idplugin.storage.user_folder import user_folder
 
 _BUSY = re.compile(r"is (locked|busy)")  # SQLite's words; Python 3.10 has no error codes
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.csv_dialect import delimiter_of
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.csv_dialect import delimiter_of
+from open_clip_idplugin.storage.finite_json import json_text
 
 CSV_FILE, JSON_FILE, PAGE_FILE = "groups.csv", "groups.json", "groups.html"
 FORMAT = "idclip-groups-v1"

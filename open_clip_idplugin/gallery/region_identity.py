@@ -15,7 +15,7 @@ from open_clip_idplugin.gallery.likeness import same_face
 from open_clip_idplugin.gallery.names import fold_name
 from open_clip_idplugin.gallery.region_faces import NamedFace
 from open_clip_idplugin.gallery.store import Gallery
-from open_clip_idplugin.left_out import Skip
+from open_clip_idplugin.storage.left_out import Skip
 
 LIKE_ANOTHER = "face that looks like somebody else"
 UNLIKE_OTHERS = "face that does not look like the person's others"

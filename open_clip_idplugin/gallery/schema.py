@@ -7,9 +7,9 @@ transaction; one of a newer version is refused.
 import sqlite3
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.refolding import fold_again
+from open_clip_idplugin.storage.atomic import PRIVATE
 
 _FIRST = """
 CREATE TABLE IF NOT EXISTS face_model (id TEXT NOT NULL, size INTEGER NOT NULL);

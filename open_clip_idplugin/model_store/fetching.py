@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import PART
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_store.registry import ModelFile
+from open_clip_idplugin.storage.atomic import PART
 
 _SECONDS = 30.0  # without a byte
 _ATTEMPTS = 4

@@ -7,14 +7,14 @@ Nothing is fetched unless `get_model` is called.
 import shutil
 from pathlib import Path
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.model_store.fetching import fetch_file
 from open_clip_idplugin.model_store.registry import MODELS, FaceModel
 from open_clip_idplugin.model_store.unpacking import unpack
-from open_clip_idplugin.user_folder import user_folder
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.user_folder import user_folder
 
 ORIGIN_FILE = "origin.json"  # what was fetched, from where, under which licence
 THERE, MISSING, INCOMPLETE = "there", "missing", "incomplete"

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.decoding import load_image, open_image
 from open_clip_idplugin.pictures.errors import ImageRejected
+from open_clip_idplugin.storage.finite_json import json_text
 
 REQUEST, ANSWER, SIZE = struct.Struct("<BQQ"), struct.Struct("<BQ"), struct.Struct("<II")
 OPEN, LOAD = 0, 1  # what to do: look at the header, or decode

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.locations import Location
 
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.pictures.decoding import xmp_of
+from open_clip_idplugin.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
     from PIL import Image

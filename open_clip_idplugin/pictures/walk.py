@@ -14,14 +14,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_clip_idplugin import locations
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location, location
 from open_clip_idplugin.pictures import passed_over
 from open_clip_idplugin.pictures.copies import find_copies
 from open_clip_idplugin.pictures.formats import PICTURE_EXTENSIONS
 from open_clip_idplugin.pictures.names import key_of, place_of
 from open_clip_idplugin.pictures.passed_over import Account, PassedOver, is_junk, reason_against
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.locations import Location, location
 
 if TYPE_CHECKING:
     from upath import UPath

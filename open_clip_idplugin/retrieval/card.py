@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.decoder_version import DECODER_VERSION, pictures_read_otherwise
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 if TYPE_CHECKING:
     import torch

@@ -30,7 +30,7 @@ from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
 from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
 from open_clip_idplugin.retrieval.partitions import DONE_FOLDER, EmbedOptions, Partitions, split
 from open_clip_idplugin.retrieval.sources import ImageSource
-from open_clip_idplugin.spark_session import failures_in_a_sentence, open_session
+from open_clip_idplugin.storage.spark_session import failures_in_a_sentence, open_session
 
 _LOOK_SECONDS = 1.0  # between two looks at what is done
 _opened: dict[str, Pipeline] = {}  # of a Python worker of Spark: the pipeline of the job that it works for

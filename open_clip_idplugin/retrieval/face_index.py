@@ -19,11 +19,11 @@ import numpy as np
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.fusion import match_faces
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.faiss_files import read_index
 from open_clip_idplugin.retrieval.selection import probing
+from open_clip_idplugin.storage.finite_json import json_text
 
 FOLDER = "faces"
 INFO_FILE, FAISS_FILE = "faces.json", "faces.index"

@@ -11,7 +11,6 @@ from uuid import uuid4
 import faiss
 import numpy as np
 
-from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.collection_calibration import calibrate_beside
@@ -29,6 +28,7 @@ from open_clip_idplugin.retrieval.face_index import (
 )
 from open_clip_idplugin.retrieval.generations import changing, exchange
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.storage.atomic import PRIVATE
 
 _BLOCK = 65_536  # faces that are copied at a time
 _SAMPLE_A_LIST = 64  # faces that a list of faces.index is trained with

@@ -11,7 +11,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from open_clip_idplugin.atomic import PRIVATE
 from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.model_identity import require_same_model
@@ -27,6 +26,7 @@ from open_clip_idplugin.retrieval.face_index import (
 )
 from open_clip_idplugin.retrieval.face_index_build import candidates_index, join_faces, table_arrays
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.storage.atomic import PRIVATE
 
 Arrays = dict[str, np.ndarray]
 

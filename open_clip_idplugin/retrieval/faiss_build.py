@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.index_key import MEMORY, opq_by_position, require_index_key
 from open_clip_idplugin.retrieval.partitions import PYSPARK, SEQUENTIAL
-from open_clip_idplugin.weight_files import first_lines
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.weight_files import first_lines
 
 _MOST_MEMORY = "4G"  # of the index
 

@@ -12,11 +12,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.partitions import DONE_FOLDER
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.folder_lock import locked
 
 PLAN_FILE = "plan.json"
 _NEXT = "next"

@@ -10,13 +10,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import IndexCard, load_card, require_same_decoder
@@ -41,6 +39,8 @@ from open_clip_idplugin.retrieval.partitions import (
 )
 from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 REPORT_FILE = "index_report.json"
 Finish = Callable[[Path, list[PartitionReport]], object]

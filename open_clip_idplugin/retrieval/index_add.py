@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 from open_clip_idplugin.retrieval.card import (
@@ -50,6 +48,8 @@ from open_clip_idplugin.retrieval.partitions import EmbedOptions, PartitionRepor
 from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
 from open_clip_idplugin.retrieval.removed_rows import keys_left
 from open_clip_idplugin.retrieval.sources import ImageSource, find_images, without_keys
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 _NEW = "new"  # what is embedded, before it joins the rest
 _SHOWN = 5

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails, ThumbnailWriter
 from open_clip_idplugin.retrieval.card import IndexCard, IndexMismatch, load_card
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
@@ -29,6 +27,8 @@ from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.picture_manifest import FILE_NAME as MANIFEST
 from open_clip_idplugin.retrieval.removed_rows import count_rows, read_removed
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 _TOWERS = {"img": "image", "text": "text"}  # of a folder of embeddings -> of the faiss index over it
 _BLOCK = 1024  # thumbnails that are copied at a time

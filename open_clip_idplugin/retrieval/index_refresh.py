@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.left_out import Skip
 from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.generations import changing
@@ -32,6 +31,7 @@ from open_clip_idplugin.retrieval.picture_manifest import (
 )
 from open_clip_idplugin.retrieval.removed_rows import count_rows, keys_left, read_removed, remove_rows, rows_of_keys
 from open_clip_idplugin.retrieval.sources import ImageSource
+from open_clip_idplugin.storage.left_out import Skip
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints import LoadedModel

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import INFO_FILE, keys_digest, read_info
 from open_clip_idplugin.retrieval.generations import building_folder, changing, link_tree, replacing
@@ -16,6 +15,7 @@ from open_clip_idplugin.retrieval.kept_face_table import rename_in_table
 from open_clip_idplugin.retrieval.metadata_columns import key_column, read_keys
 from open_clip_idplugin.retrieval.removed_rows import read_removed
 from open_clip_idplugin.retrieval.row_metadata import FOLDER as UNPACKED
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 
 
 def rename_images(index: Path, names: Mapping[str, str], finish: Callable[[Path], object] = lambda _: None) -> int:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.folder_lock import locked
 from open_clip_idplugin.gallery.group_files import CSV_FILE, PAGE_FILE
 from open_clip_idplugin.model_store import MODELS, state_of
 from open_clip_idplugin.model_store.store import THERE
@@ -27,7 +26,8 @@ from open_clip_idplugin.retrieval.open_report import REPORT_FILE, OpenReport, re
 from open_clip_idplugin.retrieval.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.passing_faces import passing_engine
 from open_clip_idplugin.retrieval.picture_listing import Listing, list_pictures
-from open_clip_idplugin.user_folder import user_folder
+from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.user_folder import user_folder
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints import LoadedModel

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.sources import ImageSource
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 DONE_FOLDER = "done"  # of a folder under construction: the reports, and what else nobody needs at the end
 PICTURES_PER_PARTITION = 10_000  # of a folder; what a killed run does again at most

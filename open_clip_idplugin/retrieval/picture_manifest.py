@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.storage.atomic import atomic_path
 
 FILE_NAME = "pictures.parquet"
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.request_fields import HINTS
 from open_clip_idplugin.retrieval.results_page import render_page
 from open_clip_idplugin.retrieval.search_options import SearchOptions
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 
 _TIMEOUT = 60  # seconds
 

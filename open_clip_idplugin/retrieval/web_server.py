@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.finite_json import json_text
 
 _STOP_SECONDS = 20.0  # how long requests at hand may take after a stop signal
 _IDLE_SECONDS = 60  # after which a silent connection is closed, and one whose request is not there whole

@@ -6,8 +6,8 @@ that changes from run to run with the same numbers gets in.
 
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
 from webdataset_tools.benchmark.findings import Findings
 from webdataset_tools.benchmark.pages import Section, to_markdown_page, write_pictures
 from webdataset_tools.benchmark.report import facts_of, recipe_sections, result_sections

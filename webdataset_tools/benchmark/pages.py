@@ -13,8 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.evaluation.tables import Table
+from open_clip_idplugin.storage.atomic import atomic_write
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MEDIA_TYPES = {".svg": "image/svg+xml", ".jpg": "image/jpeg", ".png": "image/png"}

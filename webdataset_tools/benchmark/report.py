@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.evaluation.tables import Table
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import CONFIGURATIONS
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.benchmark.ablation import ablation_notes, ablation_table, steps
 from webdataset_tools.benchmark.cells import TEST, VALIDATION, CellResult
 from webdataset_tools.benchmark.failures import failure_sections

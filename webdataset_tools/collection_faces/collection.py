@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location, location
 from open_clip_idplugin.pictures.passed_over import PassedOver
 from open_clip_idplugin.pictures.walk import FoundPictures, walk_pictures
+from open_clip_idplugin.storage.locations import Location, location
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location, Place, is_local, location
+from open_clip_idplugin.storage.locations import Location, Place, is_local, location
 from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable
 
 PICTURES_PER_PART = 512

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from open_clip_idplugin.faces.part_collecting import label_of
-from open_clip_idplugin.locations import Location, location
 from open_clip_idplugin.pictures.names import key_of, place_of
 from open_clip_idplugin.pictures.tar_samples import picture_member, tar_samples
+from open_clip_idplugin.storage.locations import Location, location
 from webdataset_tools.collection_faces.collection import PictureTask, ShardTask, Task
 from webdataset_tools.report import Skip
 

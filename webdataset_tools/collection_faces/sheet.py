@@ -10,9 +10,9 @@ from collections.abc import Sequence, Set
 import numpy as np
 from PIL import Image
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable, load_face_table
 from open_clip_idplugin.faces.row_crops import CROP_SIZE, Crops, aligned_crops, face_of
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from webdataset_tools.collection_faces.collection import Collection, PictureTask, ShardTask, Task, find_collection
 from webdataset_tools.collection_faces.options import FacesOptions
 from webdataset_tools.collection_faces.picture_reading import PictureFile, read_pictures

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import marking
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import open_picture

@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from open_clip_idplugin import locations
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, ImageRejected, load_picture
-from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import face_quality, object_masks, reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_quality import QualityRules

@@ -9,10 +9,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.csv_dialect import delimiter_of
-from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.walk import pictures_below
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.csv_dialect import delimiter_of
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release import IDENTITY_FILE
 from webdataset_tools.release_files import ReleaseError, encodable, read_identity_names

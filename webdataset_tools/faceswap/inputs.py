@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import location
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.coco import CocoSubset
 from webdataset_tools.faceswap.identities import IdentityFolder, load_identities, read_attribute_table

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_path
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap.marking import short_name
 from webdataset_tools.faceswap.split_result import SplitResult
 from webdataset_tools.release import swapped_file_name

@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import TRAINING_SETTINGS, expand, general_text, general_texts, training_caption
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.faceswap.split_result import SplitResult
 from webdataset_tools.release import CAPTIONS_PER_IMAGE
 from webdataset_tools.sample_format import sample_key

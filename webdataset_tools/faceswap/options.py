@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Place, is_file, is_folder, location
+from open_clip_idplugin.storage.locations import Place, is_file, is_folder, location
 from webdataset_tools.faceswap.face_quality import QualityRules
 from webdataset_tools.faceswap.pairing import PairRules
 from webdataset_tools.faceswap.swappers import KEEP_SKIN

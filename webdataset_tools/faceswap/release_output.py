@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_path, atomic_write
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.identities import GENDER
 from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE, caption_lines

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.atomic import PART, PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.atomic import PART, PRIVATE, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.release import COCO_FOLDER, IDENTITY_FOLDER, SPLITS
 from webdataset_tools.shard_folder import CONTENT as CONTENT
 from webdataset_tools.shard_folder import differences_between

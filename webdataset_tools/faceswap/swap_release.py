@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from open_clip_idplugin import locations
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
-from open_clip_idplugin.folder_lock import locked
-from open_clip_idplugin.locations import Location, location
+from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.locations import Location, location
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
 from webdataset_tools.faceswap.assignment import assign, split_by_share

@@ -13,11 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
-from open_clip_idplugin.locations import Location
 from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from open_clip.tokenizer import SimpleTokenizer
 
-from open_clip_idplugin.atomic import atomic_write
+from open_clip_idplugin.storage.atomic import atomic_write
 
 BYTE_SYMBOLS = 512  # every byte, and every byte that ends a word
 SPECIAL_TOKENS = 2  # start and end of text

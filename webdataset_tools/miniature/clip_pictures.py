@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import atomic_path
+from open_clip_idplugin.storage.atomic import atomic_path
 from webdataset_tools.miniature.captions import alt_text
 from webdataset_tools.miniature.people import Person, sample_person, swap_face
 from webdataset_tools.miniature.places import PLACES

@@ -29,10 +29,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from open_clip_idplugin import miniature_tower  # registers the image tower
-from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
 from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
+from open_clip_idplugin.storage.atomic import atomic_path
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.miniature.bpe import learn_merges, vocabulary_size, write_merges
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.clip_batch_norm import add_batch_norm, fold_batch_norm

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 
 TEMPLATE = Path(__file__).with_name("demo_report.html.j2")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from open_clip_idplugin.atomic import atomic_path, atomic_write
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.atomic import atomic_path, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.miniature.face_nets import CROP_SIZE, EMBEDDING_SIZE, STRIDES, Detector, Recogniser
 
 DETECTOR_FILE, RECOGNISER_FILE = "detector.onnx", "recogniser.onnx"

@@ -13,9 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from open_clip_idplugin.atomic import atomic_write
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.faceswap.marking import ALGORITHMIC, mark_jpeg
 
 SETTINGS_FILE = "miniature.json"

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.faces import load_face_engine
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
 from webdataset_tools.miniature.identity_photos import (

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from open_clip_idplugin.atomic import atomic_path
 from open_clip_idplugin.faces import load_face_engine
+from open_clip_idplugin.storage.atomic import atomic_path
 from webdataset_tools.miniature.face_detection_training import train_detector
 from webdataset_tools.miniature.face_measures import measure_pack
 from webdataset_tools.miniature.face_nets import Detector, Recogniser

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from open_clip_idplugin.atomic import atomic_write
-from open_clip_idplugin.finite_json import json_text
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.faceswap.coco import SUBSETS
 from webdataset_tools.miniature.coco_annotations import coco_instances, scene_annotations
 from webdataset_tools.miniature.identity_photos import draw_identity_photo, photo_name

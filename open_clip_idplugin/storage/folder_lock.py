@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location, make_folder
+from open_clip_idplugin.storage.locations import Location, make_folder
 
 
 @contextmanager

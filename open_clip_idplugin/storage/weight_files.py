@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.lightning_checkpoint import is_lightning, lightning_tensors, read_lightning
-from open_clip_idplugin.torchscript_archive import read_archive, stored_tensors
+from open_clip_idplugin.storage.lightning_checkpoint import is_lightning, lightning_tensors, read_lightning
+from open_clip_idplugin.storage.torchscript_archive import read_archive, stored_tensors
 from open_clip_idplugin.weight_keys import OPENAI_FACTS, from_reference
 
 SAFETENSORS, ARCHIVE, TORCHSCRIPT, PICKLE = "safetensors", "torch archive", "TorchScript archive", "pickle"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from open_clip_idplugin import locations
+from open_clip_idplugin.storage import locations
 
 if TYPE_CHECKING:
     from upath import UPath

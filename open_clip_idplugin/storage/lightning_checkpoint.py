@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.torchscript_archive import (
+from open_clip_idplugin.storage.torchscript_archive import (
     REFUSED,
     StoredTensor,
     TensorUnpickler,

@@ -5,9 +5,9 @@ Role: `identity_meta.csv` -> id -> name.
 
 import csv
 
-from open_clip_idplugin.csv_dialect import delimiter_of
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.locations import Location
+from open_clip_idplugin.storage.csv_dialect import delimiter_of
+from open_clip_idplugin.storage.locations import Location
 
 IDENTITY_FILE = "identity_meta.csv"
 

@@ -10,8 +10,8 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
-from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process, tell
-from open_clip_idplugin.verb_arguments import bind, help_text, wants_help
+from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
+from open_clip_idplugin.command_line.verb_arguments import bind, help_text, wants_help
 
 
 class Verb(typing.NamedTuple):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
+from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.next_step import command
 from open_clip_idplugin.person_words import noun_phrase
 
 if TYPE_CHECKING:

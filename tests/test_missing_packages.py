@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from open_clip_idplugin.command_line.missing_packages import EXTRAS, missing_sentence, require_extras
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.missing_packages import EXTRAS, missing_sentence, require_extras
 
 ROOT = Path(__file__).parents[1]
 OWN = ("open_clip_idplugin", "webdataset_tools", "training_patches")

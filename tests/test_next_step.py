@@ -2,7 +2,7 @@
 
 import shlex
 
-from open_clip_idplugin.next_step import command, search_or_serve
+from open_clip_idplugin.command_line.next_step import command, search_or_serve
 
 
 def test_flags_that_were_given_are_repeated_and_no_others():

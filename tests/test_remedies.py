@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from open_clip_idplugin import cli
-from open_clip_idplugin.verb_arguments import flags_of
+from open_clip_idplugin.command_line.verb_arguments import flags_of
 
 ROOT = Path(__file__).parents[1]
 FLAG = re.compile(r"(?<![\w`-])--([a-z][\w-]*)")

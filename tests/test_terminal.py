@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
+from open_clip_idplugin.command_line.terminal import refusal
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.terminal import refusal
 
 PRELUDE = """
 import sys, logging, atexit
 from open_clip_idplugin.cli import run, main
-from open_clip_idplugin.terminal import run_as_process
+from open_clip_idplugin.command_line.terminal import run_as_process
 """
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from open_clip_idplugin import cli
+from open_clip_idplugin.command_line.verb_arguments import bind, flags_of, help_text
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.verb_arguments import bind, flags_of, help_text
 
 
 def verb(

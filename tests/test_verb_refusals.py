@@ -17,8 +17,8 @@ from retrieval_fixtures import tiny_models  # noqa: F401
 from verb_fixtures import CALLS, verb_world, words_of  # noqa: F401
 
 from open_clip_idplugin import cli
-from open_clip_idplugin.terminal import escape_output
-from open_clip_idplugin.verb_arguments import Parameter, parameters_of
+from open_clip_idplugin.command_line.terminal import escape_output
+from open_clip_idplugin.command_line.verb_arguments import Parameter, parameters_of
 
 # They make data or train for minutes; what they are given is checked where their parts are tested.
 LONG = ("demo", "miniature", "benchmark", "swap")

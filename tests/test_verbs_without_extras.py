@@ -13,7 +13,7 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import tiny_models  # noqa: F401
 from verb_fixtures import CALLS, verb_world, words_of  # noqa: F401
 
-from open_clip_idplugin.missing_packages import EXTRAS, install_command
+from open_clip_idplugin.command_line.missing_packages import EXTRAS, install_command
 
 LONG = ("miniature", "benchmark", "swap")
 SETS = {

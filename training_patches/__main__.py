@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from open_clip_idplugin import host_patches
-from open_clip_idplugin.missing_packages import require_extras
-from open_clip_idplugin.terminal import BAD_INPUT, refusal, run_as_process, tell
+from open_clip_idplugin.command_line.missing_packages import require_extras
+from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
 from training_patches.host_imports import IMPORTED, PARAMS
 
 PROGRAM = "python -m training_patches"

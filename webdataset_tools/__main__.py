@@ -3,7 +3,7 @@
 import sys
 
 from open_clip_idplugin.cli import VERBS, run
-from open_clip_idplugin.terminal import run_as_process
+from open_clip_idplugin.command_line.terminal import run_as_process
 
 DATA_VERBS = ("miniature", "shards", "inspect", "faces")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from open_clip_idplugin import prompts
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
@@ -28,7 +29,6 @@ from open_clip_idplugin.evaluation.rivals import (
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import WEIGHTED, Fusion
-from open_clip_idplugin.next_step import command
 from open_clip_idplugin.person_as import takes_faces, takes_stored_faces, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.storage.locations import make_folder

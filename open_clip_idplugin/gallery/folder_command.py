@@ -6,13 +6,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Details, Gallery
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate, enroll_all, report_place
 from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery_verbs import face_policy
-from open_clip_idplugin.next_step import command
 from open_clip_idplugin.pictures.names import key_of
 from open_clip_idplugin.storage.left_out import Skip
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.command_line.next_step import search_or_serve
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import IndexCard, load_card, require_same_decoder
 from open_clip_idplugin.retrieval.embed import embed_images

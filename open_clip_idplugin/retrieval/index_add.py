@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.command_line.next_step import search_or_serve
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 from open_clip_idplugin.retrieval.card import (
     IndexCard,

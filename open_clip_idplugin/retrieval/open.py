@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open_clip_idplugin.command_line.next_step import search_or_serve
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.gallery.group_files import CSV_FILE, PAGE_FILE
 from open_clip_idplugin.model_store import MODELS, state_of
 from open_clip_idplugin.model_store.store import THERE
-from open_clip_idplugin.next_step import search_or_serve
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import read_info
 from open_clip_idplugin.retrieval.face_index_change import require_fitting_faces

@@ -1,6 +1,6 @@
 """The verb `idclip faces`."""
 
-from open_clip_idplugin.next_step import command
+from open_clip_idplugin.command_line.next_step import command
 from webdataset_tools.collection_faces.build import build_face_table
 from webdataset_tools.collection_faces.options import PICTURES_PER_PART, FacesOptions
 from webdataset_tools.collection_faces.sheet import SHEET_FILE, write_sheet

@@ -1,6 +1,6 @@
 """The verb `idclip swap`."""
 
-from open_clip_idplugin.next_step import command
+from open_clip_idplugin.command_line.next_step import command
 from webdataset_tools.faceswap.contact_sheet import CONTACT_SHEET
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE
 from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_clip_idplugin.command_line.missing_packages import require_extras
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.missing_packages import require_extras
 
 MODEL = "IdCLIP-ViT-miniature"
 FACES = "insightface:miniature"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.calibration import FMR_WARNINGS
 from open_clip_idplugin.faces.calibration_files import load_calibration
@@ -18,7 +19,6 @@ from open_clip_idplugin.gallery.group_files import (
     read_groups,
 )
 from open_clip_idplugin.gallery.group_suggestions import SuggestOptions, candidates_of, suggest_groups
-from open_clip_idplugin.next_step import command
 from webdataset_tools.collection_faces.collection import find_collection
 from webdataset_tools.collection_faces.options import PICTURES_PER_PART
 from webdataset_tools.collection_faces.sheet import read_crops

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from open_clip_idplugin.command_line.missing_packages import missing_sentence
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
-from open_clip_idplugin.missing_packages import missing_sentence
 
 BAD_INPUT = 2
 _LONGEST = 200  # characters of a text that is shown

@@ -15,10 +15,10 @@ from open_clip_idplugin.errors import HostMismatchError, IdClipError
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints import LoadedModel, load_model
     from open_clip_idplugin.config import IdentityConfig
+    from open_clip_idplugin.hosts.registration import IDENTITY_MODELS, add_identity_model, register, unregister
     from open_clip_idplugin.identity_text import PLACEHOLDER, IdentityText, identity_key
     from open_clip_idplugin.model import IdCLIP
     from open_clip_idplugin.query_encoder import QueryEncoder
-    from open_clip_idplugin.registration import IDENTITY_MODELS, add_identity_model, register, unregister
     from open_clip_idplugin.tokenizer import IdentityTokenizer
 
 __all__ = [
@@ -41,10 +41,10 @@ __all__ = [
 
 # Public name -> the module that holds it.
 _HOMES = {
-    "IDENTITY_MODELS": "registration",
-    "add_identity_model": "registration",
-    "register": "registration",
-    "unregister": "registration",
+    "IDENTITY_MODELS": "hosts.registration",
+    "add_identity_model": "hosts.registration",
+    "register": "hosts.registration",
+    "unregister": "hosts.registration",
     "IdCLIP": "model",
     "IdentityConfig": "config",
     "IdentityText": "identity_text",
@@ -61,7 +61,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _register_with(_open_clip: Any) -> None:
-    importlib.import_module(f"{__name__}.registration").register()
+    importlib.import_module(f"{__name__}.hosts.registration").register()
 
 
 wrapt.when_imported("open_clip")(_register_with)

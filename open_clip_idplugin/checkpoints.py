@@ -28,8 +28,7 @@ from open_clip_idplugin.delta_files import (
 )
 from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
-from open_clip_idplugin.registration import (
+from open_clip_idplugin.hosts.registration import (
     add_config,
     add_models,
     model_config,
@@ -37,6 +36,7 @@ from open_clip_idplugin.registration import (
     tokenizer_missing,
     weights_missing,
 )
+from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
 from open_clip_idplugin.storage.weight_files import first_lines, load_tensors, weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.training_facts import facts_beside

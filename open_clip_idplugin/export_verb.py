@@ -18,9 +18,9 @@ from open_clip_idplugin.checkpoints import (
 from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.hosts.registration import add_models
 from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
-from open_clip_idplugin.registration import add_models
 from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.storage.weight_files import weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer

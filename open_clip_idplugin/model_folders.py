@@ -22,9 +22,9 @@ import torch
 
 from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.hosts.own_models import FOLDER_CONFIG, FOLDER_PREFIX
 from open_clip_idplugin.model_card import Origin, model_card
 from open_clip_idplugin.model_view import with_view
-from open_clip_idplugin.own_models import FOLDER_CONFIG, FOLDER_PREFIX
 from open_clip_idplugin.storage.atomic import PUBLIC
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.tokenizer import vocabulary_file

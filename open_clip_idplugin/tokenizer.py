@@ -243,7 +243,7 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
         except (OSError, ImportError) as error:
             if identity_cfg is None:
                 raise
-            from open_clip_idplugin.registration import tokenizer_missing
+            from open_clip_idplugin.hosts.registration import tokenizer_missing
 
             raise tokenizer_missing(model_name, config, error) from None
         if identity_cfg is None:

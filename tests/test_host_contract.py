@@ -5,9 +5,9 @@ import types
 
 import pytest
 
-from open_clip_idplugin import host_patches
 from open_clip_idplugin.errors import HostMismatchError
-from open_clip_idplugin.host_patches import OPEN_CLIP, PatchRow, apply, is_applied, restore, verify
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.patches import OPEN_CLIP, PatchRow, apply, is_applied, restore, verify
 
 pytestmark = pytest.mark.host
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import open_clip_train.data
 import pytest
 
-from open_clip_idplugin import host_patches
+from open_clip_idplugin.hosts import patches as host_patches
 from training_patches.__main__ import main
 from training_patches.host_imports import IMPORTED
 

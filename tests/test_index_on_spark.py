@@ -14,13 +14,13 @@ pytest.importorskip("pyspark")
 from retrieval_fixtures import DrawnImage, draw_images, write_shard
 from worker_pool_fixtures import stop_spark
 
-from open_clip_idplugin import host_patches
 from open_clip_idplugin.checkpoints import load_model
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.clip_retrieval import SPARK
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails
 from open_clip_idplugin.retrieval import embed_on_spark, index
 from open_clip_idplugin.retrieval.embed import embed_images
-from open_clip_idplugin.retrieval.host_contract import SPARK
 from open_clip_idplugin.retrieval.partitions import PYSPARK, EmbedOptions, open_partitions
 from open_clip_idplugin.retrieval.sources import find_images
 from open_clip_idplugin.storage import spark_session

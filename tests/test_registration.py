@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from open_clip_idplugin import host_patches
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.registration import IDENTITY_MODELS, add_identity_model, register
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.registration import IDENTITY_MODELS, add_identity_model, register
 
 pytestmark = pytest.mark.host
 

@@ -217,7 +217,7 @@ def test_a_clipa_model_of_a_hub_tokenizer(hub_tokenizer, faces, tmp_path):
 
     import open_clip_idplugin
 
-    config = json.loads((open_clip_idplugin.registration._CONFIGS / "IdCLIP-ViT-L-14-CLIPA-336.json").read_text())
+    config = json.loads((open_clip_idplugin.hosts.registration._CONFIGS / "IdCLIP-ViT-L-14-CLIPA-336.json").read_text())
     config["vision_cfg"] |= {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     config["text_cfg"] |= {"vocab_size": 30, "width": 32, "heads": 2, "layers": 1,
                            "hf_tokenizer_name": hub_tokenizer().tokenizer.name_or_path}  # fmt: skip
@@ -287,7 +287,7 @@ def test_relative_vocabularies_are_the_packages_own(tiny_identity_models, tmp_pa
     monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
     with gzip.open(tmp_path / "small.txt.gz", "wt") as file:
         file.write("#version\nd o\ndo g</w>")
-    config = json.loads((open_clip_idplugin.registration._CONFIGS / "IdCLIP-ViT-B-32.json").read_text())
+    config = json.loads((open_clip_idplugin.hosts.registration._CONFIGS / "IdCLIP-ViT-B-32.json").read_text())
     config["text_cfg"] |= {"context_length": 10, "tokenizer_kwargs": {"bpe_path": "small.txt.gz"}}
     path = tmp_path / "IdCLIP-ViT-small-vocabulary.json"
     path.write_text(json.dumps(config))

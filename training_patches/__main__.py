@@ -6,9 +6,9 @@ Exit codes: 0 done, 1 the host refused to start (it says why), 2 bad input (one 
 import sys
 from collections.abc import Sequence
 
-from open_clip_idplugin import host_patches
 from open_clip_idplugin.command_line.missing_packages import require_extras
 from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
+from open_clip_idplugin.hosts import patches as host_patches
 from training_patches.host_imports import IMPORTED, PARAMS
 
 PROGRAM = "python -m training_patches"

@@ -4,7 +4,7 @@ Role: an open_clip or webdataset that has moved on is refused in a sentence wher
 module itself imports no host.
 """
 
-from open_clip_idplugin.host_patches import PatchRow
+from open_clip_idplugin.hosts.patches import PatchRow
 
 _CHECKED = "open_clip 2.32 and 3.3, webdataset 0.2"
 _READ_DIRECTLY = "check only: imported by name, without a change"

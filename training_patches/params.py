@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.own_models import takes_faces
+from open_clip_idplugin.hosts.own_models import takes_faces
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
 from training_patches.model_options import add_model_flags, take_model_options
 from training_patches.presets import DEFAULT, NONE, PRESETS, with_preset

@@ -19,13 +19,14 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from open_clip_idplugin import host_patches, model_folders
+from open_clip_idplugin import model_folders
 from open_clip_idplugin.checkpoints import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.clip_retrieval import SPARK
+from open_clip_idplugin.hosts.registration import add_config, own_config
 from open_clip_idplugin.pictures.thumbnails import ThumbnailPart
-from open_clip_idplugin.registration import add_config, own_config
 from open_clip_idplugin.retrieval.card import fingerprint_image_tower
-from open_clip_idplugin.retrieval.host_contract import SPARK
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
 from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
 from open_clip_idplugin.retrieval.partitions import DONE_FOLDER, EmbedOptions, Partitions, split

@@ -17,6 +17,7 @@ from open_clip_idplugin.command_line.next_step import search_or_serve
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
+from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
 from open_clip_idplugin.retrieval.card import (
     IndexCard,
@@ -39,7 +40,6 @@ from open_clip_idplugin.retrieval.generations import (
     link_tree,
     replacing,
 )
-from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.index import REPORT_FILE, Finish, NothingReadable, count_synthetic
 from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
 from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE

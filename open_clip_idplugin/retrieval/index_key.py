@@ -10,9 +10,9 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from open_clip_idplugin import host_patches
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.host_patches import PatchRow
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.patches import PatchRow
 
 # What autofaiss tells apart. It looks for these inside of longer types too, and then builds something else.
 _TYPES = re.compile(

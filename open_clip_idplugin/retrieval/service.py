@@ -16,9 +16,9 @@ import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
 from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.retrieval.access import CONTENT_RULES, Access, close
 from open_clip_idplugin.retrieval.answers import Answer, FiniteJSON, add_pictures, answer, choose_index, json_body
-from open_clip_idplugin.retrieval.host_contract import verify_hosts
 from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.limits import Limits

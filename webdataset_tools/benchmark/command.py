@@ -69,7 +69,7 @@ def benchmark(
     from webdataset_tools.miniature.cpu_precision import fast_precision
 
     if model_config is not None:
-        from open_clip_idplugin.registration import add_models
+        from open_clip_idplugin.hosts.registration import add_models
 
         add_models(model_config)  # known to the processes that train, too
     chosen, numbers = choose(recipes), _numbers(seeds)

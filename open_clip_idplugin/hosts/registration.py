@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin import host_patches
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.own_models import (
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.own_models import (
     HOW_TO_ADD,
     SHIPPED,
     checked_config,

@@ -23,7 +23,7 @@ from open_clip_idplugin.errors import IdClipError
 GROUP = "open_clip_idplugin.model_configs"  # entry points: name = package (or package:attribute that is a path)
 VARIABLE = "IDCLIP_MODEL_CONFIGS"  # files and folders, separated as in PATH
 HOW_TO_ADD = "a model of your own is added with --model_config FILE.json (see docs/own_models.md)"
-SHIPPED = Path(__file__).parent / "model_configs"
+SHIPPED = Path(__file__).parents[1] / "model_configs"
 LARGEST = 1 << 20  # bytes of a config
 FOLDER_PREFIX, FOLDER_CONFIG = "local-dir:", "open_clip_config.json"  # open_clip's, of model folders
 

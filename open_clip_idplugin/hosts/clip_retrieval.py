@@ -5,8 +5,8 @@ Role: a clip-retrieval that has moved on is refused in a sentence instead of fai
 
 from typing import Any
 
-from open_clip_idplugin import host_patches
-from open_clip_idplugin.host_patches import PatchRow
+from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.patches import PatchRow
 
 _CHECKED = "clip-retrieval 2.45"
 _INFERENCE = "clip_retrieval.clip_inference"

@@ -154,13 +154,13 @@ def _identity_tokenizer_or_original(original: Any) -> Any:
 
 
 def _with_identity_tags(original: Any) -> Any:
-    from open_clip_idplugin.registration import with_identity_tags
+    from open_clip_idplugin.hosts.registration import with_identity_tags
 
     return with_identity_tags(original)
 
 
 def _download_with_remedy(original: Any) -> Any:
-    from open_clip_idplugin.registration import download_with_remedy
+    from open_clip_idplugin.hosts.registration import download_with_remedy
 
     return download_with_remedy(original)
 

@@ -142,7 +142,7 @@ class IndexChanges:
     """Makes an index of drawn pictures with faces, and changes it."""
 
     def __init__(self, folder: Path, place: Path) -> None:
-        from open_clip_idplugin.checkpoints import load_model
+        from open_clip_idplugin.checkpoints.loading import load_model
         from open_clip_idplugin.retrieval.face_index_build import add_faces
         from open_clip_idplugin.retrieval.index import build_index
         from open_clip_idplugin.retrieval.partitions import EmbedOptions

@@ -13,7 +13,7 @@ import wrapt
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.checkpoints import LoadedModel, load_model
+    from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
     from open_clip_idplugin.config import IdentityConfig
     from open_clip_idplugin.hosts.registration import IDENTITY_MODELS, add_identity_model, register, unregister
     from open_clip_idplugin.identity_text import PLACEHOLDER, IdentityText, identity_key
@@ -51,8 +51,8 @@ _HOMES = {
     "PLACEHOLDER": "identity_text",
     "identity_key": "identity_text",
     "IdentityTokenizer": "tokenizer",
-    "LoadedModel": "checkpoints",
-    "load_model": "checkpoints",
+    "LoadedModel": "checkpoints.loading",
+    "load_model": "checkpoints.loading",
     "QueryEncoder": "query_encoder",
 }
 

@@ -36,7 +36,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "models": Verb("open_clip_idplugin.model_store.command:models", "list the face models here, and fetch one"),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
-    "export": Verb("open_clip_idplugin.export_verb:export", "write a trained model as a folder or a small file"),
+    "export": Verb("open_clip_idplugin.checkpoints.export:export", "write a trained model as a folder or a small file"),
     "benchmark": Verb(
         "webdataset_tools.benchmark.command:benchmark", "train recipes with several seeds and set them side by side"
     ),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.config import STORED, IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.model_identity import same_model

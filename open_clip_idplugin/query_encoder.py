@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.devices import autocast, input_dtype
 from open_clip_idplugin.errors import IdClipError

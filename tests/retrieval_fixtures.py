@@ -31,12 +31,12 @@ class TinyModels:
     prompted: Path  # with visual prompts: another image tower
 
     def load(self, prompted: bool = False):
-        from open_clip_idplugin.checkpoints import load_model
+        from open_clip_idplugin.checkpoints.loading import load_model
 
         return load_model(IDENTITY, str(self.prompted if prompted else self.identity))
 
     def load_plain(self):
-        from open_clip_idplugin.checkpoints import load_model
+        from open_clip_idplugin.checkpoints.loading import load_model
 
         return load_model(PLAIN, str(self.plain))
 

@@ -100,7 +100,7 @@ def test_photos_without_a_face_are_not_enrolled(bench):
 
 @pytest.mark.host
 def test_plain_clip_has_the_rivals_as_rows(bench):
-    from open_clip_idplugin.checkpoints import load_model
+    from open_clip_idplugin.checkpoints.loading import load_model
 
     documents = Evaluator(bench.settings).evaluate(Cell(PLAIN, 0), load_model("IdCLIP-ViT-miniature", "miniature"))
     assert list(documents) == ["val", "test"]

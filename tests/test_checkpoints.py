@@ -187,7 +187,7 @@ def test_load_model_reads_torchscript_archives(plain, tmp_path):
     from weight_file_fixtures import openai_archive
 
     from open_clip_idplugin import load_model
-    from open_clip_idplugin.checkpoints import read_weights
+    from open_clip_idplugin.checkpoints.loading import read_weights
     from open_clip_idplugin.storage.weight_files import TORCHSCRIPT, kind_of, weight_shapes
 
     path = openai_archive(plain.state_dict(), tmp_path / "ViT-tiny.pt")

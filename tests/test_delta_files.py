@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from open_clip_idplugin.checkpoints import export_delta, load_model, read_weights
-from open_clip_idplugin.delta_files import canonical, is_delta, read_delta, weights_digest
+from open_clip_idplugin.checkpoints.delta_files import canonical, is_delta, read_delta, weights_digest
+from open_clip_idplugin.checkpoints.loading import export_delta, load_model, read_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.weight_keys import OWN_PARTS
 

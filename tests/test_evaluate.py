@@ -337,7 +337,7 @@ def test_the_verb_takes_any_model(shards, tiny_identity_models, plain_weights, m
 
 @pytest.mark.host
 def test_metrics_are_those_of_the_model_asked_directly(shards, tiny_identity_models, plain_weights):
-    from open_clip_idplugin.checkpoints import load_model
+    from open_clip_idplugin.checkpoints.loading import load_model
     from open_clip_idplugin.evaluation.protocols import Settings
     from open_clip_idplugin.pictures import load_image
     from webdataset_tools.evaluate import Loading, evaluate_shards
@@ -364,7 +364,7 @@ def test_metrics_are_those_of_the_model_asked_directly(shards, tiny_identity_mod
 
 @pytest.mark.host
 def test_plain_models_answer_the_baselines(shards, tiny_identity_models, plain_weights):
-    from open_clip_idplugin.checkpoints import load_model
+    from open_clip_idplugin.checkpoints.loading import load_model
     from open_clip_idplugin.evaluation.protocols import Settings
     from webdataset_tools.evaluate import Loading, evaluate_shards
 

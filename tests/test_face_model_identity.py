@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from face_pack_fixtures import toy_picture, write_pack
 
+from open_clip_idplugin.checkpoints.training_facts import require_face_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, load_face_engine, same_model
 from open_clip_idplugin.faces.model_identity import ModelIdentity, agreed_model, require_same_model
 from open_clip_idplugin.gallery import Gallery, GalleryError
-from open_clip_idplugin.training_facts import require_face_model
 
 ROOT = Path(__file__).parent.parent
 WHOLE = "insightface:buffalo_l/w600k_r50-4c06341c33c2"

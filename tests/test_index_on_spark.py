@@ -14,7 +14,7 @@ pytest.importorskip("pyspark")
 from retrieval_fixtures import DrawnImage, draw_images, write_shard
 from worker_pool_fixtures import stop_spark
 
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.clip_retrieval import SPARK

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from weight_file_fixtures import Touch
 
-from open_clip_idplugin.checkpoints import load_model, read_weights
+from open_clip_idplugin.checkpoints.loading import load_model, read_weights
 from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.weight_files import ARCHIVE, LIGHTNING, kind_of, load_tensors, weight_shapes

@@ -9,7 +9,7 @@ pytest.importorskip("clip_retrieval")
 
 from retrieval_fixtures import IDENTITY, tiny_models  # noqa: F401
 
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.retrieval import heap
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 
@@ -65,7 +65,7 @@ def test_what_differs_from_the_file_stays_in_memory(checkpoint):
 
 
 def test_a_delta_takes_its_base_from_the_base_file(tiny_models, tmp_path):  # noqa: F811
-    from open_clip_idplugin.checkpoints import export_delta
+    from open_clip_idplugin.checkpoints.loading import export_delta
 
     delta = tmp_path / "delta.safetensors"
     export_delta(IDENTITY, tiny_models.identity, str(tiny_models.plain), delta)

@@ -10,13 +10,13 @@ import torch
 from training_fixtures import logging_as_before, small_world, write_shards  # noqa: F401 - around all tests
 
 from open_clip_idplugin import cli
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints.export import export
+from open_clip_idplugin.checkpoints.loading import load_model
+from open_clip_idplugin.checkpoints.training_facts import facts_beside
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.export_verb import export
 from open_clip_idplugin.hosts import own_models, registration
 from open_clip_idplugin.hosts.own_models import GROUP, VARIABLE, config_files, takes_faces
 from open_clip_idplugin.hosts.registration import add_models, model_config, own_config, register
-from open_clip_idplugin.training_facts import facts_beside
 from training_patches.__main__ import main
 
 pytestmark = pytest.mark.host

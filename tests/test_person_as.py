@@ -11,7 +11,7 @@ from face_index_fixtures import unit
 from retrieval_fixtures import FACE_DIM, IDENTITY, tiny_models  # noqa: F401
 from test_hybrid_search import ADA, GRACE, MODEL, TEXT, World, ada_similarities, best_first
 
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.person_as import choose, why_no_token

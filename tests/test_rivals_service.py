@@ -70,7 +70,7 @@ SMALL = ReleaseSize(SplitSize(4, 8), SplitSize(4, 8), SplitSize(16, 8), faces_pe
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """`idclip demo` of a small world with the shipped CLIP, whose adaptor nobody trained: the run, the model and a client."""
-    from open_clip_idplugin.checkpoints import load_model
+    from open_clip_idplugin.checkpoints.loading import load_model
     from webdataset_tools.miniature.release_writer import write_release
 
     run = steps.Demo(tmp_path_factory.mktemp("demo"), seed=0, workers=1, epochs=1)

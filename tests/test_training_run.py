@@ -21,10 +21,10 @@ from training_fixtures import (
 from weight_file_fixtures import openai_archive, pickle_before
 
 from open_clip_idplugin import add_identity_model
-from open_clip_idplugin.checkpoints import export_delta, load_model
-from open_clip_idplugin.export_verb import export_folder
+from open_clip_idplugin.checkpoints.export import export_folder
+from open_clip_idplugin.checkpoints.loading import export_delta, load_model
+from open_clip_idplugin.checkpoints.training_facts import facts_beside
 from open_clip_idplugin.hosts import patches as host_patches
-from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, TEXT_TOWER, part_of
 from training_patches.__main__ import main
 from training_patches.host_rows import TrainingRun, rows

@@ -29,7 +29,7 @@ def readers():
     """Every way in which a checkpoint comes into this project."""
     import open_clip
 
-    from open_clip_idplugin.checkpoints import load_model, read_weights
+    from open_clip_idplugin.checkpoints.loading import load_model, read_weights
 
     return {
         "load_tensors": load_tensors,

@@ -45,7 +45,7 @@ def call(verb, words):
 def main(file: str) -> None:
     import open_clip
 
-    import open_clip_idplugin.checkpoints  # noqa: F401
+    import open_clip_idplugin.checkpoints.loading  # noqa: F401
 
     plan = json.loads(Path(file).read_text())
     open_clip.add_model_config(plan["configs"])

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin.checkpoints.model_view import View, differences, require_takes
+from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_beside, require_face_model, write_facts
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.registration import own_config
-from open_clip_idplugin.model_view import View, differences, require_takes
-from open_clip_idplugin.training_facts import TrainingFacts, facts_beside, require_face_model, write_facts
 from training_patches.params import IdentityOptions, flag_name
 
 # The host's flags that make a recipe.

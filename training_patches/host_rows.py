@@ -23,13 +23,13 @@ from torch.nn.parallel import DistributedDataParallel
 import open_clip_idplugin
 import training_patches
 import webdataset_tools
-from open_clip_idplugin.checkpoints import described_model
+from open_clip_idplugin.checkpoints.loading import described_model
+from open_clip_idplugin.checkpoints.model_view import view_of
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.patches import PatchRow
 from open_clip_idplugin.hosts.registration import add_models, tokenizer_missing
 from open_clip_idplugin.model import IdCLIP
-from open_clip_idplugin.model_view import view_of
 from open_clip_idplugin.storage.weight_files import LIGHTNING, TORCHSCRIPT, first_lines, kind_of, weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
 from training_patches import params

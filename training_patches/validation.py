@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from open_clip_train.distributed import is_master
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import metrics

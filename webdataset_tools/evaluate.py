@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin import prompts
-from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from open_clip_idplugin.checkpoints.training_facts import require_face_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import strata
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
@@ -22,7 +23,6 @@ from open_clip_idplugin.evaluation.protocols import EvaluationSet
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import agreed_model, require_same_model, same_model
 from open_clip_idplugin.pictures import ImageRejected, load_image, load_picture
-from open_clip_idplugin.training_facts import require_face_model
 from webdataset_tools.chosen_samples import Chosen
 from webdataset_tools.sample_format import Sample, SampleFormatError, members_to_sample, shard_paths, tar_stages
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin import prompts
-from open_clip_idplugin.checkpoints import LoadedModel, base_and_delta, checkpoint_path, described_model
+from open_clip_idplugin.checkpoints.loading import LoadedModel, base_and_delta, checkpoint_path, described_model
+from open_clip_idplugin.checkpoints.model_folders import PREFIX, WEIGHTS
+from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_beside
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.evaluation.protocols import Settings
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import Fusion
-from open_clip_idplugin.model_folders import PREFIX, WEIGHTS
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import file_sha256
-from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
 
 PACKAGES = (
     "open-clip-idplugin", "open_clip_torch", "torch", "torchvision", "timm", "numpy", "pillow", "webdataset", "insightface",

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, ThumbnailWriter, merge_parts
 from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
 from open_clip_idplugin.retrieval.partitions import (

@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from open_clip_idplugin import model_folders
-from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.checkpoints import model_folders
+from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.clip_retrieval import SPARK

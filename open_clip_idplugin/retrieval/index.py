@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.command_line.next_step import search_or_serve
 from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError

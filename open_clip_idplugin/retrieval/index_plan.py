@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower

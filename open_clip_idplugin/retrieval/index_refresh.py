@@ -34,7 +34,7 @@ from open_clip_idplugin.retrieval.sources import ImageSource
 from open_clip_idplugin.storage.left_out import Skip
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.checkpoints import LoadedModel
+    from open_clip_idplugin.checkpoints.loading import LoadedModel
 
 _FEW = 10  # pictures that may be gone without a question
 _WORTHWHILE = 0.2  # share of removed rows from which an index is written anew without them

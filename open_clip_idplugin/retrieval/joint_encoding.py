@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.tokenizer import faces_per_text
 

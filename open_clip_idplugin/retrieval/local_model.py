@@ -11,7 +11,7 @@ from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.people import People
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.checkpoints import LoadedModel
+    from open_clip_idplugin.checkpoints.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LocalModel:
         Raises:
             IdClipError: parts are missing, or gallery and face model do not fit together.
         """
-        from open_clip_idplugin.checkpoints import load_model
+        from open_clip_idplugin.checkpoints.loading import load_model
 
         engine = None
         if self.faces is not None:

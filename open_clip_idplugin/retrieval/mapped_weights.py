@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from open_clip_idplugin import model_folders
-from open_clip_idplugin.checkpoints import LoadedModel, base_and_delta, checkpoint_path
-from open_clip_idplugin.delta_files import canonical
+from open_clip_idplugin.checkpoints import model_folders
+from open_clip_idplugin.checkpoints.delta_files import canonical
+from open_clip_idplugin.checkpoints.loading import LoadedModel, base_and_delta, checkpoint_path
 from open_clip_idplugin.retrieval.heap import return_freed_memory
 from open_clip_idplugin.storage.weight_files import ARCHIVE, SAFETENSORS, kind_of, load_tensors
 

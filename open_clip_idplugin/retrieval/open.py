@@ -30,7 +30,7 @@ from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.user_folder import user_folder
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.checkpoints import LoadedModel
+    from open_clip_idplugin.checkpoints.loading import LoadedModel
 
 DEFAULT_MODEL, DEFAULT_CHECKPOINT = "ViT-B-32", "laion2b_s34b_b79k"
 INDEX, GALLERY = "index", "gallery.sqlite"
@@ -101,7 +101,7 @@ def open_pictures(
     known = OpenPeople(folder, folder / INDEX, listing.root, people_file, read_state(folder))
 
     def load() -> "LoadedModel":
-        from open_clip_idplugin.checkpoints import load_model  # imports torch
+        from open_clip_idplugin.checkpoints.loading import load_model  # imports torch
 
         return load_model(model, weights, device, precision, model_config)
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.faces.part_collecting import PicturePlace
 from open_clip_idplugin.identity_text import PLACEHOLDER
 from open_clip_idplugin.pictures import ImageRejected, PictureMissing, PictureSource, load_image, read_picture

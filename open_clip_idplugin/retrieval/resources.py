@@ -14,7 +14,7 @@ import torch
 from clip_retrieval.clip_back import ClipResource
 from PIL import Image
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures import DECODER_VERSION, load_image, pictures_read_otherwise
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.query_encoder import QueryEncoder

@@ -15,7 +15,7 @@ import flask
 import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.retrieval.access import CONTENT_RULES, Access, close
 from open_clip_idplugin.retrieval.answers import Answer, FiniteJSON, add_pictures, answer, choose_index, json_body

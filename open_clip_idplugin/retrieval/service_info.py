@@ -6,7 +6,7 @@ Role: served indices + people + limits + access -> the JSON of `/service-info`.
 from typing import Any
 
 from open_clip_idplugin import fusion
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import same_model

@@ -14,7 +14,7 @@ import torch
 from open_clip_idplugin.devices import autocast, require_float32_weights
 
 if TYPE_CHECKING:
-    from open_clip_idplugin.checkpoints import LoadedModel
+    from open_clip_idplugin.checkpoints.loading import LoadedModel
 
 
 class Towers:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.checkpoints import LoadedModel
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import (
     PROTOCOLS,

@@ -9,7 +9,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.benchmark.cells import Bench, Cell, CellResult, read_result
 from webdataset_tools.benchmark.cost import Clock, Cost, training_cost

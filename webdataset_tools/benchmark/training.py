@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from open_clip_idplugin.checkpoints import export_delta
+from open_clip_idplugin.checkpoints.loading import export_delta
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.benchmark.cells import Bench, Cell
 from webdataset_tools.benchmark.recipes import Flags, words

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 from tqdm import tqdm
 
-from open_clip_idplugin.checkpoints import LoadedModel, load_model
+from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Results, Settings, run
 from open_clip_idplugin.prompts import training_caption
 from open_clip_idplugin.query_encoder import QueryEncoder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_clip_idplugin import prompts
-from open_clip_idplugin.checkpoints import load_model
+from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import Settings
 from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE
@@ -29,7 +29,7 @@ from webdataset_tools.sample_format import Sample, read_samples
 if TYPE_CHECKING:
     import flask
 
-    from open_clip_idplugin.checkpoints import LoadedModel
+    from open_clip_idplugin.checkpoints.loading import LoadedModel
     from webdataset_tools.miniature.demo import Demo
 
 CONFIGURATIONS = ("captions", "names", "conf1")

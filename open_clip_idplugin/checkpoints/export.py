@@ -8,23 +8,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_idplugin.checkpoints import (
+from open_clip_idplugin.checkpoints.delta_files import weights_digest
+from open_clip_idplugin.checkpoints.loading import (
     base_and_delta,
     checkpoint_path,
     export_delta,
     load_model,
     read_weights,
 )
+from open_clip_idplugin.checkpoints.model_card import Origin, model_card
+from open_clip_idplugin.checkpoints.model_folders import CARD, PREFIX, require_free, write_folder
+from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_beside
 from open_clip_idplugin.command_line.next_step import command
-from open_clip_idplugin.delta_files import weights_digest
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.registration import add_models
-from open_clip_idplugin.model_card import Origin, model_card
-from open_clip_idplugin.model_folders import CARD, PREFIX, require_free, write_folder
 from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.storage.weight_files import weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from open_clip_idplugin.training_facts import TrainingFacts, facts_beside
 from open_clip_idplugin.weight_keys import has_adaptor
 
 

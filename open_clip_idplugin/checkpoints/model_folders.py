@@ -20,15 +20,15 @@ from uuid import uuid4
 
 import torch
 
-from open_clip_idplugin.delta_files import weights_digest
+from open_clip_idplugin.checkpoints.delta_files import weights_digest
+from open_clip_idplugin.checkpoints.model_card import Origin, model_card
+from open_clip_idplugin.checkpoints.model_view import with_view
+from open_clip_idplugin.checkpoints.training_facts import TrainingFacts
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.own_models import FOLDER_CONFIG, FOLDER_PREFIX
-from open_clip_idplugin.model_card import Origin, model_card
-from open_clip_idplugin.model_view import with_view
 from open_clip_idplugin.storage.atomic import PUBLIC
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.tokenizer import vocabulary_file
-from open_clip_idplugin.training_facts import TrainingFacts
 
 PREFIX, CONFIG = FOLDER_PREFIX, FOLDER_CONFIG
 WEIGHTS, CARD = "open_clip_model.safetensors", "README.md"

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin.checkpoints.model_view import read_view
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, same_model
-from open_clip_idplugin.model_view import read_view
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from open_clip_idplugin.checkpoints.training_facts import TrainingFacts
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.training_facts import TrainingFacts
 
 _CARD = """---
 library_name: open_clip

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from open_clip_idplugin.checkpoints.model_view import View, read_view
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.model_view import View, read_view
 from open_clip_idplugin.storage.atomic import atomic_path
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.weight_keys import OPENAI_FACTS, OWN_PARTS, config_of_weights, has_adaptor, part_of

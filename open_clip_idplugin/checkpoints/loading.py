@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from open_clip_idplugin import model_folders
-from open_clip_idplugin.config import IdentityConfig
-from open_clip_idplugin.delta_files import (
+from open_clip_idplugin.checkpoints import model_folders
+from open_clip_idplugin.checkpoints.delta_files import (
     Delta,
     canonical,
     check_base,
@@ -26,6 +25,9 @@ from open_clip_idplugin.delta_files import (
     read_delta,
     write_delta,
 )
+from open_clip_idplugin.checkpoints.model_view import View, preprocessing_view, require_takes
+from open_clip_idplugin.checkpoints.training_facts import facts_beside
+from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.registration import (
@@ -36,10 +38,8 @@ from open_clip_idplugin.hosts.registration import (
     tokenizer_missing,
     weights_missing,
 )
-from open_clip_idplugin.model_view import View, preprocessing_view, require_takes
 from open_clip_idplugin.storage.weight_files import first_lines, load_tensors, weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from open_clip_idplugin.training_facts import facts_beside
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)

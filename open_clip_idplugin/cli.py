@@ -53,7 +53,7 @@ VERBS: Mapping[str, Verb] = {
     "index_compact": Verb(
         "open_clip_idplugin.retrieval.index_compact:index_compact", "erase removed images from the files of an index"
     ),
-    "enroll": Verb("open_clip_idplugin.gallery_verbs:enroll", "remember a person from one or more photos"),
+    "enroll": Verb("open_clip_idplugin.gallery.verbs:enroll", "remember a person from one or more photos"),
     "enroll_folder": Verb(
         "open_clip_idplugin.gallery.folder_command:enroll_folder", "remember everybody of a folder of photos"
     ),
@@ -69,17 +69,17 @@ VERBS: Mapping[str, Verb] = {
     "calibrate": Verb(
         "open_clip_idplugin.gallery.calibrate_command:calibrate", "measure what a face model's similarities mean"
     ),
-    "list": Verb("open_clip_idplugin.gallery_verbs:list_people", "list the enrolled people"),
-    "rename": Verb("open_clip_idplugin.gallery_verbs:rename", "give an enrolled person another name"),
-    "edit": Verb("open_clip_idplugin.gallery_verbs:edit", "change the notes or the consent of an enrolled person"),
-    "alias": Verb("open_clip_idplugin.gallery_verbs:alias", "let an enrolled person be called something else as well"),
-    "merge": Verb("open_clip_idplugin.gallery_verbs:merge", "join two names of one enrolled person"),
-    "forget": Verb("open_clip_idplugin.gallery_verbs:forget", "erase an enrolled person completely"),
+    "list": Verb("open_clip_idplugin.gallery.verbs:list_people", "list the enrolled people"),
+    "rename": Verb("open_clip_idplugin.gallery.verbs:rename", "give an enrolled person another name"),
+    "edit": Verb("open_clip_idplugin.gallery.verbs:edit", "change the notes or the consent of an enrolled person"),
+    "alias": Verb("open_clip_idplugin.gallery.verbs:alias", "let an enrolled person be called something else as well"),
+    "merge": Verb("open_clip_idplugin.gallery.verbs:merge", "join two names of one enrolled person"),
+    "forget": Verb("open_clip_idplugin.gallery.verbs:forget", "erase an enrolled person completely"),
     "export_people": Verb(
-        "open_clip_idplugin.gallery_exchange_verbs:export_people", "write enrolled people to a file for another gallery"
+        "open_clip_idplugin.gallery.exchange_verbs:export_people", "write enrolled people to a file for another gallery"
     ),
     "import_people": Verb(
-        "open_clip_idplugin.gallery_exchange_verbs:import_people", "enroll the people of such a file"
+        "open_clip_idplugin.gallery.exchange_verbs:import_people", "enroll the people of such a file"
     ),
     "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context"),
     "serve": Verb("open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query"),

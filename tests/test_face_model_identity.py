@@ -168,7 +168,7 @@ class TestSamePackElsewhere:
 
     def test_wrong_photos_of_a_person_are_not_looked_at(self, engines, tmp_path):
         """The gallery is asked before the work, not after it."""
-        from open_clip_idplugin.gallery_verbs import enroll_photos
+        from open_clip_idplugin.gallery.verbs import enroll_photos
 
         one, _, three = engines
         gallery = Gallery(tmp_path / "gallery.sqlite")

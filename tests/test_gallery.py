@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_clip_idplugin import gallery_verbs
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face
 from open_clip_idplugin.gallery import (
@@ -24,8 +23,9 @@ from open_clip_idplugin.gallery import (
     Person,
     default_gallery,
 )
+from open_clip_idplugin.gallery import verbs as gallery_verbs
 from open_clip_idplugin.gallery.erasure import Secrets, count_left, files_of
-from open_clip_idplugin.named_people import find_people
+from open_clip_idplugin.gallery.named_people import find_people
 
 MODEL = "insightface:test"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_clip_idplugin.named_people import Hint, NamedText, find_people
+from open_clip_idplugin.gallery.named_people import Hint, NamedText, find_people
 
 NAMES = {
     "Ada Lovelace": "Ada Lovelace",

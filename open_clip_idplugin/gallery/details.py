@@ -7,8 +7,8 @@ import datetime
 from dataclasses import dataclass, fields, replace
 
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
+from open_clip_idplugin.gallery.invisible import hidden_places, without_invisible
 from open_clip_idplugin.gallery.names import require_seen, written_out
-from open_clip_idplugin.invisible import hidden_places, without_invisible
 from open_clip_idplugin.prompts import placeholder_numbers
 
 LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference

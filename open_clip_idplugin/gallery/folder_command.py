@@ -12,7 +12,7 @@ from open_clip_idplugin.gallery import Details, Gallery
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate, enroll_all, report_place
 from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
-from open_clip_idplugin.gallery_verbs import face_policy
+from open_clip_idplugin.gallery.verbs import face_policy
 from open_clip_idplugin.pictures.names import key_of
 from open_clip_idplugin.storage.left_out import Skip
 

@@ -7,7 +7,7 @@ runs from right to left, must not be two people.
 import unicodedata
 
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.invisible import hidden_places, without_invisible
+from open_clip_idplugin.gallery.invisible import hidden_places, without_invisible
 
 LONGEST_NAME = 200  # characters
 _LAYOUT = dict.fromkeys(map(ord, "\t\n\r"), " ")

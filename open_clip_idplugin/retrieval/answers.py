@@ -14,7 +14,7 @@ import flask
 from flask.json.provider import DefaultJSONProvider
 
 from open_clip_idplugin.errors import Busy, IdClipError
-from open_clip_idplugin.named_people import Hint
+from open_clip_idplugin.gallery.named_people import Hint
 from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.request_fields import HINTS
 from open_clip_idplugin.retrieval.resources import IdentityResource

@@ -21,7 +21,7 @@ from clip_retrieval.clip_back import (
     normalized,
 )
 
-from open_clip_idplugin.named_people import Hint, find_people
+from open_clip_idplugin.gallery.named_people import Hint, find_people
 from open_clip_idplugin.person_as import encode_people
 from open_clip_idplugin.prompts import placeholder_numbers
 from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces, require_ranked

@@ -19,7 +19,7 @@ from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE
 from open_clip_idplugin.evaluation.tables import percent, result_tables, to_console, write_results
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.gallery_verbs import enroll_photos
+from open_clip_idplugin.gallery.verbs import enroll_photos
 from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.evaluate import Loading, Rival, evaluate_shards
 from webdataset_tools.miniature import demo as steps

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from open_clip_idplugin.invisible import JOINERS, without_invisible
+from open_clip_idplugin.gallery.invisible import JOINERS, without_invisible
 from open_clip_idplugin.prompts import PLACEHOLDER, PLACEHOLDERS, placeholder_numbers
 
 # Scripts written without spaces: a name needs no word boundary there.

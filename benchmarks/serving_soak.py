@@ -160,8 +160,8 @@ class IndexChanges:
         """Some images join, some leave, and now and then the index is written anew without these."""
         from open_clip_idplugin.retrieval.index_add import add_images
         from open_clip_idplugin.retrieval.index_compact import compact
-        from open_clip_idplugin.retrieval.metadata_columns import read_keys
-        from open_clip_idplugin.retrieval.removed_rows import count_rows, read_removed, remove_rows
+        from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
+        from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, read_removed, remove_rows
         from open_clip_idplugin.retrieval.sources import find_images
 
         pictures, table = self._draw(AT_ONCE)

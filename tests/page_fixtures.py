@@ -18,7 +18,7 @@ from open_clip_idplugin.retrieval import index
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.embed import EmbedOptions
 from open_clip_idplugin.retrieval.face_index_build import add_faces
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images

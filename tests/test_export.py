@@ -15,7 +15,7 @@ from open_clip_idplugin.checkpoints.loading import load_model, read_weights
 from open_clip_idplugin.checkpoints.model_folders import CARD, CONFIG, WEIGHTS, known_to_open_clip, read_folder
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, require_face_model, write_facts
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.card import fingerprint_image_tower
+from open_clip_idplugin.retrieval.index_folder.card import fingerprint_image_tower
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.weights import shipped
 

@@ -16,12 +16,12 @@ from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration, user_file, write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.retrieval import face_index, face_index_build
-from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.face_index import load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces, index_faces
 from open_clip_idplugin.retrieval.face_index_change import compact_faces
-from open_clip_idplugin.retrieval.generations import changing
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
+from open_clip_idplugin.retrieval.index_folder.generations import changing
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 
 SIZE = 16
 MODEL = "test faces"

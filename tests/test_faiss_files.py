@@ -11,7 +11,7 @@ pytest.importorskip("faiss")
 
 import faiss
 
-from open_clip_idplugin.retrieval.faiss_files import read_index
+from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
 
 VECTORS = np.random.default_rng(0).standard_normal((700, 8)).astype(np.float32)
 

@@ -19,7 +19,7 @@ from open_clip_idplugin.retrieval import index, ranking
 from open_clip_idplugin.retrieval.embed import EmbedOptions
 from open_clip_idplugin.retrieval.face_index import PersonMatches, load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.search import print_hints
 from open_clip_idplugin.retrieval.service import create_app

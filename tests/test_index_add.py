@@ -17,13 +17,14 @@ from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.faces.calibration_files import write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval import generations, index_add
-from open_clip_idplugin.retrieval.card import IndexMismatch, load_card
+from open_clip_idplugin.retrieval import index_add
 from open_clip_idplugin.retrieval.face_index import load_face_index
 from open_clip_idplugin.retrieval.index import NothingReadable, build_index
 from open_clip_idplugin.retrieval.index_compact import compact
+from open_clip_idplugin.retrieval.index_folder import generations
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, load_card
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.index_remove import index_remove
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.sources import find_images

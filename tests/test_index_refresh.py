@@ -12,9 +12,10 @@ from collection_fixtures import CORNERS, content_of, draw, draw_collection, list
 from retrieval_fixtures import tiny_models  # noqa: F401
 
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.retrieval import generations, index_add, index_refresh, index_rename, partition_pipeline
-from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval import index_add, index_refresh, index_rename, partition_pipeline
 from open_clip_idplugin.retrieval.index import NothingReadable
+from open_clip_idplugin.retrieval.index_folder import generations
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_refresh import IndexRefresh
 from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.picture_manifest import FILE_NAME, read_manifest

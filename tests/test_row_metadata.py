@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("clip_retrieval")
 
-from open_clip_idplugin.retrieval import row_metadata
-from open_clip_idplugin.retrieval.card import IndexMismatch
-from open_clip_idplugin.retrieval.row_metadata import RowMetadata
+from open_clip_idplugin.retrieval.index_folder import row_metadata
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
+from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
 
 
 @pytest.fixture

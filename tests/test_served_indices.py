@@ -13,8 +13,9 @@ from index_change_fixtures import KINDS, OPTIONS, archive, changeable, face_of  
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models  # noqa: F401
 
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval import generations, index_add, index_compact, served_indices
+from open_clip_idplugin.retrieval import index_add, index_compact, served_indices
 from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.index_folder import generations
 from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
@@ -131,7 +132,7 @@ def test_index_that_cannot_be_opened_leaves_the_old_one(archive, app, changeable
 
 
 def test_open_thumbnails_and_removed_rows_outlive_their_folder(archive, tmp_path):  # noqa: F811
-    from open_clip_idplugin.retrieval.removed_rows import RemovedRows
+    from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows
 
     index_remove(str(archive), ids="3")
     pictures, removed = Thumbnails(archive, (12, 12)), RemovedRows(archive, 24)

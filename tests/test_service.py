@@ -20,8 +20,8 @@ from open_clip_idplugin.gallery import Gallery, GalleryError
 from open_clip_idplugin.pictures import PictureSource, load_image
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval import index, search, serve
-from open_clip_idplugin.retrieval.card import IndexMismatch
 from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app

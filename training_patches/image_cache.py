@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import DECODER_VERSION
-from open_clip_idplugin.retrieval.card import file_sha256, fingerprint_image_tower
+from open_clip_idplugin.retrieval.index_folder.card import file_sha256, fingerprint_image_tower
 from open_clip_idplugin.storage.arrays import read_array
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text

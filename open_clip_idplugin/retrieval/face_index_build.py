@@ -26,8 +26,8 @@ from open_clip_idplugin.retrieval.face_index import (
     keys_digest,
     read_info,
 )
-from open_clip_idplugin.retrieval.generations import changing, exchange
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.retrieval.index_folder.generations import changing, exchange
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.storage.atomic import PRIVATE
 
 _BLOCK = 65_536  # faces that are copied at a time

@@ -25,7 +25,7 @@ from open_clip_idplugin.retrieval.face_index import (
     read_info,
 )
 from open_clip_idplugin.retrieval.face_index_build import candidates_index, join_faces, table_arrays
-from open_clip_idplugin.retrieval.metadata_columns import read_keys
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.storage.atomic import PRIVATE
 
 Arrays = dict[str, np.ndarray]

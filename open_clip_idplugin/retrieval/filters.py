@@ -13,7 +13,7 @@ from open_clip_idplugin.retrieval.request_fields import BadRequest, refuse_unkno
 if TYPE_CHECKING:
     import pandas as pd
 
-    from open_clip_idplugin.retrieval.row_metadata import RowMetadata
+    from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
 
 _CONDITIONS = ("eq", "not", "in", "min", "max")
 _WORDS = {"true": True, "false": False}

@@ -13,8 +13,15 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.names import place_of
-from open_clip_idplugin.retrieval.card import IndexMismatch
-from open_clip_idplugin.retrieval.generations import changing
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
+from open_clip_idplugin.retrieval.index_folder.generations import changing
+from open_clip_idplugin.retrieval.index_folder.removed_rows import (
+    count_rows,
+    keys_left,
+    read_removed,
+    remove_rows,
+    rows_of_keys,
+)
 from open_clip_idplugin.retrieval.index_rename import rename_images
 from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.partitions import CANNOT_READ, EmbedOptions, PartitionReport
@@ -29,7 +36,6 @@ from open_clip_idplugin.retrieval.picture_manifest import (
     read_manifest,
     write_manifest,
 )
-from open_clip_idplugin.retrieval.removed_rows import count_rows, keys_left, read_removed, remove_rows, rows_of_keys
 from open_clip_idplugin.retrieval.sources import ImageSource
 from open_clip_idplugin.storage.left_out import Skip
 

@@ -22,7 +22,7 @@ def index_remove(index: str, keys: str | None = None, keys_file: str | None = No
         keys_file: text file with one key a line.
         ids: row numbers of images, as answers give them in `id`, separated by commas.
     """
-    from open_clip_idplugin.retrieval.removed_rows import count_rows, remove_rows
+    from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, remove_rows
 
     folder, wanted = Path(index), _keys(keys, keys_file)
     count_rows(folder)  # says at once what is no index
@@ -33,7 +33,7 @@ def index_remove(index: str, keys: str | None = None, keys_file: str | None = No
 
 def _rows(folder: Path, keys: set[str], ids: str | None) -> np.ndarray:
     """The rows that are named by keys and ids, as the folder is now."""
-    from open_clip_idplugin.retrieval.removed_rows import count_rows, rows_of_keys
+    from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, rows_of_keys
 
     rows, unknown = rows_of_keys(folder, keys)
     rows = np.union1d(rows, _ids(ids, count_rows(folder)))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import INFO_FILE, keys_digest, read_info
-from open_clip_idplugin.retrieval.generations import building_folder, changing, link_tree, replacing
+from open_clip_idplugin.retrieval.index_folder.generations import building_folder, changing, link_tree, replacing
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import key_column, read_keys
+from open_clip_idplugin.retrieval.index_folder.removed_rows import read_removed
+from open_clip_idplugin.retrieval.index_folder.row_metadata import FOLDER as UNPACKED
 from open_clip_idplugin.retrieval.kept_face_table import rename_in_table
-from open_clip_idplugin.retrieval.metadata_columns import key_column, read_keys
-from open_clip_idplugin.retrieval.removed_rows import read_removed
-from open_clip_idplugin.retrieval.row_metadata import FOLDER as UNPACKED
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.face_table_writing import join_tables
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.retrieval.generations import exchange
+from open_clip_idplugin.retrieval.index_folder.generations import exchange
 
 FOLDER = "face_table"
 

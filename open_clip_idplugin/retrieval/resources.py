@@ -18,23 +18,23 @@ from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures import DECODER_VERSION, load_image, pictures_read_otherwise
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval.card import (
+from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
+from open_clip_idplugin.retrieval.index_folder.card import (
     IndexCard,
     IndexMismatch,
     fingerprint_image_tower,
     load_card,
     require_same_tower,
 )
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
-from open_clip_idplugin.retrieval.faiss_files import read_index
+from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY
+from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows
+from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
+from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors
 from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
-from open_clip_idplugin.retrieval.metadata_columns import KEY
-from open_clip_idplugin.retrieval.removed_rows import RemovedRows
-from open_clip_idplugin.retrieval.row_metadata import RowMetadata
 from open_clip_idplugin.retrieval.towers import Towers
-from open_clip_idplugin.retrieval.vectors import StoredVectors
 
 _log = logging.getLogger(__name__)
 

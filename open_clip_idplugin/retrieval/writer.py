@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter
-from open_clip_idplugin.retrieval.metadata_columns import CAPTION_COLUMN, KEY_COLUMN, PREFIX
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import CAPTION_COLUMN, KEY_COLUMN, PREFIX
 from open_clip_idplugin.storage.atomic import atomic_path
 from open_clip_idplugin.storage.finite_json import json_text
 

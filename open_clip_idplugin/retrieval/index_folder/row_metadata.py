@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from open_clip_idplugin.retrieval.card import IndexMismatch
-from open_clip_idplugin.retrieval.metadata_columns import shown_names
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import shown_names
 from open_clip_idplugin.storage.atomic import atomic_path
 
 if TYPE_CHECKING:

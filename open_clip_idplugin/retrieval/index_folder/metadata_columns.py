@@ -7,7 +7,7 @@ names belong to answers. A column of the user with such a name keeps its values 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from open_clip_idplugin.retrieval.card import IndexMismatch
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 
 KEY_COLUMN = "image_path"  # of the files: clip-retrieval's name for the key
 CAPTION_COLUMN = "caption"

@@ -1,0 +1,1 @@
+"""What an index folder holds: its card, columns, vectors and removed rows; and how one takes another's place."""

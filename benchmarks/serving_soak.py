@@ -144,9 +144,9 @@ class IndexChanges:
     def __init__(self, folder: Path, place: Path) -> None:
         from open_clip_idplugin.checkpoints.loading import load_model
         from open_clip_idplugin.retrieval.face_index_build import add_faces
-        from open_clip_idplugin.retrieval.index import build_index
-        from open_clip_idplugin.retrieval.partitions import EmbedOptions
-        from open_clip_idplugin.retrieval.sources import find_images
+        from open_clip_idplugin.retrieval.index.build import build_index
+        from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
+        from open_clip_idplugin.retrieval.index.sources import find_images
 
         self._place, self._index, self._options = place, place / "archive", EmbedOptions(16, 0)
         self._loaded = load_model(IDENTITY, str(folder / "identity.pt"), device="cpu")
@@ -158,11 +158,11 @@ class IndexChanges:
 
     def step(self, done: "collections.Counter[str]", wrong: list[str]) -> None:
         """Some images join, some leave, and now and then the index is written anew without these."""
-        from open_clip_idplugin.retrieval.index_add import add_images
-        from open_clip_idplugin.retrieval.index_compact import compact
+        from open_clip_idplugin.retrieval.index.add import add_images
+        from open_clip_idplugin.retrieval.index.compact import compact
+        from open_clip_idplugin.retrieval.index.sources import find_images
         from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
         from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, read_removed, remove_rows
-        from open_clip_idplugin.retrieval.sources import find_images
 
         pictures, table = self._draw(AT_ONCE)
         added = add_images(self._index, find_images(str(pictures)), self._loaded, self._options, str(table))

@@ -40,18 +40,18 @@ VERBS: Mapping[str, Verb] = {
     "benchmark": Verb(
         "webdataset_tools.benchmark.command:benchmark", "train recipes with several seeds and set them side by side"
     ),
-    "index": Verb("open_clip_idplugin.retrieval.index:index", "embed images and build a clip-retrieval index"),
+    "index": Verb("open_clip_idplugin.retrieval.index.build:index", "embed images and build a clip-retrieval index"),
     "index_faces": Verb(
         "open_clip_idplugin.retrieval.face_index_build:index_faces", "add the faces of the pictures to an image index"
     ),
     "index_add": Verb(
-        "open_clip_idplugin.retrieval.index_add:index_add", "add images to an index, also while it is served"
+        "open_clip_idplugin.retrieval.index.add:index_add", "add images to an index, also while it is served"
     ),
     "index_remove": Verb(
-        "open_clip_idplugin.retrieval.index_remove:index_remove", "take images out of an index, also while it is served"
+        "open_clip_idplugin.retrieval.index.remove:index_remove", "take images out of an index, also while it is served"
     ),
     "index_compact": Verb(
-        "open_clip_idplugin.retrieval.index_compact:index_compact", "erase removed images from the files of an index"
+        "open_clip_idplugin.retrieval.index.compact:index_compact", "erase removed images from the files of an index"
     ),
     "enroll": Verb("open_clip_idplugin.gallery.verbs:enroll", "remember a person from one or more photos"),
     "enroll_folder": Verb(

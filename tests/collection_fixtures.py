@@ -8,8 +8,8 @@ from face_pack_fixtures import toy_picture, write_pack
 from PIL import Image
 
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.retrieval.partitions import EmbedOptions
-from open_clip_idplugin.retrieval.picture_manifest import KnownPicture
+from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
+from open_clip_idplugin.retrieval.index.picture_manifest import KnownPicture
 
 CORNERS = {
     "one.png": [(32, 32)],

@@ -8,10 +8,10 @@ import pytest
 from face_index_fixtures import unit, write_face_table
 from retrieval_fixtures import draw_images, write_shard
 
-from open_clip_idplugin.retrieval import index
 from open_clip_idplugin.retrieval.face_index_build import add_faces
-from open_clip_idplugin.retrieval.partitions import EmbedOptions
-from open_clip_idplugin.retrieval.sources import find_images
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
+from open_clip_idplugin.retrieval.index.sources import find_images
 
 KINDS = ("Flat", "HNSW15", "IVF4,Flat")
 OPTIONS = EmbedOptions(8, 0)

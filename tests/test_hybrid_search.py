@@ -15,15 +15,16 @@ from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval import index, ranking
-from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval import ranking
 from open_clip_idplugin.retrieval.face_index import PersonMatches, load_face_index
 from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index.embed import EmbedOptions
+from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.search import print_hints
 from open_clip_idplugin.retrieval.service import create_app
-from open_clip_idplugin.retrieval.sources import find_images
 
 MODEL = "test faces"
 ADA, GRACE = unit(np.eye(FACE_DIM)[:2])
@@ -333,7 +334,7 @@ def test_flags_of_the_verb(world):
 
 
 def test_removed_images_are_in_no_answer(world, tmp_path):
-    from open_clip_idplugin.retrieval.index_remove import index_remove
+    from open_clip_idplugin.retrieval.index.remove import index_remove
 
     shutil.copytree(world.folder, tmp_path / "archive")
     index_remove(str(tmp_path / "archive"), ids="0,6")

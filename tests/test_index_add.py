@@ -17,17 +17,17 @@ from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.faces.calibration_files import write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval import index_add
 from open_clip_idplugin.retrieval.face_index import load_face_index
-from open_clip_idplugin.retrieval.index import NothingReadable, build_index
-from open_clip_idplugin.retrieval.index_compact import compact
+from open_clip_idplugin.retrieval.index import add as index_add
+from open_clip_idplugin.retrieval.index.build import NothingReadable, build_index
+from open_clip_idplugin.retrieval.index.compact import compact
+from open_clip_idplugin.retrieval.index.remove import index_remove
+from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder import generations
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
-from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
-from open_clip_idplugin.retrieval.sources import find_images
 
 
 def snapshot(folder):
@@ -105,7 +105,7 @@ def test_killed_run_loses_nothing_and_goes_on(archive, changeable, tiny_models, 
             index_add.add_images(archive, source, loaded, OPTIONS)
         assert snapshot(archive) == before
     with monkeypatch.context() as patch:  # what is embedded is not embedded again
-        patch.setattr("open_clip_idplugin.retrieval.partition_pipeline.Pipeline.run", None)
+        patch.setattr("open_clip_idplugin.retrieval.index.partition_pipeline.Pipeline.run", None)
         index_add.add_images(archive, source, loaded, OPTIONS)
     assert load_card(archive).images == 36
     assert not list(archive.parent.glob(".*"))

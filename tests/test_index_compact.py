@@ -12,13 +12,14 @@ from retrieval_fixtures import draw_images, encode_jpeg, tiny_models  # noqa: F4
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval import index_add, index_compact
 from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.index import add as index_add
+from open_clip_idplugin.retrieval.index import compact as index_compact
+from open_clip_idplugin.retrieval.index.remove import index_remove
+from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder import generations
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
-from open_clip_idplugin.retrieval.index_remove import index_remove
-from open_clip_idplugin.retrieval.sources import find_images
 
 
 def everything_in(folder) -> bytes:

@@ -11,13 +11,13 @@ from index_change_fixtures import archive, changeable  # noqa: F401
 from retrieval_fixtures import tiny_models  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import index
-from open_clip_idplugin.retrieval.faiss_build import build_faiss
-from open_clip_idplugin.retrieval.index_compact import index_compact
-from open_clip_idplugin.retrieval.index_key import why_unfit
-from open_clip_idplugin.retrieval.index_remove import index_remove
-from open_clip_idplugin.retrieval.partitions import EmbedOptions
-from open_clip_idplugin.retrieval.sources import find_images
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index.compact import index_compact
+from open_clip_idplugin.retrieval.index.factory_key import why_unfit
+from open_clip_idplugin.retrieval.index.faiss_build import build_faiss
+from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
+from open_clip_idplugin.retrieval.index.remove import index_remove
+from open_clip_idplugin.retrieval.index.sources import find_images
 
 WIDTH = 24
 

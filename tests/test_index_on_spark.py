@@ -19,10 +19,11 @@ from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.clip_retrieval import SPARK
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails
-from open_clip_idplugin.retrieval import embed_on_spark, index
-from open_clip_idplugin.retrieval.embed import embed_images
-from open_clip_idplugin.retrieval.partitions import PYSPARK, EmbedOptions, open_partitions
-from open_clip_idplugin.retrieval.sources import find_images
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index import embed_on_spark
+from open_clip_idplugin.retrieval.index.embed import embed_images
+from open_clip_idplugin.retrieval.index.partitions import PYSPARK, EmbedOptions, open_partitions
+from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.storage import spark_session
 
 MODEL = "IdCLIP-ViT-miniature"  # Spark's workers know the models of the package alone
@@ -101,7 +102,7 @@ def test_a_killed_run_goes_on_with_the_partitions_it_began_with(spark, shards, l
         index.build_index(source, loaded, output, ON_SPARK, "Flat")
     done = tmp_path / ".index.building" / "done"
     (done / "000001.json").unlink()
-    monkeypatch.setattr("open_clip_idplugin.retrieval.embed_on_spark.embed_on_spark", None)
+    monkeypatch.setattr("open_clip_idplugin.retrieval.index.embed_on_spark.embed_on_spark", None)
     card = index.build_index(source, loaded, output, replace(OPTIONS, workers=5), "Flat")
     assert card.partitions == (16, 9, 8) and card.images == 33
     assert all(Thumbnails(output, card.partitions).get(range(33)))

@@ -12,13 +12,16 @@ from collection_fixtures import CORNERS, content_of, draw, draw_collection, list
 from retrieval_fixtures import tiny_models  # noqa: F401
 
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.retrieval import index_add, index_refresh, index_rename, partition_pipeline
-from open_clip_idplugin.retrieval.index import NothingReadable
+from open_clip_idplugin.retrieval.index import add as index_add
+from open_clip_idplugin.retrieval.index import partition_pipeline
+from open_clip_idplugin.retrieval.index import refresh as index_refresh
+from open_clip_idplugin.retrieval.index import rename as index_rename
+from open_clip_idplugin.retrieval.index.build import NothingReadable
+from open_clip_idplugin.retrieval.index.picture_manifest import FILE_NAME, read_manifest
+from open_clip_idplugin.retrieval.index.refresh import IndexRefresh
+from open_clip_idplugin.retrieval.index.remove import index_remove
 from open_clip_idplugin.retrieval.index_folder import generations
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from open_clip_idplugin.retrieval.index_refresh import IndexRefresh
-from open_clip_idplugin.retrieval.index_remove import index_remove
-from open_clip_idplugin.retrieval.picture_manifest import FILE_NAME, read_manifest
 
 
 @pytest.fixture
@@ -245,7 +248,7 @@ def test_killed_first_run_goes_on_with_its_list(root, refresh, tmp_path, monkeyp
     """A picture that comes while a long first run is interrupted must not throw its work away."""
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
         patch.setattr(
-            "open_clip_idplugin.retrieval.index.build_faiss", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            "open_clip_idplugin.retrieval.index.build.build_faiss", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         refresh()
     draw(root / "new.png", [(32, 96)], 20)
@@ -275,7 +278,7 @@ def test_nothing_readable(root, refresh, tmp_path):
 
 
 def test_names_that_are_not_text(root, refresh, tmp_path):
-    from open_clip_idplugin.retrieval.picture_manifest import KnownPicture, write_manifest
+    from open_clip_idplugin.retrieval.index.picture_manifest import KnownPicture, write_manifest
 
     odd = os.fsdecode(b"caf\xe9.png")
     write_manifest(tmp_path / "list.parquet", [KnownPicture(odd, 3, 4, "ab", "unreadable", "why")])

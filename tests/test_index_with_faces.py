@@ -16,11 +16,12 @@ from retrieval_fixtures import draw_images, tiny_models, write_shard  # noqa: F4
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.retrieval import index, passing_faces
+from open_clip_idplugin.retrieval import passing_faces
 from open_clip_idplugin.retrieval.face_index_build import add_faces
-from open_clip_idplugin.retrieval.index_add import add_images
-from open_clip_idplugin.retrieval.partitions import EmbedOptions
-from open_clip_idplugin.retrieval.sources import find_images
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index.add import add_images
+from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
+from open_clip_idplugin.retrieval.index.sources import find_images
 from webdataset_tools.collection_faces.build import build_face_table
 from webdataset_tools.collection_faces.options import FacesOptions
 
@@ -111,7 +112,7 @@ def test_killed_between_pass_and_table(pictures, tiny_models, tmp_path, monkeypa
             index.build_index(source, loaded, tmp_path / "index", options)
         assert not (tmp_path / "index").exists()
     with monkeypatch.context() as patch:  # what is embedded is not embedded again
-        patch.setattr("open_clip_idplugin.retrieval.partition_pipeline.Pipeline.run", None)
+        patch.setattr("open_clip_idplugin.retrieval.index.partition_pipeline.Pipeline.run", None)
         index.build_index(source, loaded, tmp_path / "index", options)
     assert content_of(tmp_path / "index") == content_of(tmp_path / "undisturbed")
 

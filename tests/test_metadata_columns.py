@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip("clip_retrieval")
 
+from open_clip_idplugin.retrieval.index.writer import PartitionWriter
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import RESULT_FIELDS, read_keys, renamed, shown_names
 from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
-from open_clip_idplugin.retrieval.writer import PartitionWriter
 
 
 def index_of(folder, **columns):

@@ -11,16 +11,16 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import index
-from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index.embed import EmbedOptions
+from open_clip_idplugin.retrieval.index.remove import index_remove
+from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder import removed_rows
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_folder.generations import changing
 from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows, read_removed, rows_of_keys
-from open_clip_idplugin.retrieval.index_remove import index_remove
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
-from open_clip_idplugin.retrieval.sources import find_images
 
 
 @pytest.fixture(scope="module")

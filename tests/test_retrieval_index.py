@@ -15,12 +15,13 @@ from retrieval_fixtures import DrawnImage, draw_images, encode_jpeg, tiny_models
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval import index, partition_pipeline
 from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index import partition_pipeline
+from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
+from open_clip_idplugin.retrieval.index.sources import SourceError, find_images
+from open_clip_idplugin.retrieval.index.writer import record_columns
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, fingerprint_image_tower, load_card
-from open_clip_idplugin.retrieval.partitions import EmbedOptions
-from open_clip_idplugin.retrieval.sources import SourceError, find_images
-from open_clip_idplugin.retrieval.writer import record_columns
 
 OPTIONS = EmbedOptions(batch_size=4, workers=0)
 

@@ -19,13 +19,14 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError
 from open_clip_idplugin.pictures import PictureSource, load_image
 from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval import index, search, serve
-from open_clip_idplugin.retrieval.embed import EmbedOptions
+from open_clip_idplugin.retrieval import search, serve
+from open_clip_idplugin.retrieval.index import build as index
+from open_clip_idplugin.retrieval.index.embed import EmbedOptions
+from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.service import create_app
-from open_clip_idplugin.retrieval.sources import find_images
 
 FACE_MODEL = "test faces"
 TEXT = "[TOK] beside coloured blocks"

@@ -208,7 +208,7 @@ def test_member_names_of_foreign_shards_write_nowhere(tmp_path, monkeypatch, cap
     for read in (lambda: list(read_samples(shard)), lambda: load_evaluation_set(str(shard))):
         with pytest.raises(IdClipError):
             read()
-    from open_clip_idplugin.retrieval.sources import find_images
+    from open_clip_idplugin.retrieval.index.sources import find_images
 
     with contextlib.suppress(IdClipError):  # it holds no picture that may be read, or some: both are fine
         find_images(str(shard))

@@ -58,7 +58,7 @@ _DISTRIBUTOR = f"{_INFERENCE}.distributor"
 
 
 def _our_worker(_original: Any) -> Any:
-    from open_clip_idplugin.retrieval.embed_on_spark import embed_partitions
+    from open_clip_idplugin.retrieval.index.embed_on_spark import embed_partitions
 
     return embed_partitions
 

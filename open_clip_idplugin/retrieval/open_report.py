@@ -12,7 +12,7 @@ from typing import Any
 
 from open_clip_idplugin.gallery.group_suggestions import Suggested
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
-from open_clip_idplugin.retrieval.index_refresh import Refreshed
+from open_clip_idplugin.retrieval.index.refresh import Refreshed
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.left_out import Skip, count_reasons, reason_lines

@@ -20,6 +20,7 @@ from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
+from open_clip_idplugin.retrieval.index.towers import Towers
 from open_clip_idplugin.retrieval.index_folder.card import (
     IndexCard,
     IndexMismatch,
@@ -34,7 +35,6 @@ from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
 from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors
 from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
-from open_clip_idplugin.retrieval.towers import Towers
 
 _log = logging.getLogger(__name__)
 

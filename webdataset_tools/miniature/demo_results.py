@@ -106,7 +106,7 @@ def ratio_sentence(metrics: Metrics) -> str:
 
 def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
     """Index the test images through clip-retrieval, enrol the people of the example queries, open the backend."""
-    from open_clip_idplugin.retrieval.index import index
+    from open_clip_idplugin.retrieval.index.build import index
     from open_clip_idplugin.retrieval.people import People
     from open_clip_idplugin.retrieval.service import create_app
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.index.partitions import DONE_FOLDER
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from open_clip_idplugin.retrieval.partitions import DONE_FOLDER
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.folder_lock import locked
 

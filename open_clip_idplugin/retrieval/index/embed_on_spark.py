@@ -26,11 +26,11 @@ from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.clip_retrieval import SPARK
 from open_clip_idplugin.hosts.registration import add_config, own_config
 from open_clip_idplugin.pictures.thumbnails import ThumbnailPart
+from open_clip_idplugin.retrieval.index.partition_pipeline import Pipeline
+from open_clip_idplugin.retrieval.index.partitions import DONE_FOLDER, EmbedOptions, Partitions, split
+from open_clip_idplugin.retrieval.index.plan import checkpoint_digest
+from open_clip_idplugin.retrieval.index.sources import ImageSource
 from open_clip_idplugin.retrieval.index_folder.card import fingerprint_image_tower
-from open_clip_idplugin.retrieval.index_plan import checkpoint_digest
-from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
-from open_clip_idplugin.retrieval.partitions import DONE_FOLDER, EmbedOptions, Partitions, split
-from open_clip_idplugin.retrieval.sources import ImageSource
 from open_clip_idplugin.storage.spark_session import failures_in_a_sentence, open_session
 
 _LOOK_SECONDS = 1.0  # between two looks at what is done

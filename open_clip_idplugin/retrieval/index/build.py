@@ -18,18 +18,13 @@ from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.pictures import DECODER_VERSION
-from open_clip_idplugin.retrieval.embed import embed_images
 from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index import read_info
 from open_clip_idplugin.retrieval.face_index_build import add_faces, add_faces_to_held
-from open_clip_idplugin.retrieval.faiss_build import build_faiss
-from open_clip_idplugin.retrieval.index_folder.card import IndexCard, load_card, require_same_decoder
-from open_clip_idplugin.retrieval.index_folder.generations import PLAN_FILE, Final, building_folder
-from open_clip_idplugin.retrieval.index_folder.metadata_columns import renamed, stored_columns
-from open_clip_idplugin.retrieval.index_key import require_index_key
-from open_clip_idplugin.retrieval.index_plan import IndexPlan, checkpoint_digest, make_plan
-from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
-from open_clip_idplugin.retrieval.partitions import (
+from open_clip_idplugin.retrieval.index.embed import embed_images
+from open_clip_idplugin.retrieval.index.factory_key import require_index_key
+from open_clip_idplugin.retrieval.index.faiss_build import build_faiss
+from open_clip_idplugin.retrieval.index.partitions import (
     DONE_FOLDER,
     PYSPARK,
     SEQUENTIAL,
@@ -37,8 +32,13 @@ from open_clip_idplugin.retrieval.partitions import (
     PartitionReport,
     check_distributor,
 )
+from open_clip_idplugin.retrieval.index.plan import IndexPlan, checkpoint_digest, make_plan
+from open_clip_idplugin.retrieval.index.sources import ImageSource, find_images
+from open_clip_idplugin.retrieval.index_folder.card import IndexCard, load_card, require_same_decoder
+from open_clip_idplugin.retrieval.index_folder.generations import PLAN_FILE, Final, building_folder
+from open_clip_idplugin.retrieval.index_folder.metadata_columns import renamed, stored_columns
+from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
 from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
-from open_clip_idplugin.retrieval.sources import ImageSource, find_images
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, ThumbnailWriter, merge_parts
-from open_clip_idplugin.retrieval.partition_pipeline import Pipeline
-from open_clip_idplugin.retrieval.partitions import (
+from open_clip_idplugin.retrieval.index.partition_pipeline import Pipeline
+from open_clip_idplugin.retrieval.index.partitions import (
     DONE_FOLDER,
     PYSPARK,
     EmbedOptions,
@@ -20,7 +20,7 @@ from open_clip_idplugin.retrieval.partitions import (
     Partitions,
     open_partitions,
 )
-from open_clip_idplugin.retrieval.sources import ImageSource
+from open_clip_idplugin.retrieval.index.sources import ImageSource
 
 
 def embed_images(
@@ -36,7 +36,7 @@ def embed_images(
         progress.update(sum(report.rows + len(report.skipped) for report in done.values()))
         left = [number for number in range(len(partitions)) if number not in done]
         if options.distributor == PYSPARK and left:
-            from open_clip_idplugin.retrieval.embed_on_spark import embed_on_spark
+            from open_clip_idplugin.retrieval.index.embed_on_spark import embed_on_spark
 
             embed_on_spark(source, loaded, options, partitions, left, progress)
         elif left:

@@ -13,7 +13,7 @@ from typing import Any
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
-from open_clip_idplugin.retrieval.sources import ImageSource
+from open_clip_idplugin.retrieval.index.sources import ImageSource
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -13,7 +13,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.names import key_of
 from open_clip_idplugin.pictures.passed_over import PassedOver
 from open_clip_idplugin.pictures.walk import pictures_below
-from open_clip_idplugin.retrieval.picture_manifest import KnownPicture
+from open_clip_idplugin.retrieval.index.picture_manifest import KnownPicture
 
 UNREACHABLE = "file that cannot be reached"
 

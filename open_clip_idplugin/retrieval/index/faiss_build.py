@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.index_key import MEMORY, opq_by_position, require_index_key
-from open_clip_idplugin.retrieval.partitions import PYSPARK, SEQUENTIAL
+from open_clip_idplugin.retrieval.index.factory_key import MEMORY, opq_by_position, require_index_key
+from open_clip_idplugin.retrieval.index.partitions import PYSPARK, SEQUENTIAL
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.weight_files import first_lines
@@ -39,7 +39,7 @@ def build_faiss(folder: Path, embeddings: str, name: str, index_key: str | None,
     with contextlib.ExitStack() as stack:
         distribution: dict[str, Any] = {}
         if distributor == PYSPARK and "IVF" in (index_key := index_key or _usual_key(source)):
-            from open_clip_idplugin.retrieval.embed_on_spark import indexing_on_spark
+            from open_clip_idplugin.retrieval.index.embed_on_spark import indexing_on_spark
 
             distribution = stack.enter_context(indexing_on_spark(folder))
         stack.enter_context(_quiet_autofaiss())

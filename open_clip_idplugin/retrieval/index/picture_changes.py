@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from open_clip_idplugin.retrieval.picture_manifest import COPY, INDEXED, UNREADABLE, KnownPicture
+from open_clip_idplugin.retrieval.index.picture_manifest import COPY, INDEXED, UNREADABLE, KnownPicture
 
 _BLOCK = 1 << 20
 

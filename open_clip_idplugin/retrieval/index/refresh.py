@@ -13,20 +13,9 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.names import place_of
-from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from open_clip_idplugin.retrieval.index_folder.generations import changing
-from open_clip_idplugin.retrieval.index_folder.removed_rows import (
-    count_rows,
-    keys_left,
-    read_removed,
-    remove_rows,
-    rows_of_keys,
-)
-from open_clip_idplugin.retrieval.index_rename import rename_images
-from open_clip_idplugin.retrieval.kept_face_table import keep_only
-from open_clip_idplugin.retrieval.partitions import CANNOT_READ, EmbedOptions, PartitionReport
-from open_clip_idplugin.retrieval.picture_changes import Changes, find_changes, hash_file, unreadable
-from open_clip_idplugin.retrieval.picture_manifest import (
+from open_clip_idplugin.retrieval.index.partitions import CANNOT_READ, EmbedOptions, PartitionReport
+from open_clip_idplugin.retrieval.index.picture_changes import Changes, find_changes, hash_file, unreadable
+from open_clip_idplugin.retrieval.index.picture_manifest import (
     COPY,
     FILE_NAME,
     INDEXED,
@@ -36,7 +25,18 @@ from open_clip_idplugin.retrieval.picture_manifest import (
     read_manifest,
     write_manifest,
 )
-from open_clip_idplugin.retrieval.sources import ImageSource
+from open_clip_idplugin.retrieval.index.rename import rename_images
+from open_clip_idplugin.retrieval.index.sources import ImageSource
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
+from open_clip_idplugin.retrieval.index_folder.generations import changing
+from open_clip_idplugin.retrieval.index_folder.removed_rows import (
+    count_rows,
+    keys_left,
+    read_removed,
+    remove_rows,
+    rows_of_keys,
+)
+from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.storage.left_out import Skip
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class IndexRefresh:
         """Embed files and add them to index and manifest; then nothing is pending any more."""
         if add:
             # Not at the top: a run that finds nothing new does without torch and the hosts, which take seconds to import.
-            from open_clip_idplugin.retrieval.index import NothingReadable, build_index
-            from open_clip_idplugin.retrieval.index_add import add_images
+            from open_clip_idplugin.retrieval.index.add import add_images
+            from open_clip_idplugin.retrieval.index.build import NothingReadable, build_index
 
             keys, sizes = zip(*((picture.name, picture.size) for picture in add))
             source = ImageSource(folder=self._root, keys=keys, sizes=sizes)
@@ -208,7 +208,7 @@ class IndexRefresh:
         removed, rows = len(read_removed(self._index)), count_rows(self._index)
         if removed == rows or removed < _WORTHWHILE * rows or not removed:
             return False
-        from open_clip_idplugin.retrieval.index_compact import compact
+        from open_clip_idplugin.retrieval.index.compact import compact
 
         compact(self._index)
         return True

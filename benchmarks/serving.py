@@ -196,8 +196,8 @@ def write_faces(folder: Path, keys: list[str], count: int, rng: np.random.Genera
     """`count` random faces, spread evenly over the images, and the index of candidates that such a number has."""
     import faiss
 
-    from open_clip_idplugin.retrieval import face_index
-    from open_clip_idplugin.retrieval.face_index_build import candidates_index
+    from open_clip_idplugin.retrieval.face_index import reading as face_index
+    from open_clip_idplugin.retrieval.face_index.build import candidates_index
 
     faces = folder / face_index.FOLDER
     faces.mkdir(exist_ok=True)

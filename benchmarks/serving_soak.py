@@ -143,7 +143,7 @@ class IndexChanges:
 
     def __init__(self, folder: Path, place: Path) -> None:
         from open_clip_idplugin.checkpoints.loading import load_model
-        from open_clip_idplugin.retrieval.face_index_build import add_faces
+        from open_clip_idplugin.retrieval.face_index.build import add_faces
         from open_clip_idplugin.retrieval.index.build import build_index
         from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
         from open_clip_idplugin.retrieval.index.sources import find_images

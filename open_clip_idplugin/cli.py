@@ -42,7 +42,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "index": Verb("open_clip_idplugin.retrieval.index.build:index", "embed images and build a clip-retrieval index"),
     "index_faces": Verb(
-        "open_clip_idplugin.retrieval.face_index_build:index_faces", "add the faces of the pictures to an image index"
+        "open_clip_idplugin.retrieval.face_index.build:index_faces", "add the faces of the pictures to an image index"
     ),
     "index_add": Verb(
         "open_clip_idplugin.retrieval.index.add:index_add", "add images to an index, also while it is served"

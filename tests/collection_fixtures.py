@@ -57,7 +57,7 @@ def list_files(root: Path) -> list[KnownPicture]:
 
 def content_of(index: Path) -> dict[str, tuple[bytes, list]]:
     """Of each picture that is left: its vector, and the boxes and embeddings of its faces; by key."""
-    from open_clip_idplugin.retrieval.face_index import load_face_index
+    from open_clip_idplugin.retrieval.face_index.reading import load_face_index
     from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
     from open_clip_idplugin.retrieval.index_folder.removed_rows import read_removed
 

@@ -8,7 +8,7 @@ import pytest
 from face_index_fixtures import unit, write_face_table
 from retrieval_fixtures import draw_images, write_shard
 
-from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images

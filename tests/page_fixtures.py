@@ -15,7 +15,7 @@ from retrieval_fixtures import FACE_DIM, draw_images, write_shard
 from open_clip_idplugin.faces.engine import Detection, FaceEngine
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.access import Access
-from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images

@@ -15,10 +15,11 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration, user_file, write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
-from open_clip_idplugin.retrieval import face_index, face_index_build
-from open_clip_idplugin.retrieval.face_index import load_face_index
-from open_clip_idplugin.retrieval.face_index_build import add_faces, index_faces
-from open_clip_idplugin.retrieval.face_index_change import compact_faces
+from open_clip_idplugin.retrieval.face_index import build as face_index_build
+from open_clip_idplugin.retrieval.face_index import reading as face_index
+from open_clip_idplugin.retrieval.face_index.build import add_faces, index_faces
+from open_clip_idplugin.retrieval.face_index.change import compact_faces
+from open_clip_idplugin.retrieval.face_index.reading import load_face_index
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_folder.generations import changing
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys

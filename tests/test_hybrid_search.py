@@ -16,8 +16,8 @@ from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval import ranking
-from open_clip_idplugin.retrieval.face_index import PersonMatches, load_face_index
-from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.face_index.build import add_faces
+from open_clip_idplugin.retrieval.face_index.reading import PersonMatches, load_face_index
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images

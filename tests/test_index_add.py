@@ -17,7 +17,7 @@ from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.faces.calibration_files import write_calibration
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.face_index.reading import load_face_index
 from open_clip_idplugin.retrieval.index import add as index_add
 from open_clip_idplugin.retrieval.index.build import NothingReadable, build_index
 from open_clip_idplugin.retrieval.index.compact import compact

@@ -12,7 +12,7 @@ from retrieval_fixtures import draw_images, encode_jpeg, tiny_models  # noqa: F4
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.face_index.reading import load_face_index
 from open_clip_idplugin.retrieval.index import add as index_add
 from open_clip_idplugin.retrieval.index import compact as index_compact
 from open_clip_idplugin.retrieval.index.remove import index_remove

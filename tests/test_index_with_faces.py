@@ -16,8 +16,8 @@ from retrieval_fixtures import draw_images, tiny_models, write_shard  # noqa: F4
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.retrieval import passing_faces
-from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.face_index import passing_faces
+from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.add import add_images
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions

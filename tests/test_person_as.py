@@ -213,7 +213,7 @@ def test_faces_of_any_size_are_compared(world, models, tmp_path):
 
     from face_index_fixtures import write_face_table
 
-    from open_clip_idplugin.retrieval.face_index_build import add_faces
+    from open_clip_idplugin.retrieval.face_index.build import add_faces
 
     shutil.copytree(world.folder.parent / "bare", tmp_path / "small")
     faces = {key: [unit(np.eye(5)[row % 5])] for row, key in enumerate(world.keys)}

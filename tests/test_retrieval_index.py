@@ -15,7 +15,7 @@ from retrieval_fixtures import DrawnImage, draw_images, encode_jpeg, tiny_models
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval.face_index import load_face_index
+from open_clip_idplugin.retrieval.face_index.reading import load_face_index
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index import partition_pipeline
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions

@@ -21,8 +21,8 @@ from webdataset_tools.miniature import demo as steps
 from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize
 
 pytest.importorskip("faiss", reason="clip-retrieval is not installed")
-from open_clip_idplugin.retrieval.face_index import FaceIndex, FaceIndexInfo
-from open_clip_idplugin.retrieval.face_index_build import read_keys
+from open_clip_idplugin.retrieval.face_index.build import read_keys
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, FaceIndexInfo
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.query_parts import Alternative, Persons, QueryParts
 from open_clip_idplugin.retrieval.ranking import Searched, rank

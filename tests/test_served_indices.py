@@ -14,7 +14,7 @@ from retrieval_fixtures import FACE_DIM, draw_images, tiny_models  # noqa: F401
 
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval import served_indices
-from open_clip_idplugin.retrieval.face_index_build import add_faces
+from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.index import add as index_add
 from open_clip_idplugin.retrieval.index import compact as index_compact
 from open_clip_idplugin.retrieval.index.remove import index_remove

@@ -13,7 +13,7 @@ from retrieval_fixtures import IDENTITY, PLAIN
 from training_fixtures import small_world, write_shards
 
 from open_clip_idplugin import cli
-from open_clip_idplugin.retrieval.kept_face_table import FOLDER as KEPT_TABLE
+from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER as KEPT_TABLE
 
 GALLERY, SPEC = "{gallery}", "{pack}"
 OWN_FACES = ("--faces", SPEC, "--det_size", "192")

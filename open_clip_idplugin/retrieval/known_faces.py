@@ -11,7 +11,7 @@ from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.retrieval.face_index import FaceIndex
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face

@@ -17,15 +17,15 @@ from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.gallery.group_files import CSV_FILE, PAGE_FILE
 from open_clip_idplugin.model_store import MODELS, state_of
 from open_clip_idplugin.model_store.store import THERE
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index import read_info
-from open_clip_idplugin.retrieval.face_index_change import require_fitting_faces
+from open_clip_idplugin.retrieval.face_index.change import require_fitting_faces
+from open_clip_idplugin.retrieval.face_index.passing_faces import passing_engine
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index.reading import read_info
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.index.picture_listing import Listing, list_pictures
 from open_clip_idplugin.retrieval.index.refresh import IndexRefresh
 from open_clip_idplugin.retrieval.open_people import GROUPS, OpenPeople
 from open_clip_idplugin.retrieval.open_report import REPORT_FILE, OpenReport, read_state
-from open_clip_idplugin.retrieval.passing_faces import passing_engine
 from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.user_folder import user_folder
 

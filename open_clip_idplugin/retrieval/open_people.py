@@ -22,8 +22,8 @@ from open_clip_idplugin.gallery.bulk_enrolment import REPORT_FILE
 from open_clip_idplugin.gallery.folder_command import enroll_folder, run_enrolment
 from open_clip_idplugin.gallery.group_files import CSV_FILE, read_groups
 from open_clip_idplugin.gallery.group_suggestions import Suggested, SuggestOptions, candidates_of, suggest_groups
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 
 GROUPS = "groups"
 _STALE = "groups-of-before"

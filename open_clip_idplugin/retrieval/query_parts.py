@@ -13,7 +13,7 @@ from open_clip_idplugin.person_as import choose, encode_people, why_no_token
 from open_clip_idplugin.person_words import SOMEBODY, TOKEN, WORDS, in_words, introduced, with_people
 from open_clip_idplugin.prompts import entity_texts, expand, placeholder_numbers
 from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval.face_index import FaceIndex
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.knn_request import KnnRequest
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.ranking_request import PersonQuery

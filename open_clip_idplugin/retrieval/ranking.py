@@ -13,7 +13,7 @@ import numpy as np
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
-from open_clip_idplugin.retrieval.face_index import FaceIndex, PersonMatches
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, PersonMatches
 from open_clip_idplugin.retrieval.index_folder.selection import selected
 from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors
 from open_clip_idplugin.retrieval.query_parts import Alternative, Persons, QueryParts

@@ -18,8 +18,8 @@ from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures import DECODER_VERSION, load_image, pictures_read_otherwise
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index import FaceIndex, load_face_index
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.index.towers import Towers
 from open_clip_idplugin.retrieval.index_folder.card import (
     IndexCard,

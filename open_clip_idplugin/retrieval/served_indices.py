@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.monitoring import INDEX_ROWS
 from open_clip_idplugin.retrieval.resources import IdentityResource

@@ -13,7 +13,7 @@ from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.person_as import choose, why_no_token
 from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
 from open_clip_idplugin.retrieval.access import Access
-from open_clip_idplugin.retrieval.face_index import FaceIndex
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.people import People
 from open_clip_idplugin.retrieval.query_parts import face_model_of

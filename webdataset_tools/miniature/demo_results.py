@@ -131,7 +131,7 @@ def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
 
 def add_faces(run: "Demo") -> None:
     """Find the faces of the indexed images, so that the service and its page can frame, compare and name them."""
-    from open_clip_idplugin.retrieval.face_index_build import index_faces
+    from open_clip_idplugin.retrieval.face_index.build import index_faces
     from webdataset_tools.collection_faces.command import faces
 
     images, table = str(run.shards("test")), str(run.output / "faces")

@@ -19,9 +19,12 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, file_of_partition, thumbnail_files
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index_build import add_faces
-from open_clip_idplugin.retrieval.face_index_change import extend_faces, require_fitting_faces
+from open_clip_idplugin.retrieval.face_index.build import add_faces
+from open_clip_idplugin.retrieval.face_index.change import extend_faces, require_fitting_faces
+from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.face_index.kept_face_table import add_to_table
+from open_clip_idplugin.retrieval.face_index.passing_faces import finish_faces, passing_engine
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.index.build import REPORT_FILE, Finish, NothingReadable, count_synthetic
 from open_clip_idplugin.retrieval.index.embed import embed_images
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions, PartitionReport
@@ -45,9 +48,6 @@ from open_clip_idplugin.retrieval.index_folder.generations import (
     replacing,
 )
 from open_clip_idplugin.retrieval.index_folder.removed_rows import keys_left
-from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
-from open_clip_idplugin.retrieval.kept_face_table import add_to_table
-from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -18,9 +18,11 @@ from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.pictures import DECODER_VERSION
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index import read_info
-from open_clip_idplugin.retrieval.face_index_build import add_faces, add_faces_to_held
+from open_clip_idplugin.retrieval.face_index.build import add_faces, add_faces_to_held
+from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.face_index.passing_faces import finish_faces, passing_engine
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index.reading import read_info
 from open_clip_idplugin.retrieval.index.embed import embed_images
 from open_clip_idplugin.retrieval.index.factory_key import require_index_key
 from open_clip_idplugin.retrieval.index.faiss_build import build_faiss
@@ -37,8 +39,6 @@ from open_clip_idplugin.retrieval.index.sources import ImageSource, find_images
 from open_clip_idplugin.retrieval.index_folder.card import IndexCard, load_card, require_same_decoder
 from open_clip_idplugin.retrieval.index_folder.generations import PLAN_FILE, Final, building_folder
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import renamed, stored_columns
-from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
-from open_clip_idplugin.retrieval.passing_faces import finish_faces, passing_engine
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails, ThumbnailWriter
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index_change import compact_faces
+from open_clip_idplugin.retrieval.face_index.change import compact_faces
+from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER as FACE_TABLE
+from open_clip_idplugin.retrieval.face_index.kept_face_table import keep_only
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.index.build import REPORT_FILE, count_synthetic
 from open_clip_idplugin.retrieval.index.factory_key import why_unfit
 from open_clip_idplugin.retrieval.index.faiss_build import build_faiss
@@ -31,8 +33,6 @@ from open_clip_idplugin.retrieval.index_folder.generations import (
 )
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, read_removed
-from open_clip_idplugin.retrieval.kept_face_table import FOLDER as FACE_TABLE
-from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

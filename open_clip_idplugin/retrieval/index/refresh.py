@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.retrieval.face_index.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.index.partitions import CANNOT_READ, EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.index.picture_changes import Changes, find_changes, hash_file, unreadable
 from open_clip_idplugin.retrieval.index.picture_manifest import (
@@ -36,7 +37,6 @@ from open_clip_idplugin.retrieval.index_folder.removed_rows import (
     remove_rows,
     rows_of_keys,
 )
-from open_clip_idplugin.retrieval.kept_face_table import keep_only
 from open_clip_idplugin.storage.left_out import Skip
 
 if TYPE_CHECKING:

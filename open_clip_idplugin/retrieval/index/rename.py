@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_idplugin.retrieval.face_index import FOLDER as FACES
-from open_clip_idplugin.retrieval.face_index import INFO_FILE, keys_digest, read_info
+from open_clip_idplugin.retrieval.face_index.kept_face_table import rename_in_table
+from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
+from open_clip_idplugin.retrieval.face_index.reading import INFO_FILE, keys_digest, read_info
 from open_clip_idplugin.retrieval.index_folder.generations import building_folder, changing, link_tree, replacing
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import key_column, read_keys
 from open_clip_idplugin.retrieval.index_folder.removed_rows import read_removed
 from open_clip_idplugin.retrieval.index_folder.row_metadata import FOLDER as UNPACKED
-from open_clip_idplugin.retrieval.kept_face_table import rename_in_table
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 
 

@@ -17,7 +17,7 @@ from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.model_identity import same_model
-from open_clip_idplugin.retrieval.face_index import (
+from open_clip_idplugin.retrieval.face_index.reading import (
     FAISS_FILE,
     FOLDER,
     INFO_FILE,

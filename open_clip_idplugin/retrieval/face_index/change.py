@@ -14,7 +14,8 @@ import numpy as np
 from open_clip_idplugin.faces.calibration_files import keep_calibration
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.retrieval.face_index import (
+from open_clip_idplugin.retrieval.face_index.build import candidates_index, join_faces, table_arrays
+from open_clip_idplugin.retrieval.face_index.reading import (
     ARRAYS,
     FAISS_FILE,
     FOLDER,
@@ -24,7 +25,6 @@ from open_clip_idplugin.retrieval.face_index import (
     keys_digest,
     read_info,
 )
-from open_clip_idplugin.retrieval.face_index_build import candidates_index, join_faces, table_arrays
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.storage.atomic import PRIVATE
 

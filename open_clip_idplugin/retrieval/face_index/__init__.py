@@ -1,0 +1,1 @@
+"""Faces joined to the rows of an index."""

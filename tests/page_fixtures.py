@@ -20,7 +20,7 @@ from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.service import create_app
 
 MODEL = "faces by hue"

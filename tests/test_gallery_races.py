@@ -17,7 +17,7 @@ from open_clip_idplugin.gallery import Gallery, GalleryError, store
 from open_clip_idplugin.gallery.erasure import Secrets, count_left
 from open_clip_idplugin.gallery.errors import GalleryBusy
 from open_clip_idplugin.gallery.likeness import find_likenesses
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking.query_people import People
 
 MODEL, SIZE = "insightface:test", 8
 VECTORS = dict(zip(("Alice", "Bob", "Carol", "Dora", "Eve"), np.eye(SIZE, dtype=np.float32)))

@@ -15,14 +15,14 @@ from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.calibration import assumed_calibration
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval import ranking
 from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.face_index.reading import PersonMatches, load_face_index
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking import ranking
+from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.search import print_hints
 from open_clip_idplugin.retrieval.service import create_app
 

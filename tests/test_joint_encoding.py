@@ -90,7 +90,7 @@ def queued(encoder, *calls):
 
 def test_who_comes_first_is_encoded_alone_and_the_rest_together(loaded, faces, monkeypatch):
     from open_clip_idplugin import QueryEncoder
-    from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
+    from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 
     calls = [
         (["a dog"], None),
@@ -113,7 +113,7 @@ def test_who_comes_first_is_encoded_alone_and_the_rest_together(loaded, faces, m
 
 
 def test_a_pass_takes_no_more_texts_than_allowed_and_nobody_is_left(loaded, monkeypatch):
-    from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
+    from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 
     gate = Gate(monkeypatch, loaded.model)
     encoder = JointEncoder(loaded, most_texts=4)
@@ -129,7 +129,7 @@ def test_a_pass_takes_no_more_texts_than_allowed_and_nobody_is_left(loaded, monk
 
 def test_an_error_stays_with_its_request(loaded, faces, monkeypatch):
     from open_clip_idplugin import QueryEncoder
-    from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
+    from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 
     expected = QueryEncoder(loaded).encode(["a dog", "[TOK] runs"], faces=[None, faces[0]])
     gate = Gate(monkeypatch, loaded.model)
@@ -150,7 +150,7 @@ def test_an_error_stays_with_its_request(loaded, faces, monkeypatch):
 
 
 def test_a_model_that_fails_fails_for_everybody_and_works_again(loaded, monkeypatch):
-    from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
+    from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 
     encoder = JointEncoder(loaded)
     with monkeypatch.context() as patched:
@@ -166,7 +166,7 @@ def test_a_model_that_fails_fails_for_everybody_and_works_again(loaded, monkeypa
 
 def test_ensembles_of_several_threads(loaded, faces):
     from open_clip_idplugin import QueryEncoder
-    from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
+    from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 
     groups = [["a photo of [TOK]", "[TOK] in a picture"], ["[TOK]"]]
     expected = QueryEncoder(loaded).encode_ensemble(groups, faces=[faces[0], faces[1]])
@@ -187,7 +187,7 @@ def test_ensembles_of_several_threads(loaded, faces):
 
 def test_a_plain_model(tiny_identity_models):
     from open_clip_idplugin import load_model
-    from open_clip_idplugin.retrieval.joint_encoding import JointEncoder
+    from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 
     encoder = JointEncoder(load_model("plain-ViT-tiny"))
     assert [len(Caller(encoder, ["a dog"] * count).result()) for count in (1, 3)] == [1, 3]

@@ -23,9 +23,9 @@ from open_clip_idplugin.gallery import Gallery, store
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.openapi_people import people_paths
-from open_clip_idplugin.retrieval.people import AskedPeople, EnrolledPerson
 from open_clip_idplugin.retrieval.people_requests import parse_enroll, parse_list
-from open_clip_idplugin.retrieval.query_parts import Persons
+from open_clip_idplugin.retrieval.ranking.query_parts import Persons
+from open_clip_idplugin.retrieval.ranking.query_people import AskedPeople, EnrolledPerson
 
 TOKEN = "a-token-of-some-length"
 

@@ -17,7 +17,7 @@ from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.person_as import choose, why_no_token
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.local_model import LocalModel
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.search import Query, encode_query, search
 from open_clip_idplugin.retrieval.service import create_app
 

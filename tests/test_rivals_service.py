@@ -23,10 +23,10 @@ from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize
 pytest.importorskip("faiss", reason="clip-retrieval is not installed")
 from open_clip_idplugin.retrieval.face_index.build import read_keys
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, FaceIndexInfo
-from open_clip_idplugin.retrieval.people import People
-from open_clip_idplugin.retrieval.query_parts import Alternative, Persons, QueryParts
-from open_clip_idplugin.retrieval.ranking import Searched, rank
-from open_clip_idplugin.retrieval.ranking_request import RankingRequest
+from open_clip_idplugin.retrieval.ranking.query_parts import Alternative, Persons, QueryParts
+from open_clip_idplugin.retrieval.ranking.query_people import People
+from open_clip_idplugin.retrieval.ranking.ranking import Searched, rank
+from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest
 from open_clip_idplugin.retrieval.service import create_app
 from webdataset_tools.miniature import demo_results
 

@@ -20,7 +20,7 @@ from open_clip_idplugin.retrieval.index import compact as index_compact
 from open_clip_idplugin.retrieval.index.remove import index_remove
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder import generations
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.service import create_app
 
 PERSON = "7_n000002"

@@ -31,10 +31,10 @@ from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
-from open_clip_idplugin.retrieval.knn_request import BadRequest
 from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
+from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.service import create_app
 from open_clip_idplugin.retrieval.web_server import Door, WebServer
 

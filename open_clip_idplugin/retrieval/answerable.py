@@ -9,8 +9,8 @@ from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.person_words import WORDS
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
-from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest
-from open_clip_idplugin.retrieval.query_parts import QueryParts
+from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest, KnnRequest
+from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
 

@@ -15,8 +15,8 @@ from flask.json.provider import DefaultJSONProvider
 
 from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.gallery.named_people import Hint
-from open_clip_idplugin.retrieval.knn_request import BadRequest
-from open_clip_idplugin.retrieval.request_fields import HINTS
+from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
+from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
 from open_clip_idplugin.retrieval.resources import IdentityResource
 from open_clip_idplugin.storage.finite_json import finite, json_text
 

@@ -10,7 +10,7 @@ from open_clip_idplugin.gallery.enrolment import encode_crop
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import LEAST_QUALITY
 from open_clip_idplugin.pictures import ImageRejected, load_image
-from open_clip_idplugin.retrieval.request_fields import BadRequest
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
 from open_clip_idplugin.retrieval.resources import IdentityResource
 
 _SIDE = 112  # pixels of the kept picture

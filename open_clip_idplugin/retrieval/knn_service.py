@@ -26,16 +26,23 @@ from open_clip_idplugin.person_as import encode_people
 from open_clip_idplugin.prompts import placeholder_numbers
 from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces, require_ranked
 from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body, with_hints
-from open_clip_idplugin.retrieval.explain import explain
-from open_clip_idplugin.retrieval.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY, KEY_COLUMN
 from open_clip_idplugin.retrieval.index_folder.removed_rows import IndexWithout
-from open_clip_idplugin.retrieval.knn_request import BadRequest, KnnRequest, parse_request
 from open_clip_idplugin.retrieval.limits import Limits, picture_of
-from open_clip_idplugin.retrieval.people import People, without_path
-from open_clip_idplugin.retrieval.query_parts import Persons, named_people, person_as_of, query_parts
-from open_clip_idplugin.retrieval.ranking import Ranking, Searched, collapse, first_of_each, near_duplicates, rank
-from open_clip_idplugin.retrieval.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
+from open_clip_idplugin.retrieval.ranking.explain import explain
+from open_clip_idplugin.retrieval.ranking.filters import allowed_rows, column
+from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest, KnnRequest, parse_request
+from open_clip_idplugin.retrieval.ranking.query_parts import Persons, named_people, person_as_of, query_parts
+from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
+from open_clip_idplugin.retrieval.ranking.ranking import (
+    Ranking,
+    Searched,
+    collapse,
+    first_of_each,
+    near_duplicates,
+    rank,
+)
+from open_clip_idplugin.retrieval.ranking.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
 from open_clip_idplugin.retrieval.resources import IdentityResource
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
 

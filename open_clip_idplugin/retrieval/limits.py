@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import DecoderMissing, ImageRejected, PictureTooLarge
 from open_clip_idplugin.pictures.bounded_decoding import check_picture, decode_picture
-from open_clip_idplugin.retrieval.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
-from open_clip_idplugin.retrieval.people import decode_base64
+from open_clip_idplugin.retrieval.ranking.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
+from open_clip_idplugin.retrieval.ranking.query_people import decode_base64
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.retrieval.people import People
+from open_clip_idplugin.retrieval.ranking.query_people import People
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints.loading import LoadedModel

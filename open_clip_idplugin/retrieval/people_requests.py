@@ -10,7 +10,7 @@ from typing import Any
 
 from open_clip_idplugin.gallery import LONGEST_NAME, Details
 from open_clip_idplugin.gallery.details import LONGEST_TEXT as LONGEST_DETAIL
-from open_clip_idplugin.retrieval.request_fields import (
+from open_clip_idplugin.retrieval.ranking.request_fields import (
     BadRequest,
     count_field,
     flag_field,

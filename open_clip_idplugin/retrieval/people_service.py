@@ -19,9 +19,9 @@ from open_clip_idplugin.retrieval.answers import choose_index
 from open_clip_idplugin.retrieval.indexed_face import indexed_face, require_row
 from open_clip_idplugin.retrieval.known_faces import faces_in_image, faces_in_photo
 from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.people import People, PersonError, decode_base64, without_path
 from open_clip_idplugin.retrieval.people_requests import EnrollRequest, ListRequest
-from open_clip_idplugin.retrieval.request_fields import BadRequest
+from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, decode_base64, without_path
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from open_clip_idplugin.retrieval.people_requests import (
     required_name,
 )
 from open_clip_idplugin.retrieval.people_service import PeopleService
-from open_clip_idplugin.retrieval.request_fields import BadRequest, refuse_unknown, row_field, text_field
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest, refuse_unknown, row_field, text_field
 
 Values = Mapping[str, Any]
 _READ_ONLY = "this service changes nobody: it was started with --read_only_people, or others reach it without a token"

@@ -14,7 +14,7 @@ import threading
 import time
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from open_clip_idplugin.retrieval.knn_request import BadRequest
+from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 
 _MOST_REDIRECTS = 3
 _SECONDS = 10.0  # for everything together

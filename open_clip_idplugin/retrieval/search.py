@@ -16,7 +16,7 @@ from typing import Any
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.local_model import LocalModel
-from open_clip_idplugin.retrieval.request_fields import HINTS
+from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
 from open_clip_idplugin.retrieval.results_page import render_page
 from open_clip_idplugin.retrieval.search_options import SearchOptions
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write

@@ -15,9 +15,9 @@ from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
 from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.people import People
-from open_clip_idplugin.retrieval.query_parts import face_model_of
-from open_clip_idplugin.retrieval.ranking_request import RankingRequest
+from open_clip_idplugin.retrieval.ranking.query_parts import face_model_of
+from open_clip_idplugin.retrieval.ranking.query_people import People
+from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest
 from open_clip_idplugin.retrieval.resources import IdentityResource
 from open_clip_idplugin.retrieval.served_indices import ServedIndices
 

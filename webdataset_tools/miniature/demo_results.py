@@ -107,7 +107,7 @@ def ratio_sentence(metrics: Metrics) -> str:
 def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
     """Index the test images through clip-retrieval, enrol the people of the example queries, open the backend."""
     from open_clip_idplugin.retrieval.index.build import index
-    from open_clip_idplugin.retrieval.people import People
+    from open_clip_idplugin.retrieval.ranking.query_people import People
     from open_clip_idplugin.retrieval.service import create_app
 
     images, output = str(run.shards("test")), str(run.index)

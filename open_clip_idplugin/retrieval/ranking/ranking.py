@@ -16,8 +16,8 @@ from open_clip_idplugin.faces.calibration import Calibration, assumed_calibratio
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, PersonMatches
 from open_clip_idplugin.retrieval.index_folder.selection import selected
 from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors
-from open_clip_idplugin.retrieval.query_parts import Alternative, Persons, QueryParts
-from open_clip_idplugin.retrieval.ranking_request import RankingRequest
+from open_clip_idplugin.retrieval.ranking.query_parts import Alternative, Persons, QueryParts
+from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest
 
 MOST_EXACT = 10_000  # rows that are scored one by one
 _FEWEST_CANDIDATES = 1024

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.person_words import AUTO, CHOICES
-from open_clip_idplugin.retrieval.ranking_request import (
+from open_clip_idplugin.retrieval.ranking.ranking_request import (
     MOST_FACES,
     PeopleClause,
     RankingRequest,
     parse_people,
     parse_ranking,
 )
-from open_clip_idplugin.retrieval.request_fields import MOST_RESULTS as MOST_RESULTS
-from open_clip_idplugin.retrieval.request_fields import BadRequest as BadRequest
-from open_clip_idplugin.retrieval.request_fields import (
+from open_clip_idplugin.retrieval.ranking.request_fields import MOST_RESULTS as MOST_RESULTS
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest as BadRequest
+from open_clip_idplugin.retrieval.ranking.request_fields import (
     count_field,
     flag_field,
     number_field,

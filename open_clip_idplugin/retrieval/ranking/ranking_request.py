@@ -13,7 +13,7 @@ import numpy as np
 from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
 from open_clip_idplugin.fusion import RULES, WEIGHTED, Fusion
 from open_clip_idplugin.gallery import fold_name
-from open_clip_idplugin.retrieval.request_fields import (
+from open_clip_idplugin.retrieval.ranking.request_fields import (
     MOST_RESULTS,
     BadRequest,
     number_field,

@@ -7,9 +7,9 @@ from typing import Any
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, PersonMatches
-from open_clip_idplugin.retrieval.query_parts import QueryParts
-from open_clip_idplugin.retrieval.ranking import Ranking
-from open_clip_idplugin.retrieval.ranking_request import RankingRequest
+from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts
+from open_clip_idplugin.retrieval.ranking.ranking import Ranking
+from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest
 
 _SCORE_DIGITS = 9  # reciprocal ranks differ by less than a millionth
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from open_clip_idplugin.retrieval.request_fields import BadRequest, refuse_unknown
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest, refuse_unknown
 
 if TYPE_CHECKING:
     import pandas as pd

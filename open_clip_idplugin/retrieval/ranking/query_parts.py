@@ -14,10 +14,10 @@ from open_clip_idplugin.person_words import SOMEBODY, TOKEN, WORDS, in_words, in
 from open_clip_idplugin.prompts import entity_texts, expand, placeholder_numbers
 from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
-from open_clip_idplugin.retrieval.knn_request import KnnRequest
-from open_clip_idplugin.retrieval.people import People
-from open_clip_idplugin.retrieval.ranking_request import PersonQuery
-from open_clip_idplugin.retrieval.request_fields import BadRequest
+from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
+from open_clip_idplugin.retrieval.ranking.query_people import People
+from open_clip_idplugin.retrieval.ranking.ranking_request import PersonQuery
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Vectors and faces become rows, best first."""

@@ -14,14 +14,14 @@ from retrieval_fixtures import FACE_DIM, draw_images, write_shard
 
 from open_clip_idplugin.faces.engine import Detection, FaceEngine
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.access import Access
+from open_clip_idplugin.retrieval.service.app import create_app
 
 MODEL = "faces by hue"
 ADA, GRACE, STRANGER = 0.02, 0.35, 0.7  # hues

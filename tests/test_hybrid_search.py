@@ -24,7 +24,7 @@ from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.ranking import ranking
 from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.search import print_hints
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.app import create_app
 
 MODEL = "test faces"
 ADA, GRACE = unit(np.eye(FACE_DIM)[:2])

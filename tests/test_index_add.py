@@ -27,7 +27,7 @@ from open_clip_idplugin.retrieval.index_folder import generations
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.app import create_app
 
 
 def snapshot(folder):

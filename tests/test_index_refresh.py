@@ -184,8 +184,8 @@ def test_faces_of_gone_pictures_leave_and_the_index_is_compacted(root, refresh, 
 
 def test_running_service_sees_it(root, refresh, tmp_path, tiny_models):  # noqa: F811
     from open_clip_idplugin.retrieval.ranking.query_people import People
-    from open_clip_idplugin.retrieval.served_indices import CHECK_SECONDS
-    from open_clip_idplugin.retrieval.service import create_app
+    from open_clip_idplugin.retrieval.service.app import create_app
+    from open_clip_idplugin.retrieval.service.served_indices import CHECK_SECONDS
 
     refresh()
     client = create_app({"index": tmp_path / "index"}, tiny_models.load(), People()).test_client()

@@ -10,8 +10,8 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import IDENTITY, tiny_models  # noqa: F401
 
 from open_clip_idplugin.checkpoints.loading import load_model
-from open_clip_idplugin.retrieval import heap
-from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
+from open_clip_idplugin.retrieval.service import heap
+from open_clip_idplugin.retrieval.service.mapped_weights import leave_weights_in_file
 
 
 def lies_in(tensor: torch.Tensor, path: Path) -> bool:

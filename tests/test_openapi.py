@@ -12,9 +12,9 @@ import hypothesis.strategies as st  # noqa: E402
 from page_fixtures import ADA, page_world  # noqa: E402, F401
 from retrieval_fixtures import tiny_models  # noqa: E402, F401
 
-from open_clip_idplugin.retrieval.limits import Limits  # noqa: E402
-from open_clip_idplugin.retrieval.openapi import people_fields, search_fields  # noqa: E402
 from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest, parse_request  # noqa: E402
+from open_clip_idplugin.retrieval.service.limits import Limits  # noqa: E402
+from open_clip_idplugin.retrieval.service.openapi import people_fields, search_fields  # noqa: E402
 
 # Drawn values of all fields together hardly ever fit: some requests have what is needed and few others, so that some are
 # answered.

@@ -12,8 +12,8 @@ pytest.importorskip("clip_retrieval")
 from page_fixtures import ADA, GRACE, STRANGER, page_world, photo_of  # noqa: F401
 from retrieval_fixtures import tiny_models  # noqa: F401
 
-from open_clip_idplugin.retrieval import login_limit
-from open_clip_idplugin.retrieval.access import Access
+from open_clip_idplugin.retrieval.service import login_limit
+from open_clip_idplugin.retrieval.service.access import Access
 
 TOKEN = "a-token-of-some-length"
 PATIENCE = 30_000  # milliseconds; a busy machine starts a browser's parts slowly

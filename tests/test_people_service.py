@@ -20,12 +20,12 @@ from page_fixtures import ADA, GRACE, MODEL, STRANGER, embedding_of, page_world,
 from retrieval_fixtures import tiny_models  # noqa: F401
 
 from open_clip_idplugin.gallery import Gallery, store
-from open_clip_idplugin.retrieval.access import Access
-from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.openapi_people import people_paths
-from open_clip_idplugin.retrieval.people_requests import parse_enroll, parse_list
 from open_clip_idplugin.retrieval.ranking.query_parts import Persons
 from open_clip_idplugin.retrieval.ranking.query_people import AskedPeople, EnrolledPerson
+from open_clip_idplugin.retrieval.service.access import Access
+from open_clip_idplugin.retrieval.service.limits import Limits
+from open_clip_idplugin.retrieval.service.openapi_people import people_paths
+from open_clip_idplugin.retrieval.service.people_requests import parse_enroll, parse_list
 
 TOKEN = "a-token-of-some-length"
 

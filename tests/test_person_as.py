@@ -19,7 +19,7 @@ from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.search import Query, encode_query, search
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.app import create_app
 
 WORDS = "a person beside coloured blocks"
 

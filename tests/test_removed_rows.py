@@ -20,7 +20,7 @@ from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_folder.generations import changing
 from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows, read_removed, rows_of_keys
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.app import create_app
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from open_clip_idplugin.retrieval.ranking.query_parts import Alternative, Person
 from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.ranking.ranking import Searched, rank
 from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.app import create_app
 from webdataset_tools.miniature import demo_results
 
 DLIB = "dlib:dlib_face_recognition_resnet_model_v1-55533b28a958"

@@ -13,7 +13,6 @@ from index_change_fixtures import KINDS, OPTIONS, archive, changeable, face_of  
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models  # noqa: F401
 
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.retrieval import served_indices
 from open_clip_idplugin.retrieval.face_index.build import add_faces
 from open_clip_idplugin.retrieval.index import add as index_add
 from open_clip_idplugin.retrieval.index import compact as index_compact
@@ -21,7 +20,8 @@ from open_clip_idplugin.retrieval.index.remove import index_remove
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder import generations
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service import served_indices
+from open_clip_idplugin.retrieval.service.app import create_app
 
 PERSON = "7_n000002"
 

@@ -26,7 +26,7 @@ from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import create_app
+from open_clip_idplugin.retrieval.service.app import create_app
 
 FACE_MODEL = "test faces"
 TEXT = "[TOK] beside coloured blocks"

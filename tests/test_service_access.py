@@ -26,17 +26,17 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.pictures import bounded_decoding
 from open_clip_idplugin.pictures.bounded_decoding import Decoders
-from open_clip_idplugin.retrieval import access, answers, login, picture_urls, proxies
-from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
-from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
-from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import create_app
-from open_clip_idplugin.retrieval.web_server import Door, WebServer
+from open_clip_idplugin.retrieval.service import access, answers, login, picture_urls, proxies
+from open_clip_idplugin.retrieval.service.access import Access
+from open_clip_idplugin.retrieval.service.app import create_app
+from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
+from open_clip_idplugin.retrieval.service.limits import Limits
+from open_clip_idplugin.retrieval.service.web_server import Door, WebServer
 
 TOKEN = "a-token-of-some-length"
 QUERY = json.dumps({"text": "blocks", "num_images": 2})

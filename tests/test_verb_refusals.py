@@ -79,7 +79,7 @@ def broken(tmp_path_factory) -> list[str]:
 def call(verb_world, tmp_path, monkeypatch, capsys):  # noqa: F811
     """A function: verb, parameter and value in the place of a good one -> exit code; asserts on what was said."""
     monkeypatch.chdir(tmp_path)
-    from open_clip_idplugin.retrieval.web_server import WebServer
+    from open_clip_idplugin.retrieval.service.web_server import WebServer
 
     monkeypatch.setattr(
         WebServer, "run_until_stopped", lambda server: server.stop() if hasattr(server, "stop") else None

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.heap import limit_heaps, without_collections
 from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.service.heap import limit_heaps, without_collections
 
 if TYPE_CHECKING:
     import flask
 
-    from open_clip_idplugin.retrieval.access import Access
-    from open_clip_idplugin.retrieval.limits import Limits
+    from open_clip_idplugin.retrieval.service.access import Access
+    from open_clip_idplugin.retrieval.service.limits import Limits
 
 
 def serve(
@@ -74,8 +74,8 @@ def serve(
         max_text: longest text in characters.
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
-    from open_clip_idplugin.retrieval.access import read_token
-    from open_clip_idplugin.retrieval.proxies import parse_networks
+    from open_clip_idplugin.retrieval.service.access import read_token
+    from open_clip_idplugin.retrieval.service.proxies import parse_networks
 
     access = choose_access(host, read_token(token_file), host_names, allow_cors, read_only_people)
     access = replace(access, trusted_proxies=parse_networks(trusted_proxies))
@@ -83,8 +83,8 @@ def serve(
     if threads < 1:
         raise IdClipError("--threads must be at least 1")
     limit_heaps()
-    from open_clip_idplugin.retrieval.limits import Limits
-    from open_clip_idplugin.retrieval.web_server import WebServer
+    from open_clip_idplugin.retrieval.service.limits import Limits
+    from open_clip_idplugin.retrieval.service.web_server import WebServer
 
     limits = Limits(max_request_mb << 20, max_pixels, max_results, max_text)
     server = WebServer(host, port, threads, limits.request_bytes, bool(access.trusted_proxies))
@@ -106,7 +106,7 @@ def choose_access(
     host: str, token: str | None, host_names: str | None, allow_cors: bool, read_only_people: bool = False
 ) -> "Access":
     """Refuse an address that other machines reach without a token; check the names of a service of this machine alone."""
-    from open_clip_idplugin.retrieval.access import Access, is_local
+    from open_clip_idplugin.retrieval.service.access import Access, is_local
 
     named = frozenset(name.strip().lower() for name in (host_names or "").split(",") if name.strip())
     if is_local(host):
@@ -151,7 +151,7 @@ def share_cores(threads: int) -> None:
     import faiss
     import torch
 
-    from open_clip_idplugin.retrieval.heap import count_cores
+    from open_clip_idplugin.retrieval.service.heap import count_cores
 
     cores = count_cores()
     torch.set_num_threads(cores)
@@ -168,7 +168,7 @@ def open_app(
 ) -> "flask.Flask":
     """Load everything that the flags of `serve` name, and build the service (see `service.create_app`)."""
     folders = split_indices(indices) if isinstance(indices, str) else indices
-    from open_clip_idplugin.retrieval.service import create_app
+    from open_clip_idplugin.retrieval.service.app import create_app
 
     loaded, people = setup.load()
     return create_app(folders, loaded, people, allow_urls=allow_urls, access=access, limits=limits, mmap=mmap)

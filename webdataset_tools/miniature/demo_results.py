@@ -108,7 +108,7 @@ def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
     """Index the test images through clip-retrieval, enrol the people of the example queries, open the backend."""
     from open_clip_idplugin.retrieval.index.build import index
     from open_clip_idplugin.retrieval.ranking.query_people import People
-    from open_clip_idplugin.retrieval.service import create_app
+    from open_clip_idplugin.retrieval.service.app import create_app
 
     images, output = str(run.shards("test")), str(run.index)
     flags = ["--model", steps.MODEL, "--checkpoint", str(run.checkpoint)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import flask
 
-from open_clip_idplugin.retrieval.login_limit import LoginLimit
+from open_clip_idplugin.retrieval.service.login_limit import LoginLimit
 
 COOKIE = "idclip_session"
 _COOKIE_SECONDS = 12 * 3600

@@ -33,8 +33,8 @@ from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY
 from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
 from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors
-from open_clip_idplugin.retrieval.mapped_weights import leave_weights_in_file
 from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
+from open_clip_idplugin.retrieval.service.mapped_weights import leave_weights_in_file
 
 _log = logging.getLogger(__name__)
 

@@ -24,11 +24,8 @@ from clip_retrieval.clip_back import (
 from open_clip_idplugin.gallery.named_people import Hint, find_people
 from open_clip_idplugin.person_as import encode_people
 from open_clip_idplugin.prompts import placeholder_numbers
-from open_clip_idplugin.retrieval.answerable import require_answerable, require_faces, require_ranked
-from open_clip_idplugin.retrieval.answers import Answer, add_pictures, answer, choose_index, json_body, with_hints
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY, KEY_COLUMN
 from open_clip_idplugin.retrieval.index_folder.removed_rows import IndexWithout
-from open_clip_idplugin.retrieval.limits import Limits, picture_of
 from open_clip_idplugin.retrieval.ranking.explain import explain
 from open_clip_idplugin.retrieval.ranking.filters import allowed_rows, column
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest, KnnRequest, parse_request
@@ -43,8 +40,18 @@ from open_clip_idplugin.retrieval.ranking.ranking import (
     rank,
 )
 from open_clip_idplugin.retrieval.ranking.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
-from open_clip_idplugin.retrieval.resources import IdentityResource
-from open_clip_idplugin.retrieval.served_indices import ServedIndices
+from open_clip_idplugin.retrieval.service.answerable import require_answerable, require_faces, require_ranked
+from open_clip_idplugin.retrieval.service.answers import (
+    Answer,
+    add_pictures,
+    answer,
+    choose_index,
+    json_body,
+    with_hints,
+)
+from open_clip_idplugin.retrieval.service.limits import Limits, picture_of
+from open_clip_idplugin.retrieval.service.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
 
 LIKENESS = 0.94  # cosine of two images from which clip-retrieval calls them near-duplicates
 

@@ -11,7 +11,7 @@ from open_clip_idplugin.person_words import WORDS
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest, KnnRequest
 from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts
-from open_clip_idplugin.retrieval.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.resources import IdentityResource
 
 
 def require_answerable(request: KnnRequest, resource: IdentityResource, face_model: str | None) -> None:

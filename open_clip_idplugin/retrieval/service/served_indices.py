@@ -14,8 +14,8 @@ from pathlib import Path
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from open_clip_idplugin.retrieval.monitoring import INDEX_ROWS
-from open_clip_idplugin.retrieval.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.monitoring import INDEX_ROWS
+from open_clip_idplugin.retrieval.service.resources import IdentityResource
 
 CHECK_SECONDS = 1.0
 _ATTEMPTS = 3  # to open an index that is being replaced meanwhile

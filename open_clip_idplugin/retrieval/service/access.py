@@ -19,8 +19,8 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from open_clip_idplugin.errors import Busy, IdClipError
-from open_clip_idplugin.retrieval.login import Login
-from open_clip_idplugin.retrieval.proxies import Network, TrustedProxies
+from open_clip_idplugin.retrieval.service.login import Login
+from open_clip_idplugin.retrieval.service.proxies import Network, TrustedProxies
 
 TOKEN_VARIABLE = "IDCLIP_TOKEN"
 SHORTEST_TOKEN = 16  # characters

@@ -13,7 +13,7 @@ import torch
 from open_clip_idplugin.checkpoints import model_folders
 from open_clip_idplugin.checkpoints.delta_files import canonical
 from open_clip_idplugin.checkpoints.loading import LoadedModel, base_and_delta, checkpoint_path
-from open_clip_idplugin.retrieval.heap import return_freed_memory
+from open_clip_idplugin.retrieval.service.heap import return_freed_memory
 from open_clip_idplugin.storage.weight_files import ARCHIVE, SAFETENSORS, kind_of, load_tensors
 
 _PAGE_OUT = 21  # Linux's MADV_PAGEOUT, which Python does not name

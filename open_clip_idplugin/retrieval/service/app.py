@@ -17,22 +17,29 @@ from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummar
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
-from open_clip_idplugin.retrieval.access import CONTENT_RULES, Access, close
-from open_clip_idplugin.retrieval.answers import Answer, FiniteJSON, add_pictures, answer, choose_index, json_body
-from open_clip_idplugin.retrieval.knn_service import IdentityKnnService
-from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.monitoring import add_monitoring
-from open_clip_idplugin.retrieval.openapi import describe_service
-from open_clip_idplugin.retrieval.page import add_page
-from open_clip_idplugin.retrieval.people_service import PeopleService
-from open_clip_idplugin.retrieval.people_views import add_people
-from open_clip_idplugin.retrieval.picture_urls import fetch_picture
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
-from open_clip_idplugin.retrieval.resources import IndexOpener
-from open_clip_idplugin.retrieval.served_indices import ServedIndices
-from open_clip_idplugin.retrieval.service_info import describe_indices
-from open_clip_idplugin.retrieval.stock_page import add_stock_page
+from open_clip_idplugin.retrieval.service.access import CONTENT_RULES, Access, close
+from open_clip_idplugin.retrieval.service.answers import (
+    Answer,
+    FiniteJSON,
+    add_pictures,
+    answer,
+    choose_index,
+    json_body,
+)
+from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
+from open_clip_idplugin.retrieval.service.limits import Limits
+from open_clip_idplugin.retrieval.service.monitoring import add_monitoring
+from open_clip_idplugin.retrieval.service.openapi import describe_service
+from open_clip_idplugin.retrieval.service.page import add_page
+from open_clip_idplugin.retrieval.service.people_service import PeopleService
+from open_clip_idplugin.retrieval.service.people_views import add_people
+from open_clip_idplugin.retrieval.service.picture_urls import fetch_picture
+from open_clip_idplugin.retrieval.service.resources import IndexOpener
+from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
+from open_clip_idplugin.retrieval.service.service_info import describe_indices
+from open_clip_idplugin.retrieval.service.stock_page import add_stock_page
 
 
 class RowMetadataService(MetadataService):

@@ -15,14 +15,14 @@ from open_clip_idplugin.gallery import Gallery, GalleryError, Person, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, to_photo_face
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.retrieval.answers import choose_index
-from open_clip_idplugin.retrieval.indexed_face import indexed_face, require_row
-from open_clip_idplugin.retrieval.known_faces import faces_in_image, faces_in_photo
-from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.people_requests import EnrollRequest, ListRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, decode_base64, without_path
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
-from open_clip_idplugin.retrieval.served_indices import ServedIndices
+from open_clip_idplugin.retrieval.service.answers import choose_index
+from open_clip_idplugin.retrieval.service.indexed_face import indexed_face, require_row
+from open_clip_idplugin.retrieval.service.known_faces import faces_in_image, faces_in_photo
+from open_clip_idplugin.retrieval.service.limits import Limits
+from open_clip_idplugin.retrieval.service.people_requests import EnrollRequest, ListRequest
+from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face

@@ -17,7 +17,7 @@ from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.gallery.named_people import Hint
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
-from open_clip_idplugin.retrieval.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.resources import IdentityResource
 from open_clip_idplugin.storage.finite_json import finite, json_text
 
 Answer = list[dict[str, Any]]

@@ -9,7 +9,12 @@ from typing import Any
 
 from open_clip_idplugin.gallery import LONGEST_NAME
 from open_clip_idplugin.gallery.details import LONGEST_WORD
-from open_clip_idplugin.retrieval.people_requests import LONGEST_DETAIL, LONGEST_LABEL, MOST_PEOPLE, USUAL_PEOPLE
+from open_clip_idplugin.retrieval.service.people_requests import (
+    LONGEST_DETAIL,
+    LONGEST_LABEL,
+    MOST_PEOPLE,
+    USUAL_PEOPLE,
+)
 
 Schema = dict[str, Any]
 _PICTURE = {"type": "string", "contentEncoding": "base64"}

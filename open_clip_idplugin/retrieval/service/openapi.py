@@ -9,9 +9,9 @@ from typing import Any
 
 from open_clip_idplugin import fusion
 from open_clip_idplugin.person_words import AUTO, CHOICES
-from open_clip_idplugin.retrieval.limits import Limits
-from open_clip_idplugin.retrieval.openapi_people import people_paths
 from open_clip_idplugin.retrieval.ranking.knn_request import MOST_FACES
+from open_clip_idplugin.retrieval.service.limits import Limits
+from open_clip_idplugin.retrieval.service.openapi_people import people_paths
 
 _VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 _PICTURE = {"type": "string", "contentEncoding": "base64"}

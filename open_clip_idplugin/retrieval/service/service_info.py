@@ -12,14 +12,14 @@ from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.person_as import choose, why_no_token
 from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
-from open_clip_idplugin.retrieval.access import Access
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
-from open_clip_idplugin.retrieval.limits import Limits
 from open_clip_idplugin.retrieval.ranking.query_parts import face_model_of
 from open_clip_idplugin.retrieval.ranking.query_people import People
 from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest
-from open_clip_idplugin.retrieval.resources import IdentityResource
-from open_clip_idplugin.retrieval.served_indices import ServedIndices
+from open_clip_idplugin.retrieval.service.access import Access
+from open_clip_idplugin.retrieval.service.limits import Limits
+from open_clip_idplugin.retrieval.service.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
 
 PROBABLY = 0.5  # from which the page takes a person to be in an image; below it says so
 

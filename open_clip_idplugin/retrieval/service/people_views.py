@@ -9,16 +9,16 @@ from typing import Any
 
 import flask
 
-from open_clip_idplugin.retrieval.answers import answer, json_body
-from open_clip_idplugin.retrieval.people_requests import (
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest, refuse_unknown, row_field, text_field
+from open_clip_idplugin.retrieval.service.answers import answer, json_body
+from open_clip_idplugin.retrieval.service.people_requests import (
     parse_enroll,
     parse_list,
     parse_threshold,
     require_object,
     required_name,
 )
-from open_clip_idplugin.retrieval.people_service import PeopleService
-from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest, refuse_unknown, row_field, text_field
+from open_clip_idplugin.retrieval.service.people_service import PeopleService
 
 Values = Mapping[str, Any]
 _READ_ONLY = "this service changes nobody: it was started with --read_only_people, or others reach it without a token"

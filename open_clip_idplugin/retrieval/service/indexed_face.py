@@ -11,7 +11,7 @@ from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import LEAST_QUALITY
 from open_clip_idplugin.pictures import ImageRejected, load_image
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
-from open_clip_idplugin.retrieval.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.resources import IdentityResource
 
 _SIDE = 112  # pixels of the kept picture
 _MARGIN = 0.15  # of the box's longer side, on each side

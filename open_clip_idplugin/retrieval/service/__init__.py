@@ -1,0 +1,1 @@
+"""HTTP around ranking: the app, people, access, fetching, server and page."""

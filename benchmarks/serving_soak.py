@@ -197,6 +197,7 @@ def _face_table(folder: Path, keys: list[str], embeddings: np.ndarray) -> Path:
     import pyarrow.parquet
 
     from open_clip_idplugin.faces import face_table as table
+    from open_clip_idplugin.storage import file_hash
 
     folder.mkdir()
     box, landmarks = np.float32([10, 10, 50, 50]), np.zeros((5, 2))
@@ -205,7 +206,7 @@ def _face_table(folder: Path, keys: list[str], embeddings: np.ndarray) -> Path:
     ]
     pyarrow.parquet.write_table(table.rows_to_table(rows), folder / table.TABLE_FILE)
     np.save(folder / table.EMBEDDINGS_FILE, embeddings)
-    digest = table.fingerprint(folder / table.TABLE_FILE, folder / table.EMBEDDINGS_FILE)
+    digest = file_hash.file_sha256(folder / table.TABLE_FILE, folder / table.EMBEDDINGS_FILE)
     info = table.FaceTableInfo(FACE_MODEL, FACE_SIZE, len(rows), len(rows), len(keys), "soak", digest)
     (folder / table.METADATA_FILE).write_text(info.to_json())
     return folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +243,6 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
         except (OSError, ImportError) as error:
             if identity_cfg is None:
                 raise
-            from open_clip_idplugin.hosts.registration import tokenizer_missing
-
             raise tokenizer_missing(model_name, config, error) from None
         if identity_cfg is None:
             return base
@@ -252,6 +250,19 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(get_tokenizer, _MARK, original)
     return get_tokenizer
+
+
+def tokenizer_missing(name: str, config: Mapping[str, Any] | None, error: BaseException) -> IdClipError:
+    """The sentence about a tokenizer of a Hugging Face repository that is neither here nor to be had."""
+    repository = (config or {}).get("text_cfg", {}).get("hf_tokenizer_name")
+    if isinstance(error, ImportError) or repository is None:
+        return IdClipError(
+            f"The tokenizer of {name} cannot be made ({error}); `pip install transformers` where it lacks."
+        )
+    return IdClipError(
+        f"The tokenizer of {name} is not on this machine and could not be downloaded ({type(error).__name__}); where there "
+        f"is a network, `hf download {repository}` puts it into the cache of Hugging Face (HF_HOME), from where it is read."
+    )
 
 
 def _model_config(model_name: str) -> dict[str, Any] | None:

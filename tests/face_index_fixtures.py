@@ -10,9 +10,9 @@ from open_clip_idplugin.faces.face_table import (
     TABLE_FILE,
     FaceRow,
     FaceTableInfo,
-    fingerprint,
     rows_to_table,
 )
+from open_clip_idplugin.storage.file_hash import file_sha256
 
 
 def unit(rows) -> np.ndarray:
@@ -39,7 +39,7 @@ def write_face_table(
             embeddings += [] if embedding is None else [embedding]
     pq.write_table(rows_to_table(rows), folder / TABLE_FILE)
     np.save(folder / EMBEDDINGS_FILE, np.stack(embeddings).astype(np.float32))
-    digest = fingerprint(folder / TABLE_FILE, folder / EMBEDDINGS_FILE)
+    digest = file_sha256(folder / TABLE_FILE, folder / EMBEDDINGS_FILE)
     info = FaceTableInfo(model_id, size, len(rows), len(embeddings), len(faces), "test", digest)
     (folder / METADATA_FILE).write_text(info.to_json())
     return folder

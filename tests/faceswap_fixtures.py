@@ -19,7 +19,7 @@ from PIL import Image
 
 from open_clip_idplugin.faces import Face, load_picture
 from open_clip_idplugin.faces.alignment import align_face
-from webdataset_tools.faceswap import marking
+from webdataset_tools import marking
 from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.swappers import FaceInPicture, SwapperSettings
 from webdataset_tools.miniature.drawing import draw_face

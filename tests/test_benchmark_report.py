@@ -21,7 +21,7 @@ from webdataset_tools.benchmark.plots import draw_plots
 from webdataset_tools.benchmark.recipes import RECIPES
 from webdataset_tools.benchmark.report import query_matrix, write_report
 from webdataset_tools.benchmark.world import World
-from webdataset_tools.faceswap.marking import ALGORITHMIC, read_digital_source_type
+from webdataset_tools.marking import ALGORITHMIC, read_digital_source_type
 
 
 @pytest.fixture(scope="module")

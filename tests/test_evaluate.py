@@ -240,7 +240,7 @@ def test_results_trace_everything_that_determines_a_number(
 
     from open_clip_idplugin import cli, faces, prompts
     from open_clip_idplugin.pictures import DECODER_VERSION
-    from open_clip_idplugin.retrieval.index_folder.card import file_sha256
+    from open_clip_idplugin.storage.file_hash import file_sha256
 
     monkeypatch.setattr(faces, "load_face_engine", lambda spec, det_size: KnownFaces())
     _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
@@ -275,7 +275,7 @@ def test_results_trace_everything_that_determines_a_number(
 @pytest.mark.host
 def test_a_split_of_one_s_own_is_picked_from_the_shards(shards, tmp_path, tiny_identity_models, plain_weights, capsys):
     from open_clip_idplugin import cli
-    from open_clip_idplugin.retrieval.index_folder.card import file_sha256
+    from open_clip_idplugin.storage.file_hash import file_sha256
     from webdataset_tools.chosen_samples import choose_samples
 
     _, checkpoint = plain_weights("IdCLIP-ViT-tiny")

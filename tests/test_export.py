@@ -11,11 +11,11 @@ import torch
 from open_clip_idplugin import cli
 from open_clip_idplugin.checkpoints.delta_files import read_delta, weights_digest
 from open_clip_idplugin.checkpoints.export import export_folder
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import load_model, read_weights
 from open_clip_idplugin.checkpoints.model_folders import CARD, CONFIG, WEIGHTS, known_to_open_clip, read_folder
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, require_face_model, write_facts
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.index_folder.card import fingerprint_image_tower
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.weights import shipped
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.faceswap import marking, matching, reasons, swappers
+from webdataset_tools import marking
+from webdataset_tools.faceswap import matching, reasons, swappers
 from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.coco import load_subset

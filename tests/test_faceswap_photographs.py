@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 from open_clip_idplugin.faces.calibration import FMR_NAMES
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.pictures import load_picture
-from webdataset_tools.faceswap import face_quality, marking, matching, object_masks, reasons
+from webdataset_tools import marking
+from webdataset_tools.faceswap import face_quality, matching, object_masks, reasons
 from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.coco import load_subset
 from webdataset_tools.faceswap.face_quality import QualityRules

@@ -21,7 +21,8 @@ from PIL import Image
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import atomic_write
-from webdataset_tools.faceswap import marking, reasons
+from webdataset_tools import marking
+from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.command import swap as verb
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_folder import WORK_FOLDER

@@ -7,7 +7,8 @@ import pytest
 
 from open_clip_idplugin.errors import HostMismatchError
 from open_clip_idplugin.hosts import patches as host_patches
-from open_clip_idplugin.hosts.patches import OPEN_CLIP, PatchRow, apply, is_applied, restore, verify
+from open_clip_idplugin.hosts.open_clip_rows import OPEN_CLIP
+from open_clip_idplugin.hosts.patches import PatchRow, apply, is_applied, restore, verify
 
 pytestmark = pytest.mark.host
 

@@ -17,7 +17,6 @@ from worker_pool_fixtures import stop_spark
 from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
-from open_clip_idplugin.hosts.clip_retrieval import SPARK
 from open_clip_idplugin.pictures.thumbnails import FILE_NAME, Thumbnails
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index import embed_on_spark
@@ -167,12 +166,12 @@ def test_a_host_that_has_moved_on_is_refused_and_left_alone(monkeypatch):
         assert distributor.worker is embed_on_spark.embed_partitions
         raise RuntimeError
     assert distributor.worker is original
-    host_patches.verify(SPARK)
+    host_patches.verify(embed_on_spark._ROWS)
     monkeypatch.setattr(distributor.PysparkDistributor, "__call__", lambda self: None)
     with pytest.raises(
         HostMismatchError, match=r"PysparkDistributor\.__call__ .* no longer works as the plugin expects"
     ):
-        host_patches.verify(SPARK)
+        host_patches.verify(embed_on_spark._ROWS)
 
 
 def test_unknown_distributors_are_one_sentence(shards, tmp_path):

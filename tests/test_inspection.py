@@ -8,8 +8,8 @@ import release_fixtures as fixtures
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.locations import location
-from webdataset_tools.faceswap.marking import COMPOSITE_SYNTHETIC, mark_jpeg
 from webdataset_tools.inspection import describe, inspect, read_contents
+from webdataset_tools.marking import COMPOSITE_SYNTHETIC, mark_jpeg
 from webdataset_tools.shards import ShardOptions, build_shards
 
 

@@ -15,7 +15,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
 from webdataset_tools.faceswap.coco import load_subset
 from webdataset_tools.faceswap.identities import load_identities, read_attribute_table
-from webdataset_tools.faceswap.marking import read_digital_source_type
+from webdataset_tools.marking import read_digital_source_type
 from webdataset_tools.miniature import command
 from webdataset_tools.miniature.coco_annotations import scene_annotations
 from webdataset_tools.miniature.people import sample_person, skin_group

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts.open_clip_rows import OPEN_CLIP
 from open_clip_idplugin.hosts.registration import IDENTITY_MODELS, add_identity_model, register
 
 pytestmark = pytest.mark.host
@@ -190,4 +190,4 @@ def test_no_config_file(tiny_identity_models, tmp_path):
 
 def test_names_keep_vit_for_the_hosts_optimizer_defaults():
     assert all("vit" in name.lower() for name in IDENTITY_MODELS)
-    assert len(host_patches.OPEN_CLIP) == len({row.targets for row in host_patches.OPEN_CLIP})
+    assert len(OPEN_CLIP) == len({row.targets for row in OPEN_CLIP})

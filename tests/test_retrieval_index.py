@@ -13,6 +13,7 @@ pytest.importorskip("clip_retrieval")
 
 from retrieval_fixtures import DrawnImage, draw_images, encode_jpeg, tiny_models, write_shard  # noqa: F401
 
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.face_index.reading import load_face_index
@@ -21,7 +22,7 @@ from open_clip_idplugin.retrieval.index import partition_pipeline
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import SourceError, find_images
 from open_clip_idplugin.retrieval.index.writer import record_columns
-from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, fingerprint_image_tower, load_card
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, load_card
 
 OPTIONS = EmbedOptions(batch_size=4, workers=0)
 

@@ -28,10 +28,10 @@ from open_clip_idplugin.checkpoints.model_view import view_of
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.patches import PatchRow
-from open_clip_idplugin.hosts.registration import add_models, tokenizer_missing
+from open_clip_idplugin.hosts.registration import add_models
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.storage.weight_files import LIGHTNING, TORCHSCRIPT, first_lines, kind_of, weight_shapes
-from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or
+from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or, tokenizer_missing
 from training_patches import params
 from training_patches.best import BEST, keep_best
 from training_patches.data import Decoder, PairMaker, batch_order, check_training_shards, use_identity_pairs

@@ -26,11 +26,12 @@ from open_clip import get_input_dtype
 from open_clip_train.precision import get_autocast
 from tqdm import tqdm
 
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import DECODER_VERSION
-from open_clip_idplugin.retrieval.index_folder.card import file_sha256, fingerprint_image_tower
 from open_clip_idplugin.storage.arrays import read_array
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from training_patches.data import Decoder
 from webdataset_tools.sample_format import FACE_CROP, IMAGE, SIZES_FILE, Sample, members_to_sample, shard_paths

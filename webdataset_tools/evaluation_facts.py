@@ -21,7 +21,7 @@ from open_clip_idplugin.evaluation.protocols import Settings
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.pictures import DECODER_VERSION
-from open_clip_idplugin.retrieval.index_folder.card import file_sha256
+from open_clip_idplugin.storage.file_hash import file_sha256
 
 PACKAGES = (
     "open-clip-idplugin", "open_clip_torch", "torch", "torchvision", "timm", "numpy", "pillow", "webdataset", "insightface",

@@ -15,7 +15,7 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import ImageRejected, open_image
 from open_clip_idplugin.storage.locations import Location, location
-from webdataset_tools.faceswap.marking import read_digital_source_type, short_name
+from webdataset_tools.marking import read_digital_source_type, short_name
 from webdataset_tools.sample_format import IMAGE, MEMBERS, REQUIRED, Sample, members_to_sample, shard_paths
 
 

@@ -30,16 +30,15 @@ from open_clip_idplugin.checkpoints.training_facts import facts_beside
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.hosts.pretrained import weights_missing
 from open_clip_idplugin.hosts.registration import (
     add_config,
     add_models,
     model_config,
     own_config,
-    tokenizer_missing,
-    weights_missing,
 )
 from open_clip_idplugin.storage.weight_files import first_lines, load_tensors, weight_shapes
-from open_clip_idplugin.tokenizer import IdentityTokenizer
+from open_clip_idplugin.tokenizer import IdentityTokenizer, tokenizer_missing
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)

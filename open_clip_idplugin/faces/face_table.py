@@ -5,7 +5,6 @@ length 1) and `metadata.json` (model id, counts, fingerprint). Both are mapped i
 data. Embeddings of different face models never meet: the model id is in the metadata and in every row.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.errors import ModelMismatch
 from open_clip_idplugin.faces.model_identity import require_same_model, same_model
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Place, location
 
@@ -184,7 +184,7 @@ class FaceTable:
 
     def verify(self) -> None:
         """Read both files and compare them with the fingerprint; raises FaceTableError when they have changed."""
-        if fingerprint(self.folder / TABLE_FILE, self.folder / EMBEDDINGS_FILE) != self.info.fingerprint:
+        if file_sha256(self.folder / TABLE_FILE, self.folder / EMBEDDINGS_FILE) != self.info.fingerprint:
             raise FaceTableError(f"The face table '{self.folder}' has changed since it was written; make it again.")
 
 
@@ -238,16 +238,6 @@ def load_face_tables(folders: Iterable[Place], model_id: str | None = None) -> l
             tables[0].model_id, table.model_id, f"the face tables '{tables[0].folder}' and '{table.folder}'"
         )
     return tables
-
-
-def fingerprint(*files: Path) -> str:
-    """SHA-256 over the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_info(folder: Path) -> FaceTableInfo:

@@ -17,10 +17,10 @@ from open_clip_idplugin.faces.face_table import (
     TABLE_FILE,
     FaceTable,
     FaceTableInfo,
-    fingerprint,
     schema,
 )
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.locations import Location, remove_folder
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write_table(folder: Location, notes: Sequence[PartNotes], model_id: str, siz
     try:
         with atomic_path(folder / EMBEDDINGS_FILE, PRIVATE) as array, atomic_path(folder / TABLE_FILE, PRIVATE) as rows:
             _put_together(folder / PARTS_FOLDER, notes, (count, size), rows, array)
-            digest = fingerprint(rows, array)
+            digest = file_sha256(rows, array)
         faces, pictures = (sum(getattr(part, field) for part in notes) for field in ("faces", "pictures"))
         info = FaceTableInfo(model_id, size, faces, count, pictures, name, digest)
         atomic_write(folder / METADATA_FILE, info.to_json())
@@ -116,7 +116,7 @@ def join_tables(
                 writer.write_table(_with_names(taken, names or {}), row_group_size=_ROWS_PER_GROUP)
                 written += len(order)
                 faces += taken.num_rows
-        digest = fingerprint(rows, array)
+        digest = file_sha256(rows, array)
     info = FaceTableInfo(first.model_id, first.embedding_size, faces, count, pictures, first.input, digest)
     atomic_write(folder / METADATA_FILE, info.to_json())
     return info

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from open_clip_idplugin.faces.errors import ModelMismatch
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 
 WEIGHT_DIGITS, DESCRIPTION_DIGITS = 12, 8
@@ -92,12 +93,7 @@ def agreed_model(model_ids: Iterable[str | None], what: str) -> str | None:
 
 def weights_hash(*files: Path) -> str:
     """12 hex digits of the SHA-256 of a model's weights; more than one file where a graph keeps its tensors apart."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:WEIGHT_DIGITS]
+    return file_sha256(*files)[:WEIGHT_DIGITS]
 
 
 def description_hash(description: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Role: a clip-retrieval that has moved on is refused in a sentence instead of failing in the middle of a run.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.patches import PatchRow
@@ -57,45 +57,41 @@ CLIP_RETRIEVAL: tuple[PatchRow, ...] = (
 _DISTRIBUTOR = f"{_INFERENCE}.distributor"
 
 
-def _our_worker(_original: Any) -> Any:
-    from open_clip_idplugin.retrieval.index.embed_on_spark import embed_partitions
-
-    return embed_partitions
-
-
-SPARK: tuple[PatchRow, ...] = (
-    PatchRow(
-        (f"{_DISTRIBUTOR}:worker",),
-        "the Spark distributor calls this global in the workers and takes no other; replaced while it hands out tasks",
-        _CHECKED,
-        replacement=_our_worker,
-        parameters=("tasks", "output_partition_count"),
-    ),
-    PatchRow(
-        (f"{_DISTRIBUTOR}:PysparkDistributor",),
-        "check only: what it takes",
-        _CHECKED,
-        parameters=("tasks", "worker_args"),
-    ),
-    PatchRow(
-        (f"{_DISTRIBUTOR}:PysparkDistributor.__call__",),
-        "check only: one Spark task a partition, in the session there is, each a call of the global with one number",
-        _CHECKED,
-        marker="worker(tasks=[partition_id], **self.worker_args)",
-    ),
-    PatchRow(
-        ("autofaiss:build_index",),
-        "check only: fills inverted files on Spark",
-        "autofaiss 2.18",
-        parameters=("index_key", "metric_type", "distributed", "temporary_indices_folder"),
-    ),
-    PatchRow(
-        ("autofaiss.external.optimize:get_optimal_index_keys_v2",),
-        "check only: the type of index that autofaiss chooses",
-        "autofaiss 2.18",
-        parameters=("nb_vectors", "dim_vector", "max_index_memory_usage"),
-    ),
-)
+def spark_rows(worker: Callable[..., None]) -> tuple[PatchRow, ...]:
+    """Rows for embedding on Spark: `worker` takes the place of the function that Spark's workers call."""
+    return (
+        PatchRow(
+            (f"{_DISTRIBUTOR}:worker",),
+            "the Spark distributor calls this global in the workers and takes no other; replaced while it hands out tasks",
+            _CHECKED,
+            replacement=lambda _original: worker,
+            parameters=("tasks", "output_partition_count"),
+        ),
+        PatchRow(
+            (f"{_DISTRIBUTOR}:PysparkDistributor",),
+            "check only: what it takes",
+            _CHECKED,
+            parameters=("tasks", "worker_args"),
+        ),
+        PatchRow(
+            (f"{_DISTRIBUTOR}:PysparkDistributor.__call__",),
+            "check only: one Spark task a partition, in the session there is, each a call of the global with one number",
+            _CHECKED,
+            marker="worker(tasks=[partition_id], **self.worker_args)",
+        ),
+        PatchRow(
+            ("autofaiss:build_index",),
+            "check only: fills inverted files on Spark",
+            "autofaiss 2.18",
+            parameters=("index_key", "metric_type", "distributed", "temporary_indices_folder"),
+        ),
+        PatchRow(
+            ("autofaiss.external.optimize:get_optimal_index_keys_v2",),
+            "check only: the type of index that autofaiss chooses",
+            "autofaiss 2.18",
+            parameters=("nb_vectors", "dim_vector", "max_index_memory_usage"),
+        ),
+    )
 
 
 def verify_hosts() -> None:

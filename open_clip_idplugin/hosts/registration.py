@@ -7,15 +7,15 @@ undone. Models of users enter by `add_models` alone (see `own_models` for where 
 from __future__ import annotations
 
 import copy
-import functools
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.hosts import patches as host_patches
+from open_clip_idplugin.hosts import patches
+from open_clip_idplugin.hosts.open_clip_rows import OPEN_CLIP
 from open_clip_idplugin.hosts.own_models import (
     HOW_TO_ADD,
     SHIPPED,
@@ -26,23 +26,7 @@ from open_clip_idplugin.hosts.own_models import (
     takes_faces_by,
     told_files,
 )
-from open_clip_idplugin.weights import shipped
-
-PREFIX = "IdCLIP-"  # of the shipped models, whose pretrained tags are those of the plain model
-_MARK = "open_clip_idplugin_original"
-
-# Names of the models that come with the package.
-IDENTITY_MODELS: list[str] = sorted(path.stem for path in SHIPPED.glob("*.json"))
-
-# Plain models whose names cannot be ours with the prefix in front (see `_check_name`).
-_PLAIN_NAMES = {"IdCLIP-ViT-B-16-sigmoid": "ViT-B-16-SigLIP"}
-
-# Key by which the tags of our own models are told from the host's.
-_OWN = "identity_model"
-_SHIPPED_KEY = "shipped"
-_SHIPPED_TAGS: dict[str, dict[str, dict[str, Any]]] = {
-    "IdCLIP-ViT-miniature": {"miniature": {_SHIPPED_KEY: "miniature_clip.safetensors"}},
-}
+from open_clip_idplugin.hosts.pretrained import IDENTITY_MODELS as IDENTITY_MODELS
 
 _log = logging.getLogger(__name__)
 _added: dict[str, Path | None] = {}  # name -> file, None for a config that came with weights
@@ -51,7 +35,7 @@ _added: dict[str, Path | None] = {}  # name -> file, None for a config that came
 def register() -> None:
     """Register the package's models and those of users; raises HostMismatchError if open_clip is of an unknown make."""
     importlib.import_module("open_clip_idplugin.miniature_tower")  # timm learns the name that a config uses
-    host_patches.apply(host_patches.OPEN_CLIP)
+    patches.apply(OPEN_CLIP)
     for name in IDENTITY_MODELS:
         add_identity_model(SHIPPED / f"{name}.json")
     for path in told_files():
@@ -64,7 +48,7 @@ def register() -> None:
 def unregister() -> None:
     """Undo `register` and everything that was added since (for tests)."""
     factory = importlib.import_module("open_clip.factory")
-    host_patches.restore(host_patches.OPEN_CLIP)
+    patches.restore(OPEN_CLIP)
     for name, path in _added.items():
         # open_clip has a function that adds a config, but none that removes one.
         if path is not None:
@@ -154,68 +138,3 @@ def _check_name(name: str, config: Mapping[str, Any]) -> None:
     for substring in ("coca", "siglip"):
         if takes_faces_by(config) and substring in name.lower():
             raise IdClipError(f"the model name {name} must not contain {substring!r}: open_clip would treat it as one.")
-
-
-def with_identity_tags(tags: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """open_clip's table of pretrained tags -> the same with those of each plain model under its IdCLIP name as well."""
-    extended = dict(tags)
-    for name in IDENTITY_MODELS:
-        plain = _PLAIN_NAMES.get(name, name.removeprefix(PREFIX))
-        own = copy.deepcopy({**tags.get(plain, {}), **_SHIPPED_TAGS.get(name, {})})
-        for entry in own.values():
-            entry[_OWN] = name
-        if own:
-            extended[name] = own
-    return extended
-
-
-def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
-    """open_clip.factory's download_pretrained -> one that, for our models, says what to do when it fails."""
-    if hasattr(original, _MARK):
-        return original
-
-    @functools.wraps(original)
-    def download_pretrained(cfg: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if _OWN not in cfg:
-            return original(cfg, *args, **kwargs)
-        if _SHIPPED_KEY in cfg:
-            return str(shipped(cfg[_SHIPPED_KEY]))
-        try:
-            return original(cfg, *args, **kwargs)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise weights_missing(cfg[_OWN], cfg, error) from error
-
-    setattr(download_pretrained, _MARK, original)
-    return download_pretrained
-
-
-def weights_missing(name: str, cfg: Mapping[str, Any], error: BaseException) -> IdClipError:
-    """The sentence about a pretrained tag (open_clip's entry `cfg`) that is neither here nor to be had."""
-    return IdClipError(
-        f"The weights for {name} could not be downloaded ({type(error).__name__}); get {_file_to_provide(cfg)} "
-        "and pass its path as `pretrained` (or `--pretrained`, `--checkpoint`)."
-    )
-
-
-def tokenizer_missing(name: str, config: Mapping[str, Any] | None, error: BaseException) -> IdClipError:
-    """The sentence about a tokenizer of a Hugging Face repository that is neither here nor to be had."""
-    repository = (config or {}).get("text_cfg", {}).get("hf_tokenizer_name")
-    if isinstance(error, ImportError) or repository is None:
-        return IdClipError(
-            f"The tokenizer of {name} cannot be made ({error}); `pip install transformers` where it lacks."
-        )
-    return IdClipError(
-        f"The tokenizer of {name} is not on this machine and could not be downloaded ({type(error).__name__}); where there "
-        f"is a network, `hf download {repository}` puts it into the cache of Hugging Face (HF_HOME), from where it is read."
-    )
-
-
-def _file_to_provide(cfg: Mapping[str, Any]) -> str:
-    repository, _, filename = cfg.get("hf_hub", "").rpartition("/")
-    filename = filename or "open_clip_model.safetensors"
-    if repository:
-        command = f"hf download {repository} {filename}"
-        return (
-            f"the file {filename} of the Hugging Face repository {repository} (`{command}`, where there is a network)"
-        )
-    return f"the file {cfg.get('url', '').rpartition('/')[2]} ({cfg.get('url', '')})"

@@ -3,7 +3,6 @@
 Role: `ModelFile` -> that file in a folder. An interrupted download leaves a part that the next call goes on with (HTTP Range).
 """
 
-import hashlib
 import http.client
 import urllib.error
 import urllib.parse
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.model_store.registry import ModelFile
 from open_clip_idplugin.storage.atomic import PART
+from open_clip_idplugin.storage.file_hash import file_sha256
 
 _SECONDS = 30.0  # without a byte
 _ATTEMPTS = 4
@@ -55,7 +55,7 @@ def fetch_file(file: ModelFile, folder: Path, mirror: str | None = None) -> Path
                         f"the download of {file.name} broke off after {_size(part):,} of {file.size:,} bytes ({error}); "
                         "the same command goes on from there"
                     ) from None
-    if _sha256(part) != file.sha256:
+    if file_sha256(part) != file.sha256:
         part.unlink()
         raise DownloadFailed(
             f"{address} is not the file {file.name} that was published (its SHA-256 differs), so it was thrown away; "
@@ -164,11 +164,3 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -4,19 +4,19 @@ Role: only files that share their size with another are opened, and only those t
 read whole, so that a collection without copies costs next to nothing.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
+from open_clip_idplugin.storage.file_hash import file_sha256
+
 _ENDS = 4096  # bytes at each end that are compared first
-_BLOCK = 1 << 20
 
 
 def find_copies(paths: Sequence[Path], sizes: Sequence[int]) -> dict[int, int]:
     """Number of a file -> number of the earlier one with the same bytes; empty and unreadable files are no copies."""
     groups = [list(range(len(paths)))]
-    for look in (sizes.__getitem__, lambda number: _ends(paths[number]), lambda number: _digest(paths[number])):
+    for look in (sizes.__getitem__, lambda number: _ends(paths[number]), lambda number: file_sha256(paths[number])):
         groups = [part for group in groups for part in _alike(group, look)]
     return {number: group[0] for group in groups for number in group[1:]}
 
@@ -37,11 +37,3 @@ def _ends(path: Path) -> bytes:
         first = file.read(_ENDS)
         file.seek(max(0, path.stat().st_size - _ENDS))
         return first + file.read(_ENDS)
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.digest()

@@ -16,8 +16,8 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
 from open_clip_idplugin.faces.calibration_files import load_calibration
-from open_clip_idplugin.retrieval.index_folder.card import file_sha256
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.weights import WEIGHTS
 from webdataset_tools.benchmark.world import DETECTOR_SIDE, FACES

@@ -16,8 +16,8 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CONFIGURATIONS
-from open_clip_idplugin.retrieval.index_folder.card import file_sha256
 from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.benchmark.recipes import Flags, Recipe, words
 from webdataset_tools.benchmark.world import World

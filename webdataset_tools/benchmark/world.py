@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.index_folder.card import file_sha256
+from open_clip_idplugin.storage.file_hash import file_sha256
 
 FACES = "insightface:miniature"
 DETECTOR_SIDE = 192  # the drawn scenes are 192 pixels wide

@@ -9,7 +9,7 @@ around the face, so that its cost does not depend on the picture's size.
 import cv2
 import numpy as np
 
-from webdataset_tools.faceswap import marking
+from webdataset_tools import marking
 from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
 from webdataset_tools.faceswap.face_skin import SkinMap, from_frame, map_skin, own_face
 from webdataset_tools.faceswap.geometry import SwapFailed, fit_similarity, scale_of, transform

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from open_clip_idplugin.pictures.names import place_of
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools.faceswap import marking
+from webdataset_tools import marking
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.face_scan import open_picture
 from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import location
 from webdataset_tools.faceswap import coco
@@ -53,16 +54,5 @@ def fingerprint(inputs: SwapInputs, model: Path | None) -> str:
         digest.update(json_text([asdict(image) for image in subset.images], sort_keys=True).encode())
     digest.update(json_text([asdict(identity) for identity in inputs.people.identities], sort_keys=True).encode())
     digest.update(json_text(inputs.notes, sort_keys=True).encode())
-    digest.update(hash_file(model).encode())
-    return digest.hexdigest()
-
-
-def hash_file(path: Path | None) -> str:
-    """Return the SHA-256 of a file, nothing for none."""
-    if path is None:
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    digest.update(b"" if model is None else file_sha256(model).encode())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.onnx_files import read_graph
-from webdataset_tools.faceswap import marking
+from webdataset_tools import marking
 from webdataset_tools.faceswap.geometry import SwapFailed
 from webdataset_tools.faceswap.swappers import FaceInPicture
 

@@ -11,8 +11,8 @@ from typing import Any
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools.faceswap.marking import short_name
 from webdataset_tools.faceswap.split_result import SplitResult
+from webdataset_tools.marking import short_name
 from webdataset_tools.release import swapped_file_name
 from webdataset_tools.report import Skip
 

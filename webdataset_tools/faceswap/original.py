@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from open_clip_idplugin.pictures import load_picture, open_image, upright
-from webdataset_tools.faceswap import marking
+from webdataset_tools import marking
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.locations import Location, location
@@ -24,7 +25,7 @@ from webdataset_tools.faceswap.assignment import assign, split_by_share
 from webdataset_tools.faceswap.contact_sheet import write_contact_sheet
 from webdataset_tools.faceswap.face_scan import EngineLoader, load_engine
 from webdataset_tools.faceswap.identities import SPLIT
-from webdataset_tools.faceswap.inputs import SwapInputs, fingerprint, hash_file, read_inputs
+from webdataset_tools.faceswap.inputs import SwapInputs, fingerprint, read_inputs
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE, write_manifest
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.pairing import photos_for
@@ -196,7 +197,7 @@ def _write(
         write_face_model(output, ReleaseFaceModel(lenders.face_model, size))
     unsplit = [skip for subset in inputs.subsets.values() for skip in subset.skipped]
     common: dict[str, Any] = {"swapper": options.swapper, "face_model": lenders.face_model, "seed": options.seed}
-    common["swapper_model"] = f"{model.name}-{hash_file(model)[:12]}" if model else None
+    common["swapper_model"] = f"{model.name}-{file_sha256(model)[:12]}" if model else None
     write_manifest(output / MANIFEST_FILE, results, unsplit, common)
     folders = {result.split: inputs.subsets[coco.SUBSETS[result.split]].folder for result in results}
     write_contact_sheet(output, results, folders, inputs.people.folder, options.seed)

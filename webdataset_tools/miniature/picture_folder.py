@@ -16,7 +16,7 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.faceswap.marking import ALGORITHMIC, mark_jpeg
+from webdataset_tools.marking import ALGORITHMIC, mark_jpeg
 
 SETTINGS_FILE = "miniature.json"
 CONTACT_SHEET = "contact_sheet.jpg"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.command_line.next_step import search_or_serve
 from open_clip_idplugin.devices import AUTO, require_float32_weights
@@ -33,7 +34,6 @@ from open_clip_idplugin.retrieval.index.sources import ImageSource, find_images,
 from open_clip_idplugin.retrieval.index_folder.card import (
     IndexCard,
     IndexMismatch,
-    fingerprint_image_tower,
     load_card,
     require_same_decoder,
     require_same_tower,

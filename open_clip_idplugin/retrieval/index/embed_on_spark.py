@@ -20,17 +20,17 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints import model_folders
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
-from open_clip_idplugin.hosts.clip_retrieval import SPARK
+from open_clip_idplugin.hosts.clip_retrieval import spark_rows
 from open_clip_idplugin.hosts.registration import add_config, own_config
 from open_clip_idplugin.pictures.thumbnails import ThumbnailPart
 from open_clip_idplugin.retrieval.index.partition_pipeline import Pipeline
 from open_clip_idplugin.retrieval.index.partitions import DONE_FOLDER, EmbedOptions, Partitions, split
 from open_clip_idplugin.retrieval.index.plan import checkpoint_digest
 from open_clip_idplugin.retrieval.index.sources import ImageSource
-from open_clip_idplugin.retrieval.index_folder.card import fingerprint_image_tower
 from open_clip_idplugin.storage.spark_session import failures_in_a_sentence, open_session
 
 _LOOK_SECONDS = 1.0  # between two looks at what is done
@@ -96,10 +96,13 @@ def embed_partitions(tasks: list[int], job: SparkJob) -> None:
             _pipeline(job, partitions).run(number)
 
 
+_ROWS = spark_rows(embed_partitions)
+
+
 @contextmanager
 def indexing_on_spark(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the arguments with which autofaiss fills an index on Spark; its partial indices lie in `folder` meanwhile."""
-    host_patches.verify(SPARK)
+    host_patches.verify(_ROWS)
     open_session(os.cpu_count() or 1)
     partial = folder / DONE_FOLDER / "faiss"
     try:
@@ -142,11 +145,11 @@ def _absolute(checkpoint: str) -> str:
 
 @contextmanager
 def _our_worker() -> Iterator[None]:
-    host_patches.apply(SPARK)
+    host_patches.apply(_ROWS)
     try:
         yield
     finally:
-        host_patches.restore(SPARK)
+        host_patches.restore(_ROWS)
 
 
 @contextmanager

@@ -14,10 +14,10 @@ from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.retrieval.index.sources import ImageSource
+from open_clip_idplugin.retrieval.index_folder.generations import DONE_FOLDER
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 
-DONE_FOLDER = "done"  # of a folder under construction: the reports, and what else nobody needs at the end
 PICTURES_PER_PARTITION = 10_000  # of a folder; what a killed run does again at most
 PICTURES_WITH_FACES = 1_000  # the same where faces are found too, which takes longer
 SEQUENTIAL, PYSPARK = "sequential", "pyspark"

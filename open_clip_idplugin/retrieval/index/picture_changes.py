@@ -4,13 +4,13 @@ Role: known pictures + listed files -> `Changes`. Files whose name, size and tim
 others only those are hashed that can be copies or renamed, which must have the size of another file.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from open_clip_idplugin.retrieval.index.picture_manifest import COPY, INDEXED, UNREADABLE, KnownPicture
+from open_clip_idplugin.storage.file_hash import file_sha256
 
 _BLOCK = 1 << 20
 
@@ -113,14 +113,10 @@ def _with_hashes(
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; empty where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+        return file_sha256(path)
     except OSError:
         return ""
-    return digest.hexdigest()
 
 
 def unreadable(picture: KnownPicture, reason: str) -> KnownPicture:

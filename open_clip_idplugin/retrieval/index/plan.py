@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.retrieval.face_index.passing_faces import passing_engine
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import ImageSource
-from open_clip_idplugin.retrieval.index_folder.card import file_sha256, fingerprint_image_tower
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 
 

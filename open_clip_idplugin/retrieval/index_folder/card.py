@@ -1,24 +1,20 @@
 """The card of an image index: which image tower made it, so that an index is never searched with another one.
 
-Role: model -> fingerprint of its image tower; card <-> index_card.json. The fingerprint covers weights, structure and
+Role: card <-> index_card.json, with the fingerprint of an image tower (`checkpoints.fingerprint`): of weights, structure and
 preprocessing of the image tower only. A plain CLIP and an IdCLIP that keeps its image tower frozen (no visual prompts)
 therefore have the same one, and an index made with the first answers identity queries of the second.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.decoder_version import DECODER_VERSION, pictures_read_otherwise
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
-
-if TYPE_CHECKING:
-    import torch
 
 FILE_NAME = "index_card.json"
 VERSION = 1
@@ -89,39 +85,3 @@ def require_same_decoder(card: IndexCard, folder: Path) -> None:
             f"the index '{folder}' was made with version {card.decoder} of the picture decoder and this is version "
             f"{DECODER_VERSION}: pictures {others} would not fit those that are there, so make the index again"
         )
-
-
-def fingerprint_image_tower(model: "torch.nn.Module") -> str:
-    """SHA-256 over everything that determines an image's embedding: weights (as float32), structure, preprocessing.
-
-    Args:
-        model: an open_clip CLIP or IdCLIP with float32 weights.
-    """
-    import torch
-
-    visual = model.visual
-    digest = hashlib.sha256(json_text(_structure(visual), sort_keys=True).encode())
-    for name, tensor in sorted(visual.state_dict().items()):
-        digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _structure(visual: "torch.nn.Module") -> dict[str, Any]:
-    """What weights do not tell: attention heads, activation, pooling, and how pictures are prepared."""
-    modules = list(visual.modules())
-    return {
-        "heads": [module.num_heads for module in modules if hasattr(module, "num_heads")],
-        "quick_gelu": any(type(module).__name__ == "QuickGELU" for module in modules),
-        "pool": str(getattr(visual, "pool_type", "")),
-        "preprocess": {name: str(value) for name, value in sorted(getattr(visual, "preprocess_cfg", {}).items())},
-    }
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

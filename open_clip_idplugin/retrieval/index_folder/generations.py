@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.index.partitions import DONE_FOLDER
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.folder_lock import locked
 
 PLAN_FILE = "plan.json"
+DONE_FOLDER = "done"  # of a folder under construction: the reports, and what else nobody needs at the end
 _NEXT = "next"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 

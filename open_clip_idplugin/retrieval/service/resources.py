@@ -14,6 +14,7 @@ import torch
 from clip_retrieval.clip_back import ClipResource
 from PIL import Image
 
+from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures import DECODER_VERSION, load_image, pictures_read_otherwise
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
@@ -21,13 +22,7 @@ from open_clip_idplugin.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.index.towers import Towers
-from open_clip_idplugin.retrieval.index_folder.card import (
-    IndexCard,
-    IndexMismatch,
-    fingerprint_image_tower,
-    load_card,
-    require_same_tower,
-)
+from open_clip_idplugin.retrieval.index_folder.card import IndexCard, IndexMismatch, load_card, require_same_tower
 from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY
 from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows

@@ -1,0 +1,107 @@
+"""Rows of the patch table for open_clip's models: the model class, the tokenizer, pretrained tags and the reading of weights.
+
+The model and the tokenizer import torch and open_clip, which is being imported when the rows are applied: they are imported
+by what takes their place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from open_clip_idplugin.hosts.patches import PatchRow
+from open_clip_idplugin.hosts.pretrained import download_with_remedy, with_identity_tags
+
+
+def _identity_model_or_original(original: Any) -> Any:
+    from open_clip_idplugin.model import identity_model_or
+
+    return identity_model_or(original)
+
+
+def _identity_tokenizer_or_original(original: Any) -> Any:
+    from open_clip_idplugin.tokenizer import identity_tokenizer_or
+
+    return identity_tokenizer_or(original)
+
+
+def _reading_tensors_only(original: Any) -> Any:
+    from open_clip_idplugin.storage.weight_files import reading_tensors_only
+
+    return reading_tensors_only(original)
+
+
+_CHECKED = "open_clip 2.32 and 3.3"
+
+OPEN_CLIP: tuple[PatchRow, ...] = (
+    PatchRow(
+        targets=("open_clip.factory:CustomTextCLIP",),
+        replacement=_identity_model_or_original,
+        reason="create_model picks the class by a fixed if; the class is not pluggable",
+        hosts=_CHECKED,
+        parameters=("embed_dim", "vision_cfg", "text_cfg", "cast_dtype"),
+    ),
+    PatchRow(
+        targets=("open_clip.factory:get_tokenizer", "open_clip:get_tokenizer"),
+        replacement=_identity_tokenizer_or_original,
+        reason="get_tokenizer picks the tokenizer by a fixed if, and the package re-exports it by name",
+        hosts=_CHECKED,
+        parameters=("model_name", "context_length", "cache_dir"),
+    ),
+    PatchRow(
+        targets=("open_clip.pretrained:_PRETRAINED",),
+        replacement=with_identity_tags,
+        reason="pretrained tags are a private table keyed by model name, without a function that adds to it",
+        hosts=_CHECKED,
+    ),
+    PatchRow(
+        targets=("open_clip.factory:_MODEL_CONFIGS",),
+        reason="check only: model folders enter it for as long as they are built; add_model_config keeps what it was given",
+        hosts=_CHECKED,
+    ),
+    PatchRow(
+        targets=("open_clip.push_to_hf_hub:save_config_for_hf",),
+        reason="check only: model folders are written with it",
+        hosts=_CHECKED,
+        parameters=("model", "config_path", "model_config"),
+    ),
+    PatchRow(
+        targets=("open_clip.factory:download_pretrained",),
+        replacement=download_with_remedy,
+        reason="a failed download is a raw error of the hub, which names no file to provide",
+        hosts=_CHECKED,
+        parameters=("cfg", "cache_dir"),
+    ),
+    PatchRow(
+        targets=("open_clip.factory:load_state_dict",),
+        replacement=_reading_tensors_only,
+        reason="reads OpenAI's TorchScript archives only by running them; the reader is not pluggable",
+        hosts=_CHECKED,
+        parameters=("checkpoint_path", "device", "weights_only"),
+    ),
+    PatchRow(
+        targets=("open_clip.transformer:TextTransformer._embeds",),
+        reason="check only: IdentityTextTransformer overrides it and relies on forward calling it with the text",
+        hosts=_CHECKED,
+        parameters=("text",),
+        marker="positional_embedding",
+    ),
+    PatchRow(
+        targets=("open_clip.transformer:TextTransformer.forward",),
+        reason="check only: what _embeds was given must also be what is pooled",
+        hosts=_CHECKED,
+        parameters=("text",),
+        marker="self._embeds(text)",
+    ),
+    PatchRow(
+        targets=("open_clip.transformer:VisionTransformer._embeds",),
+        reason="check only: visual prompts enter right before ln_pre, after patch dropout",
+        hosts=_CHECKED,
+        marker="self.ln_pre(x)",
+    ),
+    PatchRow(
+        targets=("open_clip.transformer:VisionTransformer._pool",),
+        reason="check only: visual prompts leave right before the pooling",
+        hosts=_CHECKED,
+        parameters=("x",),
+    ),
+)

@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from pathlib import Path
+
+from places import FIXTURES
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,7 +15,7 @@ import pytest
 
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="idclip-tests-")  # no gallery or calibration of whoever runs them
 
-MODEL_CONFIGS = Path(__file__).parent / "model_configs"
+MODEL_CONFIGS = FIXTURES / "model_configs"
 FACE_DIM = 512
 
 

@@ -4,7 +4,6 @@ Role: what was asked, loaded and used -> a table of plain JSON values.
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.pictures import DECODER_VERSION
 from open_clip_idplugin.storage.file_hash import file_sha256
+from open_clip_idplugin.storage.finite_json import json_text
 
 PACKAGES = (
     "open-clip-idplugin", "open_clip_torch", "torch", "torchvision", "timm", "numpy", "pillow", "webdataset", "insightface",
@@ -134,4 +134,4 @@ def _training(loaded: LoadedModel) -> TrainingFacts:
 
 
 def _digest(config: Any) -> str | None:
-    return None if config is None else hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return None if config is None else hashlib.sha256(json_text(config, sort_keys=True).encode()).hexdigest()

@@ -42,7 +42,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/idclip demo --output $(DEMO_DIR)
 
 bench: $(VENV)/.installed
-	@$(BIN)/idclip benchmark --output $(BENCH_DIR) --recipes $(BENCH_RECIPES) --configurations $(BENCH_QUERIES) $(BENCH_FLAGS)
+	@$(BIN)/python -m benchmarks.recipes --output $(BENCH_DIR) --recipes $(BENCH_RECIPES) --configurations $(BENCH_QUERIES) $(BENCH_FLAGS)
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .

@@ -37,9 +37,6 @@ VERBS: Mapping[str, Verb] = {
     "models": Verb("open_clip_idplugin.model_store.command:models", "list the face models here, and fetch one"),
     "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
     "export": Verb("open_clip_idplugin.checkpoints.export:export", "write a trained model as a folder or a small file"),
-    "benchmark": Verb(
-        "webdataset_tools.benchmark.command:benchmark", "train recipes with several seeds and set them side by side"
-    ),
     "index": Verb("open_clip_idplugin.retrieval.index.build:index", "embed images and build a clip-retrieval index"),
     "index_faces": Verb(
         "open_clip_idplugin.retrieval.face_index.build:index_faces", "add the faces of the pictures to an image index"
@@ -61,10 +58,10 @@ VERBS: Mapping[str, Verb] = {
         "open_clip_idplugin.gallery.region_command:enroll_regions", "remember the people whom a photo manager has named"
     ),
     "suggest": Verb(
-        "webdataset_tools.people.group_commands:suggest", "group the unknown faces of a face table, to be named"
+        "open_clip_idplugin.gallery.group_commands:suggest", "group the unknown faces of a face table, to be named"
     ),
     "enroll_groups": Verb(
-        "webdataset_tools.people.group_commands:enroll_groups", "remember the people whose groups were named"
+        "open_clip_idplugin.gallery.group_commands:enroll_groups", "remember the people whose groups were named"
     ),
     "calibrate": Verb(
         "open_clip_idplugin.gallery.calibrate_command:calibrate", "measure what a face model's similarities mean"

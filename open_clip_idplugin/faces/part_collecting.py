@@ -11,16 +11,12 @@ from open_clip_idplugin.faces.engine import FaceEngine
 from open_clip_idplugin.faces.face import Face
 from open_clip_idplugin.faces.face_parts import PartNotes, write_part
 from open_clip_idplugin.faces.face_table import FaceRow
+from open_clip_idplugin.pictures.names import label_of
 from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location
 
 MODEL_FAILED = "face model failed"
 _WAITING = 128  # faces that wait for the recogniser, some 5 MB
-
-
-def label_of(shard: str | None, key: str) -> str:
-    """The name of a picture in reports."""
-    return key if shard is None else f"{shard}/{key}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import numpy as np
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable
 from open_clip_idplugin.faces.grouping import group_faces
-from open_clip_idplugin.faces.part_collecting import label_of
 from open_clip_idplugin.faces.row_crops import Crops, face_of
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate
@@ -24,6 +23,7 @@ from open_clip_idplugin.gallery.grouping import find_unknown
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import quality_of
 from open_clip_idplugin.gallery.store import Gallery
+from open_clip_idplugin.pictures.names import label_of
 
 CropReader = Callable[[Sequence[FaceRow]], Crops]
 

@@ -28,3 +28,8 @@ def place_of(root: Location, key: str) -> Location:
     if "\\x" in key and isinstance(place, Path) and not os.path.lexists(place):
         return root / os.fsdecode(_ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), key.encode()))
     return place
+
+
+def label_of(shard: str | None, key: str) -> str:
+    """The name of a picture in reports."""
+    return key if shard is None else f"{shard}/{key}"

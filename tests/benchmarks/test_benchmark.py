@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 from training_fixtures import small_world, write_shards
 
+from benchmarks.recipes import running, summary
+from benchmarks.recipes.cells import Bench, Cell, CellResult, cells_of, read_result
+from benchmarks.recipes.command import benchmark
+from benchmarks.recipes.evaluating import BEST_TEMPLATE
+from benchmarks.recipes.findings import gather
+from benchmarks.recipes.recipes import ADAPTOR, PAPER, PLAIN, RECIPES, Recipe, choose, words
+from benchmarks.recipes.report import write_report
+from benchmarks.recipes.training import training_command
+from benchmarks.recipes.world import World
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE, FILTER_FACES, HYBRID
-from webdataset_tools.benchmark import running, summary
-from webdataset_tools.benchmark.cells import Bench, Cell, CellResult, cells_of, read_result
-from webdataset_tools.benchmark.command import benchmark
-from webdataset_tools.benchmark.evaluating import BEST_TEMPLATE
-from webdataset_tools.benchmark.findings import gather
-from webdataset_tools.benchmark.recipes import ADAPTOR, PAPER, PLAIN, RECIPES, Recipe, choose, words
-from webdataset_tools.benchmark.report import write_report
-from webdataset_tools.benchmark.training import training_command
-from webdataset_tools.benchmark.world import World
 from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize, plan_release
 
 MODEL = "IdCLIP-ViT-miniature"

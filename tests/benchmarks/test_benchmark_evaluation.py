@@ -9,17 +9,17 @@ from evaluation_fixtures import BagOfWords, small_set, unit
 from PIL import Image
 from training_fixtures import small_world, write_shards
 
+from benchmarks.recipes import bench_faces
+from benchmarks.recipes.bench_faces import BenchFaces
+from benchmarks.recipes.cells import Bench, Cell, CellResult
+from benchmarks.recipes.choices import best_template, first_share, one_caption_each
+from benchmarks.recipes.cost import Cost, training_cost
+from benchmarks.recipes.evaluating import Evaluator
+from benchmarks.recipes.recipes import PAPER, PLAIN
+from benchmarks.recipes.training import training_command
+from benchmarks.recipes.world import World
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import Settings, ask
-from webdataset_tools.benchmark import bench_faces
-from webdataset_tools.benchmark.bench_faces import BenchFaces
-from webdataset_tools.benchmark.cells import Bench, Cell, CellResult
-from webdataset_tools.benchmark.choices import best_template, first_share, one_caption_each
-from webdataset_tools.benchmark.cost import Cost, training_cost
-from webdataset_tools.benchmark.evaluating import Evaluator
-from webdataset_tools.benchmark.recipes import PAPER, PLAIN
-from webdataset_tools.benchmark.training import training_command
-from webdataset_tools.benchmark.world import World
 from webdataset_tools.evaluation_data import load_evaluation_set
 
 FACE_DIM = 512

@@ -9,18 +9,18 @@ import pytest
 from benchmark_fixtures import CURVES, full_results
 from training_fixtures import small_world, write_shards
 
+from benchmarks.recipes import ablation, docs_pages, goals, pages, paper_tables, published, strata
+from benchmarks.recipes import cells as cells_module
+from benchmarks.recipes.cells import Bench, Cell, CellResult
+from benchmarks.recipes.collecting import collect
+from benchmarks.recipes.command import benchmark
+from benchmarks.recipes.failures import failure_sections
+from benchmarks.recipes.findings import gather
+from benchmarks.recipes.plots import draw_plots
+from benchmarks.recipes.recipes import RECIPES
+from benchmarks.recipes.report import query_matrix, write_report
+from benchmarks.recipes.world import World
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.benchmark import ablation, docs_pages, goals, pages, paper_tables, published, strata
-from webdataset_tools.benchmark import cells as cells_module
-from webdataset_tools.benchmark.cells import Bench, Cell, CellResult
-from webdataset_tools.benchmark.collecting import collect
-from webdataset_tools.benchmark.command import benchmark
-from webdataset_tools.benchmark.failures import failure_sections
-from webdataset_tools.benchmark.findings import gather
-from webdataset_tools.benchmark.plots import draw_plots
-from webdataset_tools.benchmark.recipes import RECIPES
-from webdataset_tools.benchmark.report import query_matrix, write_report
-from webdataset_tools.benchmark.world import World
 from webdataset_tools.marking import ALGORITHMIC, read_digital_source_type
 
 
@@ -165,14 +165,14 @@ def test_plots_have_named_axes_and_are_the_same_bytes_again():
 
 def test_the_page_is_self_contained_escaped_and_marks_its_pictures(world, tmp_path):
     markdown, html, document = write_report(
-        tmp_path, gather(full_results(keys=KEYS), {"command": "`idclip benchmark`"}), world
+        tmp_path, gather(full_results(keys=KEYS), {"command": "`python -m benchmarks.recipes`"}), world
     )
     written = [markdown, html, document, *(tmp_path / "pictures").iterdir()]
     assert len(written) > 4 and {path.stat().st_mode & 0o777 for path in written} == {0o600}  # they show people
     page = html.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "@import" not in page and "prefers-color-scheme" in page
     assert "[TOK] &lt;b&gt;feeding&lt;/b&gt; a horse" in page and "right image at rank 37" in page
-    assert page.count("<code>idclip benchmark</code>") == 1
+    assert page.count("<code>python -m benchmarks.recipes</code>") == 1
     assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'<section id="([^"]+)"', page))
     for label in ("1: other person", "2: other scene", "3: both differ", "4: the right one"):
         assert label in page
@@ -196,7 +196,7 @@ def test_the_sheet_of_failures_shows_one_query_a_scene(world):
 
 
 def test_docs_get_results_between_their_markers_and_keep_the_rest(world, tmp_path):
-    findings = gather(full_results(keys=KEYS), {"command": "`idclip benchmark`"})
+    findings = gather(full_results(keys=KEYS), {"command": "`python -m benchmarks.recipes`"})
     page = tmp_path / "benchmark.md"
     page.write_text(f"# Ours\n\nBefore.\n\n{docs_pages.BEGIN}\nold\n{docs_pages.END}\n\nBehind.\n")
     written = docs_pages.write_docs(tmp_path, findings, world)

@@ -21,7 +21,7 @@ from open_clip_idplugin.command_line.terminal import escape_output
 from open_clip_idplugin.command_line.verb_arguments import Parameter, parameters_of
 
 # They make data or train for minutes; what they are given is checked where their parts are tested.
-LONG = ("demo", "miniature", "benchmark", "swap")
+LONG = ("demo", "miniature", "swap")
 JUNK = (
     "groups.csv", "groups.json", "metadata.json", "index_card.json", "0.tar", "a.jpg", "image.index", "model.onnx",
     "open_clip_config.json", "faces.parquet", "embeddings.npy", "config.json", "identity_meta.csv",

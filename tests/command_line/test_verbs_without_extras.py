@@ -15,7 +15,7 @@ from verb_fixtures import CALLS, verb_world, words_of  # noqa: F401
 
 from open_clip_idplugin.command_line.missing_packages import EXTRAS, install_command
 
-LONG = ("miniature", "benchmark", "swap")
+LONG = ("miniature", "swap")
 SETS = {
     extra: sorted(module for module, brings in EXTRAS.items() if brings == extra)
     for extra in ("train", "faces", "serve")

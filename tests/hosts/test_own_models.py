@@ -153,7 +153,7 @@ def test_every_verb_that_takes_a_model_takes_its_config_and_explains_it():
             asked.append(attribute)
             assert "model_config" in inspect.signature(function).parameters, attribute
             assert "model_config: JSON file, or folder of them" in inspect.getdoc(function), attribute
-    assert {"open_pictures", "evaluate", "export", "benchmark", "index", "index_add", "search", "serve"} <= set(asked)
+    assert {"open_pictures", "evaluate", "export", "index", "index_add", "search", "serve"} <= set(asked)
 
 
 def test_a_preset_is_the_default_of_what_takes_faces_whatever_its_name(tmp_path):

@@ -16,13 +16,13 @@ from retrieval_fixtures import draw_images, tiny_models, write_shard  # noqa: F4
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery.photo_folders import photos_in
 from open_clip_idplugin.pictures import DECODER_VERSION, formats, load_image, passed_over
+from open_clip_idplugin.pictures.collection import find_collection
 from open_clip_idplugin.pictures.names import key_of, place_of
 from open_clip_idplugin.pictures.walk import pictures_below, walk_pictures
 from open_clip_idplugin.retrieval.index import add as index_add
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.sources import find_images, without_keys
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from webdataset_tools.collection_faces.collection import find_collection
 from webdataset_tools.faceswap.identities import load_identities
 
 

@@ -17,12 +17,12 @@ from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_no
 from open_clip_idplugin.faces.face_table import METADATA_FILE
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
 from open_clip_idplugin.faces.finding import FaceFinding, load_engine
+from open_clip_idplugin.pictures.collection import Collection, find_collection
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.atomic import PART, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools.collection_faces.collection import Collection, find_collection
 from webdataset_tools.collection_faces.faces_report import REPORT_FILE, FacesReport, summarise
 from webdataset_tools.collection_faces.options import FacesOptions
 from webdataset_tools.collection_faces.scanning import FaceScanner, ScanSettings, start_scanning

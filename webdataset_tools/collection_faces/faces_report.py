@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from open_clip_idplugin.faces.face_parts import PartNotes
+from open_clip_idplugin.pictures.collection import Collection
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
 from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.collection_faces.collection import Collection
 from webdataset_tools.report import Skip, count_reasons, reason_lines
 
 REPORT_FILE = "report.json"

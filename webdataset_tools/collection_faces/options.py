@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.collection import PICTURES_PER_PART as PICTURES_PER_PART
 from open_clip_idplugin.storage.locations import Location, Place, is_local, location
 from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable
-
-PICTURES_PER_PART = 512
 
 
 @dataclass(frozen=True)

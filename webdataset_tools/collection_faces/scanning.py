@@ -11,10 +11,10 @@ from open_clip_idplugin.faces import FaceEngine, ImageRejected, load_picture
 from open_clip_idplugin.faces.face_parts import PartNotes
 from open_clip_idplugin.faces.finding import FaceFinding, find_faces, load_engine
 from open_clip_idplugin.faces.part_collecting import MODEL_FAILED, PartCollector, PicturePlace
+from open_clip_idplugin.pictures.collection import Task
+from open_clip_idplugin.pictures.collection_reading import PictureFile, read_pictures
 from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location, location
-from webdataset_tools.collection_faces.collection import Task
-from webdataset_tools.collection_faces.picture_reading import PictureFile, read_pictures
 from webdataset_tools.worker_pool import Tick
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.recipes.findings import HYBRID, Findings
+from benchmarks.recipes.pages import Picture, Section, ShownFailure, Thumbnail
+from benchmarks.recipes.summary import BY_FACE
+from benchmarks.recipes.world import World
 from open_clip_idplugin.pictures import load_image
-from webdataset_tools.benchmark.findings import HYBRID, Findings
-from webdataset_tools.benchmark.pages import Picture, Section, ShownFailure, Thumbnail
-from webdataset_tools.benchmark.summary import BY_FACE
-from webdataset_tools.benchmark.world import World
 from webdataset_tools.miniature.contact_sheet import draw_cell
 from webdataset_tools.miniature.picture_folder import encode_picture
 from webdataset_tools.sample_format import Sample, parse_key, read_samples

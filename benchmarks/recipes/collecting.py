@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from webdataset_tools.benchmark.cells import EVALUATED, VALIDATION, Bench, Cell, CellResult, read_result
-from webdataset_tools.benchmark.recipes import RECIPES
+from benchmarks.recipes.cells import EVALUATED, VALIDATION, Bench, Cell, CellResult, read_result
+from benchmarks.recipes.recipes import RECIPES
 
 _FILE = re.compile(r"(?P<recipe>.+?)(?:-seed(?P<seed>\d+))?-[0-9a-f]{12}")
 

@@ -6,15 +6,15 @@ that changes from run to run with the same numbers gets in.
 
 from pathlib import Path
 
+from benchmarks.recipes.findings import Findings
+from benchmarks.recipes.pages import Section, to_markdown_page, write_pictures
+from benchmarks.recipes.report import facts_of, recipe_sections, result_sections
+from benchmarks.recipes.world import World
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
-from webdataset_tools.benchmark.findings import Findings
-from webdataset_tools.benchmark.pages import Section, to_markdown_page, write_pictures
-from webdataset_tools.benchmark.report import facts_of, recipe_sections, result_sections
-from webdataset_tools.benchmark.world import World
 
-BEGIN = "<!-- Written by `idclip benchmark --docs`: edit outside of these two lines. -->"
-END = "<!-- End of what `idclip benchmark --docs` wrote. -->"
+BEGIN = "<!-- Written by `python -m benchmarks.recipes --docs`: edit outside of these two lines. -->"
+END = "<!-- End of what `python -m benchmarks.recipes --docs` wrote. -->"
 RESULTS, RECIPE, PICTURES = "benchmark.md", "recipe.md", "benchmark"
 _TITLES = {RESULTS: "# Benchmark", RECIPE: "# Recipe"}
 

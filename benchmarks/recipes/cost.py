@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.recipes.recipes import words
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.benchmark.recipes import words
 
 if TYPE_CHECKING:
-    from webdataset_tools.benchmark.cells import Bench, Cell
+    from benchmarks.recipes.cells import Bench, Cell
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def training_cost(cell: "Cell", bench: "Bench") -> Cost:
 
 def _earlier_costs(cell: "Cell", bench: "Bench") -> list[Cost]:
     """Of results of the same training that was asked otherwise; their processor seconds are shared out by the wall's."""
-    from webdataset_tools.benchmark.cells import read_result
+    from benchmarks.recipes.cells import read_result
 
     costs, line = [], words(cell.training_flags(bench))
     for path in sorted(cell.result_file(bench).parent.glob(f"{cell.label}-*.json")):

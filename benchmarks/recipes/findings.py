@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from open_clip_idplugin.prompts import CONFIGURATIONS
-from webdataset_tools.benchmark.cells import EVALUATED, TEST, VALIDATION, WITHOUT_FACE, CellResult
-from webdataset_tools.benchmark.published import BEST_TEMPLATE
-from webdataset_tools.benchmark.recipes import PAPER, PLAIN
-from webdataset_tools.benchmark.summary import (
+from benchmarks.recipes.cells import EVALUATED, TEST, VALIDATION, WITHOUT_FACE, CellResult
+from benchmarks.recipes.published import BEST_TEMPLATE
+from benchmarks.recipes.recipes import PAPER, PLAIN
+from benchmarks.recipes.summary import (
     BY_FACE,
     Compared,
     Curves,
@@ -23,6 +22,7 @@ from webdataset_tools.benchmark.summary import (
     summarise,
     summarise_curves,
 )
+from open_clip_idplugin.prompts import CONFIGURATIONS
 
 HYBRID = "hybrid"
 PLAIN_LABELS = {"captions": "CLIP, caption", "names": "CLIP, caption + name"}

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from open_clip_idplugin.faces.part_collecting import label_of
-from open_clip_idplugin.pictures.names import key_of, place_of
+from open_clip_idplugin.pictures.collection import PictureTask, ShardTask, Task
+from open_clip_idplugin.pictures.names import key_of, label_of, place_of
 from open_clip_idplugin.pictures.tar_samples import picture_member, tar_samples
+from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location, location
-from webdataset_tools.collection_faces.collection import PictureTask, ShardTask, Task
-from webdataset_tools.report import Skip
 
 UNREADABLE = "missing or unreadable file"
 TOO_LARGE = "file too large"

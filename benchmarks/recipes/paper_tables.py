@@ -6,10 +6,8 @@ the ratios to the query by name.
 
 from collections.abc import Mapping, Sequence
 
-from open_clip_idplugin.evaluation.tables import Table
-from open_clip_idplugin.prompts import CONFIGURATIONS
-from webdataset_tools.benchmark.findings import Findings
-from webdataset_tools.benchmark.published import (
+from benchmarks.recipes.findings import Findings
+from benchmarks.recipes.published import (
     BEST_TEMPLATE,
     ENTITY,
     ENTITY_METRICS,
@@ -19,9 +17,11 @@ from webdataset_tools.benchmark.published import (
     published_row,
     times_names,
 )
-from webdataset_tools.benchmark.recipes import ADAPTOR, PAPER
-from webdataset_tools.benchmark.strata import shown
-from webdataset_tools.benchmark.summary import BY_NAME, Spread, Summary, ratio
+from benchmarks.recipes.recipes import ADAPTOR, PAPER
+from benchmarks.recipes.strata import shown
+from benchmarks.recipes.summary import BY_NAME, Spread, Summary, ratio
+from open_clip_idplugin.evaluation.tables import Table
+from open_clip_idplugin.prompts import CONFIGURATIONS
 
 RECIPE_OF_PROMPTS = {0: ADAPTOR.name, 5: PAPER.name}
 _HEADS = {"t2i_R@1": "t2i R@1", "entity_R@1_kmin": "entity R@1 kmin", "mAP@10": "mAP"}

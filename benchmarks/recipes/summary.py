@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TypeAlias
 
-from webdataset_tools.benchmark.cells import CellResult
+from benchmarks.recipes.cells import CellResult
 
 BY_NAME = "names"
 BY_FACE = "conf1"

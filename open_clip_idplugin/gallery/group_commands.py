@@ -7,6 +7,7 @@ from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.calibration import FMR_WARNINGS
 from open_clip_idplugin.faces.calibration_files import load_calibration
+from open_clip_idplugin.faces.collection_crops import read_crops
 from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
 from open_clip_idplugin.faces.row_crops import Crops
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
@@ -19,9 +20,7 @@ from open_clip_idplugin.gallery.group_files import (
     read_groups,
 )
 from open_clip_idplugin.gallery.group_suggestions import SuggestOptions, candidates_of, suggest_groups
-from webdataset_tools.collection_faces.collection import find_collection
-from webdataset_tools.collection_faces.options import PICTURES_PER_PART
-from webdataset_tools.collection_faces.sheet import read_crops
+from open_clip_idplugin.pictures.collection import PICTURES_PER_PART, find_collection
 
 
 def suggest(

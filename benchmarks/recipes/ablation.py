@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from benchmarks.recipes.cells import VALIDATION, CellResult
+from benchmarks.recipes.findings import Findings
+from benchmarks.recipes.recipes import RECIPES, STEPS
+from benchmarks.recipes.strata import shown
+from benchmarks.recipes.summary import BY_FACE, FACE_ALONE, LOOK_ALIKES, Compared, flat
 from open_clip_idplugin.evaluation.tables import Table
-from webdataset_tools.benchmark.cells import VALIDATION, CellResult
-from webdataset_tools.benchmark.findings import Findings
-from webdataset_tools.benchmark.recipes import RECIPES, STEPS
-from webdataset_tools.benchmark.strata import shown
-from webdataset_tools.benchmark.summary import BY_FACE, FACE_ALONE, LOOK_ALIKES, Compared, flat
 
 NOISE_UNKNOWN = 0.05  # relative; where no recipe has two seeds
 

@@ -5,10 +5,10 @@ Role: `Findings` -> tables. A stratum is a column of notes on the images and one
 
 from collections.abc import Mapping, Sequence
 
+from benchmarks.recipes.findings import Contender, Findings
+from benchmarks.recipes.recipes import PLAIN
+from benchmarks.recipes.summary import BY_NAME, Spread, Summary, ratio
 from open_clip_idplugin.evaluation.tables import Table
-from webdataset_tools.benchmark.findings import Contender, Findings
-from webdataset_tools.benchmark.recipes import PLAIN
-from webdataset_tools.benchmark.summary import BY_NAME, Spread, Summary, ratio
 
 FACE_MISSED = "face=missed"
 OVERALL = {

@@ -14,13 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recipes.recipes import Flags, Recipe, words
+from benchmarks.recipes.world import World
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.prompts import CONFIGURATIONS
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.benchmark.recipes import Flags, Recipe, words
-from webdataset_tools.benchmark.world import World
 
 FORMAT = 1  # of what a cell is; another number makes all cells anew
 EVALUATION = 2  # of what is measured; another number evaluates the kept weights anew

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.recipes.bench_faces import BenchFaces
+from benchmarks.recipes.cells import VALIDATION, WITHOUT_FACE, Bench, Cell
+from benchmarks.recipes.choices import Choices, best_template, first_share, one_caption_each
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import (
@@ -35,9 +38,6 @@ from open_clip_idplugin.evaluation.rivals import (
 )
 from open_clip_idplugin.prompts import GENERAL_TEMPLATES
 from open_clip_idplugin.query_encoder import QueryEncoder
-from webdataset_tools.benchmark.bench_faces import BenchFaces
-from webdataset_tools.benchmark.cells import VALIDATION, WITHOUT_FACE, Bench, Cell
-from webdataset_tools.benchmark.choices import Choices, best_template, first_share, one_caption_each
 from webdataset_tools.evaluation_data import encode_images, load_evaluation_set
 from webdataset_tools.photo_features import photo_features
 

@@ -7,12 +7,12 @@ met nor missed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.recipes.cells import TEST
+from benchmarks.recipes.findings import HYBRID, Findings
+from benchmarks.recipes.recipes import PAPER
+from benchmarks.recipes.strata import FACE_MISSED, recall_name, strata_of, stratum_label
+from benchmarks.recipes.summary import BY_FACE, BY_NAME, FACE_ALONE, LOOK_ALIKES, Spread, ratio
 from open_clip_idplugin.evaluation.tables import Table
-from webdataset_tools.benchmark.cells import TEST
-from webdataset_tools.benchmark.findings import HYBRID, Findings
-from webdataset_tools.benchmark.recipes import PAPER
-from webdataset_tools.benchmark.strata import FACE_MISSED, recall_name, strata_of, stratum_label
-from webdataset_tools.benchmark.summary import BY_FACE, BY_NAME, FACE_ALONE, LOOK_ALIKES, Spread, ratio
 
 RECALL = "t2i_R@1"
 BY_BOTH = "conf4"

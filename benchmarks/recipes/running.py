@@ -9,12 +9,12 @@ from functools import partial
 
 from tqdm import tqdm
 
+from benchmarks.recipes.cells import Bench, Cell, CellResult, read_result
+from benchmarks.recipes.cost import Clock, Cost, training_cost
+from benchmarks.recipes.evaluating import Evaluator
+from benchmarks.recipes.training import train_cell, training_command
 from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.benchmark.cells import Bench, Cell, CellResult, read_result
-from webdataset_tools.benchmark.cost import Clock, Cost, training_cost
-from webdataset_tools.benchmark.evaluating import Evaluator
-from webdataset_tools.benchmark.training import train_cell, training_command
 from webdataset_tools.worker_pool import run_tasks
 
 

@@ -1,4 +1,4 @@
-"""The verb `idclip benchmark`."""
+"""The command `python -m benchmarks.recipes` (`make bench`)."""
 
 import inspect
 import os
@@ -11,8 +11,8 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.folder_lock import locked
 
 if TYPE_CHECKING:
-    from webdataset_tools.benchmark.cells import Bench, Cell
-    from webdataset_tools.benchmark.running import Failure
+    from benchmarks.recipes.cells import Bench, Cell
+    from benchmarks.recipes.running import Failure
 
 _PLACES = ("output", "world", "docs")  # do not change a number
 
@@ -57,15 +57,15 @@ def benchmark(
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     told = _command(locals())
+    from benchmarks.recipes.cells import EVALUATED, Bench, cells_of
+    from benchmarks.recipes.docs_pages import check_docs
+    from benchmarks.recipes.machine import machine, versions
+    from benchmarks.recipes.recipes import choose
+    from benchmarks.recipes.running import run_cells
+    from benchmarks.recipes.training import remove_stopped_runs
+    from benchmarks.recipes.world import World, make_world
     from open_clip_idplugin.evaluation.protocols import Settings
     from open_clip_idplugin.prompts import GENERAL_TEMPLATES
-    from webdataset_tools.benchmark.cells import EVALUATED, Bench, cells_of
-    from webdataset_tools.benchmark.docs_pages import check_docs
-    from webdataset_tools.benchmark.machine import machine, versions
-    from webdataset_tools.benchmark.recipes import choose
-    from webdataset_tools.benchmark.running import run_cells
-    from webdataset_tools.benchmark.training import remove_stopped_runs
-    from webdataset_tools.benchmark.world import World, make_world
     from webdataset_tools.miniature.cpu_precision import fast_precision
 
     if model_config is not None:
@@ -117,10 +117,10 @@ def _report(
     bench: "Bench", cells: "list[Cell]", failures: "list[Failure]", about: dict[str, Any], docs: Path | None
 ) -> None:
     """Write the report of what there is, then say what is missing."""
-    from webdataset_tools.benchmark.collecting import collect
-    from webdataset_tools.benchmark.docs_pages import write_docs
-    from webdataset_tools.benchmark.findings import gather
-    from webdataset_tools.benchmark.report import write_report
+    from benchmarks.recipes.collecting import collect
+    from benchmarks.recipes.docs_pages import write_docs
+    from benchmarks.recipes.findings import gather
+    from benchmarks.recipes.report import write_report
 
     collected = collect(bench, cells)
     others = len(collected.results) - collected.asked
@@ -149,7 +149,12 @@ def _command(given: Mapping[str, Any]) -> str:
     flags = {name: value for name, value in given.items() if name in parameters and value != parameters[name].default}
     flags = {name: value for name, value in flags.items() if name not in _PLACES}
     return shlex.join(
-        ["idclip", "benchmark", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+        [
+            "python",
+            "-m",
+            "benchmarks.recipes",
+            *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
+        ]
     )
 
 

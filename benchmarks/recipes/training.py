@@ -13,10 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.recipes.cells import Bench, Cell
+from benchmarks.recipes.recipes import Flags, words
 from open_clip_idplugin.checkpoints.loading import export_delta
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.benchmark.cells import Bench, Cell
-from webdataset_tools.benchmark.recipes import Flags, words
 
 RUNS = "runs"
 LOGS = "failed"

@@ -12,6 +12,8 @@ from open_clip_idplugin.pictures.passed_over import PassedOver
 from open_clip_idplugin.pictures.walk import FoundPictures, walk_pictures
 from open_clip_idplugin.storage.locations import Location, location
 
+PICTURES_PER_PART = 512
+
 
 @dataclass(frozen=True)
 class PictureTask:

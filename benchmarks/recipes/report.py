@@ -9,23 +9,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recipes.ablation import ablation_notes, ablation_table, steps
+from benchmarks.recipes.cells import TEST, VALIDATION, CellResult
+from benchmarks.recipes.failures import failure_sections
+from benchmarks.recipes.findings import Findings
+from benchmarks.recipes.goals import goal_notes, goal_table, goals
+from benchmarks.recipes.pages import Section, table_section, to_html_page, to_markdown_page, write_pictures
+from benchmarks.recipes.paper_tables import entity_table, general_table
+from benchmarks.recipes.plots import draw_plots
+from benchmarks.recipes.published import SOURCE
+from benchmarks.recipes.recipes import PAPER, RECIPES
+from benchmarks.recipes.strata import marked, overall_table, shown, strata_table, tuned_notes
+from benchmarks.recipes.summary import BY_NAME, Compared, Summary, compare, ratio
+from benchmarks.recipes.world import World
 from open_clip_idplugin.evaluation.tables import Table
 from open_clip_idplugin.prompts import CONFIGURATIONS
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.benchmark.ablation import ablation_notes, ablation_table, steps
-from webdataset_tools.benchmark.cells import TEST, VALIDATION, CellResult
-from webdataset_tools.benchmark.failures import failure_sections
-from webdataset_tools.benchmark.findings import Findings
-from webdataset_tools.benchmark.goals import goal_notes, goal_table, goals
-from webdataset_tools.benchmark.pages import Section, table_section, to_html_page, to_markdown_page, write_pictures
-from webdataset_tools.benchmark.paper_tables import entity_table, general_table
-from webdataset_tools.benchmark.plots import draw_plots
-from webdataset_tools.benchmark.published import SOURCE
-from webdataset_tools.benchmark.recipes import PAPER, RECIPES
-from webdataset_tools.benchmark.strata import marked, overall_table, shown, strata_table, tuned_notes
-from webdataset_tools.benchmark.summary import BY_NAME, Compared, Summary, compare, ratio
-from webdataset_tools.benchmark.world import World
 
 GENERAL = ("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_R@50", "right_scene", "right_person")
 ENTITY = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.recipes.world import DETECTOR_SIDE, FACES
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
@@ -20,12 +21,11 @@ from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.weights import WEIGHTS
-from webdataset_tools.benchmark.world import DETECTOR_SIDE, FACES
 from webdataset_tools.evaluation_data import detect_faces, samples_of
 
 if TYPE_CHECKING:
+    from benchmarks.recipes.cells import Bench
     from open_clip_idplugin.faces.engine import FaceEngine
-    from webdataset_tools.benchmark.cells import Bench
 
 FOLDER = "faces"
 PACK = WEIGHTS / "miniature_faces"

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from webdataset_tools.benchmark.findings import Contender, Findings
-from webdataset_tools.benchmark.pages import Picture
-from webdataset_tools.benchmark.summary import Spread
+from benchmarks.recipes.findings import Contender, Findings
+from benchmarks.recipes.pages import Picture
+from benchmarks.recipes.summary import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,1 +1,0 @@
-"""People of a collection: the verbs that group the faces of a face table and enroll named groups."""

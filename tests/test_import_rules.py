@@ -7,8 +7,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("open_clip_idplugin", "training_patches", "webdataset_tools")
-FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PACKAGES = ("open_clip_idplugin", "training_patches", "webdataset_tools", "benchmarks")
+FILES = sorted(path for package in (*PACKAGES[:3], "benchmarks/recipes") for path in (ROOT / package).rglob("*.py"))
+
+# Room -> rooms whose modules it may import; rooms are named as in `room_of`. Nothing imports upward in this table.
+WORDS = ("model",)
+BELOW_FACES = (*WORDS, "command_line", "storage", "model_store", "pictures")
+BELOW_QUERIES = (*BELOW_FACES, "hosts", "faces", "checkpoints")
+BELOW_RETRIEVAL = (*BELOW_QUERIES, "queries", "gallery")
+INDEX = ("retrieval.index_folder", "retrieval.face_index")
+DATA = (*BELOW_QUERIES, "queries", "evaluation")
+MAY_IMPORT = {
+    "model": (),
+    "command_line": WORDS,
+    "storage": WORDS,
+    "model_store": (*WORDS, "storage"),
+    "pictures": (*WORDS, "storage"),
+    "hosts": (*WORDS, "storage"),
+    "faces": BELOW_FACES,
+    "checkpoints": (*BELOW_FACES, "hosts", "faces"),
+    "queries": BELOW_QUERIES,
+    "gallery": BELOW_QUERIES,
+    "evaluation": (*BELOW_QUERIES, "queries"),
+    "retrieval.index_folder": (*WORDS, "storage", "pictures"),
+    "retrieval.face_index": (*BELOW_FACES, "faces", "queries", "retrieval.index_folder"),
+    "retrieval.index": (*BELOW_RETRIEVAL, *INDEX),
+    "retrieval.ranking": (*BELOW_RETRIEVAL, *INDEX),
+    "retrieval.service": (*BELOW_RETRIEVAL, *INDEX, "retrieval.index", "retrieval.ranking"),
+    "retrieval": (*BELOW_RETRIEVAL, *INDEX, "retrieval.index", "retrieval.ranking", "retrieval.service"),
+    "webdataset_tools": DATA,
+    "webdataset_tools.faceswap": (*DATA, "webdataset_tools"),
+    "webdataset_tools.collection_faces": (*DATA, "webdataset_tools"),
+    "webdataset_tools.miniature": (
+        *(*BELOW_RETRIEVAL, *DATA, *INDEX, "retrieval.index", "retrieval.ranking", "retrieval.service"),
+        *("webdataset_tools", "webdataset_tools.faceswap", "webdataset_tools.collection_faces"),
+    ),
+    "benchmarks.recipes": (*DATA, "webdataset_tools", "webdataset_tools.miniature"),
+    "training_patches": (*DATA, "open_clip_idplugin", "webdataset_tools", "retrieval.index_folder"),
+}
+# Flat modules that ask a loaded model: above the checkpoints, and not below them as the model's own modules are.
+QUERIES = ("query_encoder", "person_as", "fusion")
 
 # Module -> folders (or files) that alone may import it.
 ONLY_IN = {
@@ -26,7 +64,7 @@ ONLY_IN = {
     "dlib": ("open_clip_idplugin/faces",),
     "onnx": ("open_clip_idplugin/faces", "webdataset_tools/miniature"),
     "training_patches": ("training_patches",),
-    "webdataset_tools": ("webdataset_tools", "training_patches"),
+    "webdataset_tools": ("webdataset_tools", "training_patches", "benchmarks"),
 }
 HEAVY = {"torch", "open_clip", "timm", "numpy", "cv2", "PIL", "sqlite3", "insightface", "webdataset", "open_clip_train"}
 # Modules that are imported before a verb is chosen.
@@ -55,6 +93,90 @@ def imported(path: Path, top_level: bool = False) -> Iterator[str]:
             yield base
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
             yield from (str(name.value) for name in node.args[:1] if isinstance(name, ast.Constant))
+
+
+def room_of(name: str) -> str:
+    """The room of a module: `open_clip_idplugin.retrieval.index.build` -> "retrieval.index"."""
+    package, *parts = name.split(".")
+    folders = []
+    for depth, part in enumerate(parts[:2], start=1):
+        place = ROOT / package / Path(*parts[:depth])
+        if place.is_dir() and not place.with_suffix(".py").exists():
+            folders.append(part)
+    if package != "open_clip_idplugin":
+        return ".".join([package, *folders])
+    if not parts:
+        return package
+    if folders:
+        return ".".join(folders)
+    return "queries" if parts[0] in QUERIES else "model"
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Modules of these packages that a file imports, at the top or anywhere else."""
+    found = set()
+    for node in ast.walk(_Runtime().visit(ast.parse(path.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                place = ROOT / f"{node.module}.{alias.name}".replace(".", "/")
+                is_module = place.is_dir() or place.with_suffix(".py").exists()
+                found.add(f"{node.module}.{alias.name}" if is_module else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file; of a room's `__init__`, the room's."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): modules_imported(path) for path in FILES}
+# The console script's table of verbs and the package's own names are on top of everything.
+TOPS = ("open_clip_idplugin", "open_clip_idplugin.cli")
+
+
+@pytest.mark.parametrize("room", sorted({room_of(module) for module in MODULES} - {"open_clip_idplugin"}))
+def test_rooms_import_what_lies_below_them(room):
+    strays = {
+        f"{module} -> {other}"
+        for module, others in MODULES.items()
+        if room_of(module) == room and module not in TOPS
+        for other in others
+        if room_of(other) not in (room, *MAY_IMPORT[room])
+    }
+    assert not strays
+
+
+def test_no_circle_of_rooms():
+    done: set[str] = set()
+
+    def visit(room: str, above: tuple[str, ...]) -> None:
+        assert room not in above, f"a circle: {' -> '.join((*above, room))}"
+        if room not in done:
+            for other in MAY_IMPORT.get(room, ()):
+                visit(other, (*above, room))
+            done.add(room)
+
+    for room in MAY_IMPORT:
+        visit(room, ())
+
+
+def test_no_circle_of_modules():
+    """Imports at the top of modules; those inside functions are there for what they cost, not to break circles."""
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"a circle: {' -> '.join((*above, module))}"
+        if module not in done:
+            for other in MODULES.get(module, ()):
+                if room_of(other) != other.removeprefix("open_clip_idplugin."):  # a room's own names
+                    visit(other, (*above, module))
+            done.add(module)
+
+    for module in MODULES:
+        if module not in TOPS:
+            visit(module, ())
 
 
 def test_every_package_is_read():

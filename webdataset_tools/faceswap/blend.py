@@ -13,7 +13,7 @@ from webdataset_tools import marking
 from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
 from webdataset_tools.faceswap.face_skin import SkinMap, from_frame, map_skin, own_face
 from webdataset_tools.faceswap.geometry import SwapFailed, fit_similarity, scale_of, transform
-from webdataset_tools.faceswap.swappers import KEEP_SKIN, FaceInPicture
+from webdataset_tools.faceswap.swapper import KEEP_SKIN, FaceInPicture
 
 _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails on masks that touch the border
 _LEAST_FEATURES = (

@@ -16,7 +16,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.onnx_files import read_graph
 from webdataset_tools import marking
 from webdataset_tools.faceswap.geometry import SwapFailed
-from webdataset_tools.faceswap.swappers import FaceInPicture
+from webdataset_tools.faceswap.swapper import FaceInPicture
 
 _LICENCE = "insightface's swapper models are for non-commercial research only"
 

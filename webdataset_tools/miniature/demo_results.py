@@ -22,7 +22,7 @@ from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.verbs import enroll_photos
 from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.evaluate import Loading, Rival, evaluate_shards
-from webdataset_tools.miniature import demo as steps
+from webdataset_tools.miniature import demo_steps as steps
 from webdataset_tools.miniature.demo_report import Hit, Query, Report, Row, Table, write_report
 from webdataset_tools.sample_format import Sample, read_samples
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import flask
 
     from open_clip_idplugin.checkpoints.loading import LoadedModel
-    from webdataset_tools.miniature.demo import Demo
+    from webdataset_tools.miniature.demo_steps import Demo
 
 CONFIGURATIONS = ("captions", "names", "conf1")
 TEMPLATE = 0  # "An image with [ENTITY]. [CAPTION]"

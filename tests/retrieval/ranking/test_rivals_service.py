@@ -17,7 +17,7 @@ from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import detect_faces, encode_images, load_evaluation_set
-from webdataset_tools.miniature import demo as steps
+from webdataset_tools.miniature import demo_steps as steps
 from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize
 
 pytest.importorskip("faiss", reason="clip-retrieval is not installed")

@@ -53,6 +53,8 @@ format: $(VENV)/.installed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# Where Python may not write bytecode, every process that a test starts compiles the project again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: lint $(HOST3)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 	$(HOST3)/bin/python -m pytest -n 2 --dist loadfile -m "host and not slow"

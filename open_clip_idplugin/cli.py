@@ -5,13 +5,17 @@ answers at once although open_clip takes seconds to import. Verbs are named as s
 live in `webdataset_tools`, which this package must not import.
 """
 
+import functools
 import importlib
+import inspect
+import itertools
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
 from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
 from open_clip_idplugin.command_line.verb_arguments import bind, help_text, wants_help
+from open_clip_idplugin.errors import IdClipError
 
 
 class Verb(typing.NamedTuple):
@@ -19,67 +23,109 @@ class Verb(typing.NamedTuple):
 
     target: str
     summary: str
+    group: str = ""
+    remote_output: bool = False  # whether --output may be a URL; what verbs write beside is local
+
+
+# What people want, in the order of `--help`.
+TRY, DATA, TRAIN, SEARCH, PEOPLE = "Try it", "Make data", "Train and measure", "Search", "People"
+_WRITTEN = ("output", "gallery", "index", "report")  # flags that name what a verb writes
 
 
 VERBS: Mapping[str, Verb] = {
     "open": Verb(
         "open_clip_idplugin.retrieval.open:open_pictures",
         "make your own pictures searchable by who and what, and serve them",
+        TRY,
     ),
-    "demo": Verb("webdataset_tools.miniature.demo:demo", "make, train, evaluate, index and search a small world"),
-    "miniature": Verb("webdataset_tools.miniature.command:miniature", "draw a small COCO-PFS release (no downloads)"),
-    "swap": Verb("webdataset_tools.faceswap.command:swap", "make a COCO-PFS release from COCO and identity photos"),
-    "shards": Verb("webdataset_tools.shards:shards", "pack a COCO-PFS release into webdataset shards"),
-    "inspect": Verb("webdataset_tools.inspection:inspect", "print what is in a shard"),
+    "demo": Verb("webdataset_tools.miniature.demo:demo", "make, train, evaluate, index and search a small world", TRY),
+    "models": Verb("open_clip_idplugin.model_store.command:models", "list the face models here, and fetch one", TRY),
+    "miniature": Verb(
+        "webdataset_tools.miniature.command:miniature", "draw a small COCO-PFS release (no downloads)", DATA
+    ),
+    "swap": Verb(
+        "webdataset_tools.faceswap.command:swap",
+        "make a COCO-PFS release from COCO and identity photos",
+        DATA,
+        remote_output=True,
+    ),
+    "shards": Verb(
+        "webdataset_tools.shards:shards", "pack a COCO-PFS release into webdataset shards", DATA, remote_output=True
+    ),
+    "inspect": Verb("webdataset_tools.inspection:inspect", "print what is in a shard", DATA),
     "faces": Verb(
-        "webdataset_tools.collection_faces.command:faces", "find and embed all faces of a picture collection"
+        "webdataset_tools.collection_faces.command:faces",
+        "find and embed all faces of a picture collection",
+        DATA,
+        remote_output=True,
     ),
-    "models": Verb("open_clip_idplugin.model_store.command:models", "list the face models here, and fetch one"),
-    "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards"),
-    "export": Verb("open_clip_idplugin.checkpoints.export:export", "write a trained model as a folder or a small file"),
-    "index": Verb("open_clip_idplugin.retrieval.index.build:index", "embed images and build a clip-retrieval index"),
-    "index_faces": Verb(
-        "open_clip_idplugin.retrieval.face_index.build:index_faces", "add the faces of the pictures to an image index"
-    ),
-    "index_add": Verb(
-        "open_clip_idplugin.retrieval.index.add:index_add", "add images to an index, also while it is served"
-    ),
-    "index_remove": Verb(
-        "open_clip_idplugin.retrieval.index.remove:index_remove", "take images out of an index, also while it is served"
-    ),
-    "index_compact": Verb(
-        "open_clip_idplugin.retrieval.index.compact:index_compact", "erase removed images from the files of an index"
-    ),
-    "enroll": Verb("open_clip_idplugin.gallery.verbs:enroll", "remember a person from one or more photos"),
-    "enroll_folder": Verb(
-        "open_clip_idplugin.gallery.folder_command:enroll_folder", "remember everybody of a folder of photos"
-    ),
-    "enroll_regions": Verb(
-        "open_clip_idplugin.gallery.region_command:enroll_regions", "remember the people whom a photo manager has named"
-    ),
-    "suggest": Verb(
-        "open_clip_idplugin.gallery.group_commands:suggest", "group the unknown faces of a face table, to be named"
-    ),
-    "enroll_groups": Verb(
-        "open_clip_idplugin.gallery.group_commands:enroll_groups", "remember the people whose groups were named"
+    "evaluate": Verb("webdataset_tools.evaluate:evaluate", "general and entity retrieval on shards", TRAIN),
+    "export": Verb(
+        "open_clip_idplugin.checkpoints.export:export", "write a trained model as a folder or a small file", TRAIN
     ),
     "calibrate": Verb(
-        "open_clip_idplugin.gallery.calibrate_command:calibrate", "measure what a face model's similarities mean"
+        "open_clip_idplugin.gallery.calibrate_command:calibrate", "measure what a face model's similarities mean", TRAIN
     ),
-    "list": Verb("open_clip_idplugin.gallery.verbs:list_people", "list the enrolled people"),
-    "rename": Verb("open_clip_idplugin.gallery.verbs:rename", "give an enrolled person another name"),
-    "edit": Verb("open_clip_idplugin.gallery.verbs:edit", "change the notes or the consent of an enrolled person"),
-    "alias": Verb("open_clip_idplugin.gallery.verbs:alias", "let an enrolled person be called something else as well"),
-    "merge": Verb("open_clip_idplugin.gallery.verbs:merge", "join two names of one enrolled person"),
-    "forget": Verb("open_clip_idplugin.gallery.verbs:forget", "erase an enrolled person completely"),
+    "index": Verb(
+        "open_clip_idplugin.retrieval.index.build:index", "embed images and build a clip-retrieval index", SEARCH
+    ),
+    "index_faces": Verb(
+        "open_clip_idplugin.retrieval.face_index.build:index_faces",
+        "add the faces of the pictures to an image index",
+        SEARCH,
+    ),
+    "index_add": Verb(
+        "open_clip_idplugin.retrieval.index.add:index_add", "add images to an index, also while it is served", SEARCH
+    ),
+    "index_remove": Verb(
+        "open_clip_idplugin.retrieval.index.remove:index_remove",
+        "take images out of an index, also while it is served",
+        SEARCH,
+    ),
+    "index_compact": Verb(
+        "open_clip_idplugin.retrieval.index.compact:index_compact",
+        "erase removed images from the files of an index",
+        SEARCH,
+    ),
+    "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context", SEARCH),
+    "serve": Verb(
+        "open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query", SEARCH
+    ),
+    "enroll": Verb("open_clip_idplugin.gallery.verbs:enroll", "remember a person from one or more photos", PEOPLE),
+    "enroll_folder": Verb(
+        "open_clip_idplugin.gallery.folder_command:enroll_folder", "remember everybody of a folder of photos", PEOPLE
+    ),
+    "enroll_regions": Verb(
+        "open_clip_idplugin.gallery.region_command:enroll_regions",
+        "remember the people whom a photo manager has named",
+        PEOPLE,
+    ),
+    "suggest": Verb(
+        "open_clip_idplugin.gallery.group_commands:suggest",
+        "group the unknown faces of a face table, to be named",
+        PEOPLE,
+    ),
+    "enroll_groups": Verb(
+        "open_clip_idplugin.gallery.group_commands:enroll_groups", "remember the people whose groups were named", PEOPLE
+    ),
+    "list": Verb("open_clip_idplugin.gallery.verbs:list_people", "list the enrolled people", PEOPLE),
+    "rename": Verb("open_clip_idplugin.gallery.verbs:rename", "give an enrolled person another name", PEOPLE),
+    "edit": Verb(
+        "open_clip_idplugin.gallery.verbs:edit", "change the notes or the consent of an enrolled person", PEOPLE
+    ),
+    "alias": Verb(
+        "open_clip_idplugin.gallery.verbs:alias", "let an enrolled person be called something else as well", PEOPLE
+    ),
+    "merge": Verb("open_clip_idplugin.gallery.verbs:merge", "join two names of one enrolled person", PEOPLE),
+    "forget": Verb("open_clip_idplugin.gallery.verbs:forget", "erase an enrolled person completely", PEOPLE),
     "export_people": Verb(
-        "open_clip_idplugin.gallery.exchange_verbs:export_people", "write enrolled people to a file for another gallery"
+        "open_clip_idplugin.gallery.exchange_verbs:export_people",
+        "write enrolled people to a file for another gallery",
+        PEOPLE,
     ),
     "import_people": Verb(
-        "open_clip_idplugin.gallery.exchange_verbs:import_people", "enroll the people of such a file"
+        "open_clip_idplugin.gallery.exchange_verbs:import_people", "enroll the people of such a file", PEOPLE
     ),
-    "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context"),
-    "serve": Verb("open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query"),
 }
 
 
@@ -101,7 +147,7 @@ def run(verbs: Mapping[str, Verb], arguments: Sequence[str], program: str) -> in
     if name not in verbs:
         return _fail(program, f"'{name}' is not a verb; choose one of {', '.join(verbs)}")
     title = f"{program} {name}"
-    return _ended(title, lambda: _call(verb_function(verbs[name]), rest, title))
+    return _ended(title, lambda: _call(verb_function(verbs[name]), rest, title, verbs[name].remote_output))
 
 
 def main_of(function: Callable[..., object], program: str) -> None:
@@ -133,9 +179,11 @@ def verb_function(verb: Verb) -> Callable[..., object]:
 def _usage(verbs: Mapping[str, Verb], program: str) -> str:
     width = max(map(len, verbs))
     lines = [f"usage: {program} VERB [FLAGS]          ({program} VERB --help shows a verb's flags)", ""]
-    lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items()]
-    if program == "idclip":
-        lines += ["", "Training is open_clip's own command: python -m training_patches --help"]
+    for group, members in itertools.groupby(verbs.items(), lambda entry: entry[1].group):
+        lines += [f"{group}:"] if group else []
+        lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in members]
+        if group == TRAIN:
+            lines += [f"  {'':<{width}}  (training is open_clip's own command: python -m training_patches --help)"]
     return "\n".join(lines)
 
 
@@ -144,8 +192,21 @@ def _fail(program: str, sentence: str) -> int:
     return BAD_INPUT
 
 
-def _call(function: Callable[..., object], words: Sequence[str], program: str) -> None:
+def _call(function: Callable[..., object], words: Sequence[str], program: str, remote_output: bool = True) -> None:
     if wants_help(words):
         print(help_text(function, program))
-    else:
-        bind(function, words, program)()
+        return
+    call = bind(function, words, program)
+    if not remote_output:
+        _require_local(call, program)
+    call()
+
+
+def _require_local(call: "functools.partial[object]", program: str) -> None:
+    """Refuse a URL where a verb writes to a folder of this machine; it would make one of that name."""
+    given = inspect.signature(call.func).bind(*call.args, **call.keywords).arguments
+    for name in _WRITTEN:
+        if "://" in str(given.get(name)):
+            raise IdClipError(
+                f"--{name} is a place on this machine, and '{given[name]}' is a URL: give {program} a path"
+            )

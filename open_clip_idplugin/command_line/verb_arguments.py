@@ -75,7 +75,7 @@ def flags_of(function: Callable[..., object]) -> list[str]:
     return [parameter.flag for parameter in parameters_of(function) if not parameter.variadic]
 
 
-def bind(function: Callable[..., object], words: Sequence[str], program: str) -> Callable[[], object]:
+def bind(function: Callable[..., object], words: Sequence[str], program: str) -> "functools.partial[object]":
     """The call of `function` that the words ask for.
 
     Raises IdClipError: an unknown flag, a value of another type, too few or too many of them.

@@ -10,8 +10,6 @@ from places import ROOT
 
 from open_clip_idplugin.errors import IdClipError
 
-pytestmark = pytest.mark.host
-
 SHAPE = "ViT-benchmark-test"
 TOWERS = {
     "embed_dim": 16,

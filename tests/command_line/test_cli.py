@@ -121,3 +121,27 @@ def test_help_imports_nothing_heavy():
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[-1] == "[]"
     assert any("evaluate" in line for line in lines)
+
+
+@pytest.mark.parametrize("verb", ["index", "evaluate", "export", "open"])
+@pytest.mark.parametrize("place", ["s3://bucket/out", "nosuch://x"])
+def test_a_url_where_a_verb_writes_on_this_machine_is_refused(verb, place, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    needed = {
+        "index": ["--images", "a"],
+        "evaluate": ["--data", "a", "--checkpoint", "c"],
+        "export": ["--checkpoint", "c"],
+        "open": ["a"],
+    }
+    words = [verb, *needed[verb], "--model", "ViT-B-32", "--output", place]
+    assert cli.run(cli.VERBS, words, "idclip") == 2
+    assert f"--output is a place on this machine, and '{place}' is a URL" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_groups_the_verbs_by_what_people_want(capsys):
+    assert cli.run(cli.VERBS, ["--help"], "idclip") == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert heads == ["Try it", "Make data", "Train and measure", "Search", "People"]
+    assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == set(cli.VERBS)

@@ -16,6 +16,7 @@ from training_fixtures import (
     logging_as_before,  # noqa: F401 - around all tests of this file
     make_sample,
     small_world,
+    variants,
     write_shards,
 )
 from weight_file_fixtures import openai_archive, pickle_before
@@ -29,8 +30,6 @@ from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, TEXT_TOWER, p
 from training_patches.__main__ import main
 from training_patches.host_rows import TrainingRun, rows
 from training_patches.presets import DEFAULT
-
-pytestmark = pytest.mark.host
 
 PAPER = ("--lock-image", "--lock-text")
 
@@ -93,6 +92,7 @@ def paper_run(world):
     return arguments
 
 
+@pytest.mark.host
 def test_the_paper_s_regime_trains_adaptor_prompts_and_scale_only(world, paper_run):
     first, second = weights(world, "paper", epoch=1), weights(world, "paper", epoch=2)
     assert changed(first, second) == {
@@ -101,6 +101,7 @@ def test_the_paper_s_regime_trains_adaptor_prompts_and_scale_only(world, paper_r
     assert len(checkpoint(world, "paper")["optimizer"]["state"]) == 4
 
 
+@pytest.mark.host
 def test_validation_is_logged_by_the_host_and_the_best_is_kept(world, paper_run):
     lines = results(world, "paper")
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -128,6 +129,7 @@ def test_validation_is_the_evaluation_of_the_command_line(world, paper_run):
     assert theirs == pytest.approx({name: ours[name] for name in theirs}, abs=1e-6)
 
 
+@pytest.mark.host
 def test_a_resumed_run_ends_as_an_unbroken_one(world, paper_run):
     start = world / "logs" / "paper" / "checkpoints" / "epoch_1.pt"
     assert train(world, "resumed", *paper_run, "--resume", str(start), epochs=2) == 0
@@ -135,6 +137,7 @@ def test_a_resumed_run_ends_as_an_unbroken_one(world, paper_run):
         torch.testing.assert_close(value, weights(world, "paper", epoch=2)[name], msg=name)
 
 
+@pytest.mark.host
 def test_resume_latest_goes_on_and_remembers_the_best(world, paper_run):
     folder = world / "logs" / "paper"
     best = checkpoint(world, "paper", file="checkpoints/best.pt")
@@ -164,6 +167,7 @@ class Harmful:
         return (type(self.mark).touch, (self.mark,))
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("flag", ["--resume", "--pretrained"])
 def test_a_foreign_or_tampered_checkpoint_is_one_sentence_and_not_unpickled(world, paper_run, tmp_path, capsys, flag):
     mark, harmful, text, other = (tmp_path / name for name in ("mark", "harmful.pt", "text.pt", "other.pt"))
@@ -229,28 +233,31 @@ def with_face_model(sample, face_model):
     return replace(sample, record=replace(sample.record, face_model=face_model))
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     "flags",
     [
         (*PAPER, "--accum-freq", "2"),
-        (
-            "--precision",
-            "amp_bf16",
-            "--id-face-dropout",
-            "0.9",
-            "--id-text-prompts",
-            "2",
-            "--id-lora-image-blocks",
-            "all",
-        ),
-        (
-            *PAPER,
-            "--id-setup",
-            "with_entities=1,coco_original=0.5",
-            "--id-false-negatives",
-            "mask",
-            "--precision",
-            "bf16",
+        *variants(
+            (
+                "--precision",
+                "amp_bf16",
+                "--id-face-dropout",
+                "0.9",
+                "--id-text-prompts",
+                "2",
+                "--id-lora-image-blocks",
+                "all",
+            ),
+            (
+                *PAPER,
+                "--id-setup",
+                "with_entities=1,coco_original=0.5",
+                "--id-false-negatives",
+                "mask",
+                "--precision",
+                "bf16",
+            ),
         ),
     ],
 )
@@ -281,7 +288,8 @@ def test_the_temperature_can_be_frozen(world):
     assert len(checkpoint(world, "kept")["optimizer"]["state"]) == 3
 
 
-@pytest.mark.parametrize("precision", ["bf16", "amp_bf16", "pure_bf16"])
+@pytest.mark.host
+@pytest.mark.parametrize("precision", [*variants("bf16", "pure_bf16"), "amp_bf16"])
 def test_full_training_in_half_precision_with_checkpointing(world, precision):
     name = f"full-{precision}"
     validation = ("--id-val-data", str(world / "val"), "--id-val-stride", "2", "--id-val-templates", "0,6")
@@ -298,6 +306,7 @@ def test_full_training_in_half_precision_with_checkpointing(world, precision):
     }
 
 
+@pytest.mark.host
 def test_the_host_s_own_validation_still_runs(world):
     arguments = ("--val-data", str(world / "val" / "00000.tar"), "--val-num-samples", "12")
     assert train(world, "both", *arguments, "--id-val-data", str(world / "val")) == 0
@@ -305,6 +314,7 @@ def test_the_host_s_own_validation_still_runs(world):
     assert "clip_val_loss" in line and "t2i_sum" in line and line["num_samples"] == 12
 
 
+@pytest.mark.host
 def test_evaluation_alone_needs_no_training_data(world, paper_run):
     start = world / "logs" / "paper" / "checkpoints" / "epoch_2.pt"
     command = ["--model", MODEL, "--device", "cpu", "--precision", "fp32", "--workers", "0", "--resume", str(start)]
@@ -314,6 +324,7 @@ def test_evaluation_alone_needs_no_training_data(world, paper_run):
     assert ours["t2i_sum"] == pytest.approx(theirs["t2i_sum"])
 
 
+@pytest.mark.host
 def test_the_default_recipe_trains_the_adaptor_and_the_towers_that_are_not_locked(world):
     everything = {"adaptor", IMAGE_TOWER, TEXT_TOWER}
     for more, parts in (((), everything), (("--lock-image",), everything - {IMAGE_TOWER})):
@@ -329,6 +340,7 @@ def test_a_folder_of_shards_and_loader_processes(world):
     assert changed(weights(world, "folder"), weights(world, "fixed"))
 
 
+@pytest.mark.host
 def test_a_plain_model_trains_as_with_the_host(world):
     assert train(world, "plain", model=PLAIN_MODEL) == 0
     synthetic = ("--dataset-type", "synthetic", "--train-num-samples", "8")
@@ -346,6 +358,7 @@ def _synthetic_command(world):
     ]  # fmt: skip
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -386,12 +399,15 @@ def log(world, name):
     return (world / "logs" / name / "out.log").read_text()
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     "flags",
     [
         ("--id-setup", MIX, "--id-batch-groups", "scene", "--id-group-size", "3", "--accum-freq", "2"),
-        ("--id-setup", MIX, "--id-false-negatives", "mask", "--precision", "amp_bf16"),
-        ("--siglip", "--id-setup", MIX, "--id-entity-loss", "bce", "--id-false-negatives", "positive"),
+        *variants(
+            ("--id-setup", MIX, "--id-false-negatives", "mask", "--precision", "amp_bf16"),
+            ("--siglip", "--id-setup", MIX, "--id-entity-loss", "bce", "--id-false-negatives", "positive"),
+        ),
     ],
 )
 def test_a_mix_of_setups_trains_and_its_terms_are_logged(world, flags):
@@ -403,14 +419,17 @@ def test_a_mix_of_setups_trains_and_its_terms_are_logged(world, flags):
     assert "text.adaptor.output.weight" in changed(weights(world, name, epoch=1), weights(world, name, epoch=2))
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     "flags",
     [
         ("--id-setup", "only_entities", "--id-batch-groups", "identity", "--precision", "amp"),
         ("--id-setup", "only_entities", "--id-entity-loss", "bce", "--siglip", "--precision", "amp_bfloat16"),
-        ("--id-setup", "with_entities", "--id-false-negatives", "mask", "--id-caption", "fixed", "--local-loss"),
-        ("--id-setup", "coco_original", "--id-false-negatives", "positive", "--gather-with-grad"),
-        ("--id-setup", "coco_original", "--siglip", "--id-token-norm", "learned"),
+        *variants(
+            ("--id-setup", "with_entities", "--id-false-negatives", "mask", "--id-caption", "fixed", "--local-loss"),
+            ("--id-setup", "coco_original", "--id-false-negatives", "positive", "--gather-with-grad"),
+            ("--id-setup", "coco_original", "--siglip", "--id-token-norm", "learned"),
+        ),
     ],
 )
 def test_every_setup_trains_alone(world, tmp_path, flags):
@@ -426,6 +445,7 @@ def test_every_setup_trains_alone(world, tmp_path, flags):
     assert "coco_original" in flags or "text.adaptor.output.weight" in moved
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     ("model", "flags"),
     [
@@ -484,6 +504,7 @@ def test_one_tower_alone_is_fine_tuned(world, tmp_path, locked, rate, trained):
     assert moved and all(name.startswith(trained) for name in moved)
 
 
+@pytest.mark.host
 def test_the_towers_have_learning_rates_of_their_own(world):
     rates = ("--id-lr-image", "1e-6", "--id-lr-text", "0.001")
     assert train(world, "rates", *rates, epochs=2) == 0
@@ -518,6 +539,7 @@ def test_model_options_are_flags(world):
     assert "id_adaptor_bias: True" in (world / "logs" / "options" / "params.txt").read_text()
 
 
+@pytest.mark.host
 def test_cached_image_features_train_as_pictures_do(world, tmp_path):
     flags = (*PAPER, "--id-visual-prompts", "0", "--id-setup", MIX, "--accum-freq", "2")
     assert train(world, "pictures", *flags, "--aug-cfg", "scale=(1.0,1.0)", epochs=2) == 0
@@ -633,6 +655,7 @@ def evaluated(world, checkpoint, model=MODEL):
     return evaluate_shards(str(world / "val" / "00000.tar"), loaded, settings).results.metrics["conf1"]
 
 
+@pytest.mark.host
 def test_a_checkpoint_reads_pictures_as_its_training_did_wherever_it_is_loaded(world, plain_weights_of, tmp_path):
     base, logs = plain_weights_of(PLAIN_MODEL), tmp_path / "logs"
     flags = (*PAPER, "--pretrained", str(base), *VIEW, "--id-val-data", str(world / "val"))
@@ -667,6 +690,7 @@ def test_a_run_is_not_resumed_with_another_view_of_pictures(world, paper_run, ca
     assert "was trained with another --image-std than this command's" in capsys.readouterr().err
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("flag", ["--torchscript", "--trace"])
 def test_what_no_checkpoint_can_hold_is_refused_by_name(world, capsys, flag):
     assert train(world, f"not-kept{flag}", flag) == 2

@@ -9,7 +9,6 @@ import torch
 
 from open_clip_idplugin.errors import IdClipError
 
-pytestmark = pytest.mark.host
 SECONDS = 30  # a test that hangs fails
 
 

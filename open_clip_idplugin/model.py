@@ -8,9 +8,8 @@ Paper: Messina et al., Towards Identity-Aware Cross-Modal Retrieval, ECIR 2025, 
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -41,7 +40,6 @@ from open_clip_idplugin.weight_keys import (
 )
 
 _log = logging.getLogger(__name__)
-_MARK = "open_clip_idplugin_original"
 
 
 class IdCLIP(CustomTextCLIP):
@@ -215,18 +213,3 @@ class IdCLIP(CustomTextCLIP):
             _log.info("The checkpoint holds no %s: initial values are kept.", ", ".join(lacking))
         state_dict.update({prefix + name: value for name, value in own.items() if part_of(name) in lacking})
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
-    """open_clip.factory's CustomTextCLIP -> one that makes an IdCLIP of configs with an `identity_cfg` (for the patch table)."""
-    if hasattr(original, _MARK):
-        return original
-
-    @functools.wraps(original, updated=())
-    def custom_text_clip(*args: Any, identity_cfg: Any = None, **settings: Any) -> Any:
-        if identity_cfg is None:
-            return original(*args, **settings)
-        return functools.partial(IdCLIP, identity_cfg=identity_cfg)(*args, **settings)
-
-    setattr(custom_text_clip, _MARK, original)
-    return custom_text_clip

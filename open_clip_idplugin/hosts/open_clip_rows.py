@@ -6,16 +6,29 @@ by what takes their place.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from open_clip_idplugin.hosts.patches import PatchRow
-from open_clip_idplugin.hosts.pretrained import download_with_remedy, with_identity_tags
+from open_clip_idplugin.hosts.pretrained import MARK, download_with_remedy, with_identity_tags
 
 
-def _identity_model_or_original(original: Any) -> Any:
-    from open_clip_idplugin.model import identity_model_or
+def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
+    """open_clip.factory's CustomTextCLIP -> one that makes an IdCLIP of configs with an `identity_cfg`."""
+    if hasattr(original, MARK):
+        return original
 
-    return identity_model_or(original)
+    @functools.wraps(original, updated=())
+    def custom_text_clip(*args: Any, identity_cfg: Any = None, **settings: Any) -> Any:
+        if identity_cfg is None:
+            return original(*args, **settings)
+        from open_clip_idplugin.model import IdCLIP  # whose parts may be what imports open_clip, and are not whole then
+
+        return functools.partial(IdCLIP, identity_cfg=identity_cfg)(*args, **settings)
+
+    setattr(custom_text_clip, MARK, original)
+    return custom_text_clip
 
 
 def _identity_tokenizer_or_original(original: Any) -> Any:
@@ -35,7 +48,7 @@ _CHECKED = "open_clip 2.32 and 3.3"
 OPEN_CLIP: tuple[PatchRow, ...] = (
     PatchRow(
         targets=("open_clip.factory:CustomTextCLIP",),
-        replacement=_identity_model_or_original,
+        replacement=identity_model_or,
         reason="create_model picks the class by a fixed if; the class is not pluggable",
         hosts=_CHECKED,
         parameters=("embed_dim", "vision_cfg", "text_cfg", "cast_dtype"),

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from places import ROOT
+from training_fixtures import variants
 
 from open_clip_idplugin.errors import IdClipError
 
@@ -37,7 +38,7 @@ def benchmark(tmp_path_factory):
     return module
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "amp_bf16"])
+@pytest.mark.parametrize("precision", ["fp32", *variants("bf16"), "amp_bf16"])
 @pytest.mark.parametrize(("part", "figures"), [("step", 4), ("cache", 1), ("memory", 1)])
 def test_a_part_prints_its_ratios(benchmark, capsys, part, figures, precision):
     benchmark.main(["--only", part, "--shapes", SHAPE, "--rounds", "1", "--batch-size", "2", "--precision", precision])

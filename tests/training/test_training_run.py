@@ -314,7 +314,6 @@ def test_the_host_s_own_validation_still_runs(world):
     assert "clip_val_loss" in line and "t2i_sum" in line and line["num_samples"] == 12
 
 
-@pytest.mark.host
 def test_evaluation_alone_needs_no_training_data(world, paper_run):
     start = world / "logs" / "paper" / "checkpoints" / "epoch_2.pt"
     command = ["--model", MODEL, "--device", "cpu", "--precision", "fp32", "--workers", "0", "--resume", str(start)]
@@ -424,8 +423,8 @@ def test_a_mix_of_setups_trains_and_its_terms_are_logged(world, flags):
     "flags",
     [
         ("--id-setup", "only_entities", "--id-batch-groups", "identity", "--precision", "amp"),
-        ("--id-setup", "only_entities", "--id-entity-loss", "bce", "--siglip", "--precision", "amp_bfloat16"),
         *variants(
+            ("--id-setup", "only_entities", "--id-entity-loss", "bce", "--siglip", "--precision", "amp_bfloat16"),
             ("--id-setup", "with_entities", "--id-false-negatives", "mask", "--id-caption", "fixed", "--local-loss"),
             ("--id-setup", "coco_original", "--id-false-negatives", "positive", "--gather-with-grad"),
             ("--id-setup", "coco_original", "--siglip", "--id-token-norm", "learned"),
@@ -451,7 +450,8 @@ def test_every_setup_trains_alone(world, tmp_path, flags):
     [
         ("IdCLIP-ViT-timm-tiny", ("--id-visual-prompts", "2", "--id-visual-prompts-deep", "--id-lora-image-blocks", "all")),
         ("IdCLIP-ViT-timm-tiny-sigmoid", ("--siglip", "--id-text-prompts", "2", "--id-lora-text-blocks", "last:1")),
-        ("IdCLIP-RN-tiny", ("--id-text-prompts", "2", "--id-lora-text-blocks", "0", "--lock-image-freeze-bn-stats")),
+        pytest.param("IdCLIP-RN-tiny", ("--id-text-prompts", "2", "--id-lora-text-blocks", "0", "--lock-image-freeze-bn-stats"),
+                     marks=pytest.mark.slow),
         ("IdCLIP-ViT-CLIPA-training-test", ("--id-visual-prompts", "1", "--id-text-prompts", "2")),
     ],
 )  # fmt: skip
@@ -504,7 +504,6 @@ def test_one_tower_alone_is_fine_tuned(world, tmp_path, locked, rate, trained):
     assert moved and all(name.startswith(trained) for name in moved)
 
 
-@pytest.mark.host
 def test_the_towers_have_learning_rates_of_their_own(world):
     rates = ("--id-lr-image", "1e-6", "--id-lr-text", "0.001")
     assert train(world, "rates", *rates, epochs=2) == 0
@@ -655,7 +654,6 @@ def evaluated(world, checkpoint, model=MODEL):
     return evaluate_shards(str(world / "val" / "00000.tar"), loaded, settings).results.metrics["conf1"]
 
 
-@pytest.mark.host
 def test_a_checkpoint_reads_pictures_as_its_training_did_wherever_it_is_loaded(world, plain_weights_of, tmp_path):
     base, logs = plain_weights_of(PLAIN_MODEL), tmp_path / "logs"
     flags = (*PAPER, "--pretrained", str(base), *VIEW, "--id-val-data", str(world / "val"))

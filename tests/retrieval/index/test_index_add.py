@@ -123,12 +123,12 @@ def test_a_failed_run_leaves_what_the_next_one_can_use_alone(archive, changeable
         raise OSError("the disk is full")
 
     for place, name, what, kept in [
-        ("index_add", "read_index", lambda path: TakesNoMore(), False),  # refused again next time
+        ("add", "read_index", lambda path: TakesNoMore(), False),  # refused again next time
         ("embed", "_embed_here", fail, False),  # nothing is done
-        ("index_add", "_write_report", fail, True),
+        ("add", "_write_report", fail, True),
     ]:
         with pytest.raises((IdClipError, OSError)), monkeypatch.context() as patch:
-            patch.setattr(f"open_clip_idplugin.retrieval.{place}.{name}", what)
+            patch.setattr(f"open_clip_idplugin.retrieval.index.{place}.{name}", what)
             index_add.add_images(archive, source, loaded, OPTIONS)
         assert snapshot(archive) == before
         left = [path.name for path in archive.parent.glob(".*")]

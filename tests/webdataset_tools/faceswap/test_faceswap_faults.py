@@ -37,12 +37,12 @@ def swap(world, output, load=None, **options) -> SwapReport:
 def run_script(world: Path, output: Path, workers: int) -> list[str]:
     """The command of a run in a process of its own; it prints the sentence of an IdClipError."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1].split(':')\n"
         "import faceswap_fixtures as f, test_faceswap_faults as t; from pathlib import Path\n"
         "try: t.swap(f.World(Path(sys.argv[2])), Path(sys.argv[3]), workers=int(sys.argv[4]))\n"
         "except t.IdClipError as error: sys.exit(str(error))"
     )
-    return [sys.executable, "-c", script, str(FIXTURES), str(world), str(output), str(workers)]
+    return [sys.executable, "-c", script, f"{FIXTURES}:{Path(__file__).parent}", str(world), str(output), str(workers)]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -165,14 +165,14 @@ def test_modified_captions_are_written_out(release):
 def test_processes_and_interruptions_change_nothing(world, release, tmp_path):
     output, _ = release
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import faceswap_fixtures as f, test_faceswap_release as t; "
+        "import sys; sys.path[:0] = sys.argv[1].split(':'); import faceswap_fixtures as f, test_faceswap_release as t; "
         "from pathlib import Path; "
         "t.swap(f.World(Path(sys.argv[2])), Path(sys.argv[3]), workers=int(sys.argv[4]))"
     )
     target = tmp_path / "swapped"
 
     def start(workers: int) -> subprocess.Popen:
-        arguments = [str(FIXTURES), str(world.root), str(target), str(workers)]
+        arguments = [f"{FIXTURES}:{Path(__file__).parent}", str(world.root), str(target), str(workers)]
         return subprocess.Popen(
             [sys.executable, "-c", script, *arguments],
             stderr=subprocess.DEVNULL,

@@ -178,6 +178,7 @@ def test_instances_name_their_categories(world):
 # The whole way
 
 
+@pytest.mark.slow
 def test_the_printed_command_makes_such_a_release(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     numbers = "--train-images 12 --train-people 12 --val-images 6 --val-people 12 --test-images 15 --test-people 24"

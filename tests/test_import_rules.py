@@ -51,7 +51,7 @@ QUERIES = ("query_encoder", "person_as", "fusion")
 # Module -> folders (or files) that alone may import it.
 ONLY_IN = {
     **dict.fromkeys(
-        ("clip_retrieval", "faiss", "flask", "flask_restful", "autofaiss", "all_clip"),
+        ("clip_retrieval", "faiss", "flask", "flask_restful", "autofaiss", "all_clip", "pydantic"),
         ("open_clip_idplugin/retrieval",),
     ),
     "webdataset": ("webdataset_tools", "training_patches"),

@@ -27,6 +27,8 @@ EXTRAS: Mapping[str, str] = {
     "werkzeug": "serve",
     "waitress": "serve",
     "prometheus_client": "serve",
+    "pydantic": "serve",
+    "pydantic_core": "serve",
     "pyarrow": "serve",
     "pandas": "serve",
     "scipy": "serve",

@@ -1,68 +1,131 @@
-"""A search request: the JSON that `/knn-service` takes, checked field by field.
+"""Request validation: the JSON that `/knn-service` takes -> `KnnRequest`.
 
-Role: parsed JSON -> `KnnRequest`. The stock fields of clip-retrieval keep their meaning, with defaults where the
-stock service fails on a missing one; `faces`, `identities`, `person_as`, `image_id` and `include_images` are ours, and those of
-`ranking_request`.
+The stock fields of clip-retrieval keep their meaning, with defaults where the stock service fails on a missing one; `faces`,
+`identities`, `person_as`, `find_names`, `image_id` and `include_images` are ours, and those of `ranking_request`. This is the one
+place that states what a search takes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from typing import Annotated, Any
 
-import numpy as np
+from pydantic import BeforeValidator, FailFast, Field, StrictStr, model_validator
+from typing_extensions import Self
 
 from open_clip_idplugin.person_words import AUTO, CHOICES
-from open_clip_idplugin.retrieval.ranking.ranking_request import (
-    MOST_FACES,
-    PeopleClause,
-    RankingRequest,
-    parse_people,
-    parse_ranking,
-)
+from open_clip_idplugin.retrieval.ranking.ranking_request import LONGEST_TEXT as LONGEST_TEXT
+from open_clip_idplugin.retrieval.ranking.ranking_request import MOST_FACES as MOST_FACES
+from open_clip_idplugin.retrieval.ranking.ranking_request import People, PeopleClause, RankingRequest
 from open_clip_idplugin.retrieval.ranking.request_fields import MOST_RESULTS as MOST_RESULTS
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest as BadRequest
 from open_clip_idplugin.retrieval.ranking.request_fields import (
-    count_field,
-    flag_field,
-    number_field,
-    row_field,
-    text_field,
-    vector_field,
+    Count,
+    EmptyIsLeftOut,
+    Face,
+    Finite,
+    Flag,
+    OneOf,
+    Picture,
+    Row,
+    Text,
+    Vector,
+    alone_in_list,
+    refusing,
 )
 
-LONGEST_TEXT = 10_000  # characters; far more than any text tower reads
-_MODALITIES = ("image", "text")
+
+def _one_face(value: object) -> object:
+    """A photo or an embedding stands for the list of it."""
+    alone = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], (int, float)))
+    return [value] if alone else value
 
 
-@dataclass(frozen=True)
-class KnnRequest:
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+class KnnRequest(RankingRequest):
     """One search, with everything that clip-retrieval's `KnnService.query` wants to know.
 
     `text` may hold `[TOK]`, `[TOK:2]` ...: these stand for the people of `faces`, then those of `identities`, in order.
     """
 
-    text: str | None = None
-    image: str | None = None  # base64
-    image_url: str | None = None
-    embedding_input: list[float] | None = None
-    image_id: int | None = None  # row whose stored vector is the query
-    faces: tuple[str | np.ndarray, ...] = ()  # base64 photos, or embeddings [D] float32
-    identities: tuple[str, ...] = ()  # enrolled names
-    modality: str = "image"
-    num_images: int = 40
-    num_result_ids: int = 40
-    indice_name: str | None = None
-    use_mclip: bool = False
-    deduplicate: bool = False
-    use_safety_model: bool = False
-    use_violence_detector: bool = False
-    aesthetic_score: int | None = None
-    aesthetic_weight: float | None = None
-    include_images: bool = True
-    people: PeopleClause = field(default_factory=PeopleClause)
-    ranking: RankingRequest = field(default_factory=RankingRequest)
-    find_names: bool = True  # enrolled names in the text become people
-    person_as: str = AUTO  # one of `person_words.CHOICES`
+    text: Annotated[Text, Field(max_length=LONGEST_TEXT)] | None = Field(
+        default=None, description="what the images show; [TOK], [TOK:2] ... stand for people"
+    )
+    image: Picture | None = Field(default=None, description="a picture to find similar ones to")
+    image_url: Text | None = Field(
+        default=None, description="address of such a picture; only where the service fetches"
+    )
+    embedding_input: Vector | None = Field(default=None, description="the query's vector itself")
+    image_id: Row | None = Field(default=None, description="find images like this one, by its stored vector")
+    faces: Annotated[
+        tuple[Face, ...],
+        Field(max_length=MOST_FACES),
+        FailFast(),
+        BeforeValidator(_one_face),
+        refusing(f"must be a list of at most {MOST_FACES} base64 photos or embeddings"),
+    ] = Field(default=(), description="people: base64 photos or face embeddings")
+    identities: Annotated[
+        tuple[StrictStr, ...],
+        Field(max_length=MOST_FACES),
+        FailFast(),
+        alone_in_list(str),
+        refusing(f"must be a list of at most {MOST_FACES} enrolled names"),
+    ] = Field(default=(), description="people: enrolled names, after `faces`")
+    modality: Annotated[str, OneOf(("image", "text")), EmptyIsLeftOut] = Field(
+        default="image", description="what is searched"
+    )
+    num_images: Count = Field(default=40, description="results with metadata")
+    num_result_ids: Count = Field(
+        default=40,
+        description="results in all; as many as `num_images` by default",
+        json_schema_extra=_without_default,
+    )
+    indice_name: Text | None = Field(default=None, description="which index; the first one by default")
+    use_mclip: Flag = Field(default=False, description="must be false: no multilingual model is loaded")
+    deduplicate: Flag = Field(default=False, description="leave out near-duplicates")
+    use_safety_model: Flag = Field(default=False, description="without effect: none is loaded")
+    use_violence_detector: Flag = Field(default=False, description="without effect: none is loaded")
+    aesthetic_score: Annotated[int, BeforeValidator(_whole), EmptyIsLeftOut] | None = Field(
+        default=None, description="without effect: no such vectors are loaded"
+    )
+    aesthetic_weight: Annotated[Finite, EmptyIsLeftOut] | None = Field(
+        default=None, description="without effect: no such vectors are loaded"
+    )
+    include_images: Flag = Field(default=True, description="send thumbnails as base64 JPEG in `image`")
+    people: People = Field(
+        default_factory=lambda: PeopleClause(), description="who is in the images: enrolled names, or face objects"
+    )
+    find_names: Flag = Field(default=True, description="enrolled names in the text become people")
+    person_as: Annotated[str, OneOf(CHOICES), EmptyIsLeftOut] = Field(
+        default=AUTO,
+        description="what people are in the text: identity token, words, or both; auto is the token where an adaptor trained "
+        "for this face model is there, else words, and the faces rank",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_ids_as_images(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("num_result_ids") is None:
+            return {**values, "num_result_ids": values.get("num_images")}
+        return values
+
+    @model_validator(mode="after")
+    def _require_a_query(self) -> Self:
+        if self.has_people and self.text is None:
+            raise BadRequest(
+                "'faces' and 'identities' need a 'text' that says where the person stands in it, such as '[TOK]'"
+            )
+        queries = (self.text, self.image, self.image_url, self.embedding_input, self.image_id)
+        if all(query is None for query in queries) and not self.people.wanted:
+            raise BadRequest(
+                "the request asks for nothing: fill in one of text, image, image_url, embedding_input, image_id or people"
+            )
+        return self
 
     @property
     def has_people(self) -> bool:
@@ -90,85 +153,4 @@ def parse_request(values: object) -> KnnRequest:
     """
     if not isinstance(values, dict):
         raise BadRequest('the request must be a JSON object, for example {"text": "a red bicycle"}')
-    num_images = count_field(values, "num_images", 40)
-    request = KnnRequest(
-        text=text_field(values, "text", LONGEST_TEXT),
-        image=text_field(values, "image"),
-        image_url=text_field(values, "image_url"),
-        embedding_input=_embedding(values),
-        image_id=row_field(values, "image_id"),
-        faces=_faces(values),
-        identities=_identities(values),
-        modality=_modality(values),
-        num_images=num_images,
-        num_result_ids=count_field(values, "num_result_ids", num_images),
-        indice_name=text_field(values, "indice_name"),
-        use_mclip=flag_field(values, "use_mclip"),
-        deduplicate=flag_field(values, "deduplicate"),
-        use_safety_model=flag_field(values, "use_safety_model"),
-        use_violence_detector=flag_field(values, "use_violence_detector"),
-        aesthetic_score=number_field(values, "aesthetic_score", int),
-        aesthetic_weight=number_field(values, "aesthetic_weight", float),
-        include_images=flag_field(values, "include_images", True),
-        people=parse_people(values),
-        ranking=parse_ranking(values, LONGEST_TEXT),
-        find_names=flag_field(values, "find_names", True),
-        person_as=_person_as(values),
-    )
-    _require_a_query(request)
-    return request
-
-
-def _require_a_query(request: KnnRequest) -> None:
-    if request.has_people and request.text is None:
-        raise BadRequest(
-            "'faces' and 'identities' need a 'text' that says where the person stands in it, such as '[TOK]'"
-        )
-    queries = (request.text, request.image, request.image_url, request.embedding_input, request.image_id)
-    if all(query is None for query in queries) and not request.people.wanted:
-        raise BadRequest(
-            "the request asks for nothing: fill in one of text, image, image_url, embedding_input, image_id or people"
-        )
-
-
-def _modality(values: Mapping[str, Any]) -> str:
-    modality = text_field(values, "modality") or "image"
-    if modality not in _MODALITIES:
-        raise BadRequest(f"'modality' must be one of {', '.join(_MODALITIES)}")
-    return modality
-
-
-def _person_as(values: Mapping[str, Any]) -> str:
-    person_as = text_field(values, "person_as") or AUTO
-    if person_as not in CHOICES:
-        raise BadRequest(f"'person_as' must be one of {', '.join(CHOICES)}")
-    return person_as
-
-
-def _embedding(values: Mapping[str, Any]) -> list[float] | None:
-    value = values.get("embedding_input")
-    if value is None:
-        return None
-    return [float(number) for number in vector_field(value, "embedding_input")]
-
-
-def _faces(values: Mapping[str, Any]) -> tuple[str | np.ndarray, ...]:
-    """A list of base64 photos and embeddings, or one of either."""
-    value = values.get("faces")
-    if value is None:
-        return ()
-    if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], (int, float))):
-        value = [value]
-    if not isinstance(value, list) or len(value) > MOST_FACES:
-        raise BadRequest(f"'faces' must be a list of at most {MOST_FACES} base64 photos or embeddings")
-    return tuple(face if isinstance(face, str) else vector_field(face, "faces") for face in value)
-
-
-def _identities(values: Mapping[str, Any]) -> tuple[str, ...]:
-    value = values.get("identities")
-    if value is None:
-        return ()
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or len(names) > MOST_FACES or not all(isinstance(name, str) for name in names):
-        raise BadRequest(f"'identities' must be a list of at most {MOST_FACES} enrolled names")
-    return tuple(names)
+    return KnnRequest.read(values)

@@ -99,7 +99,7 @@ def query_parts(
         alternatives = [Alternative(vector, persons) for persons in choices]
     else:
         alternatives = _encode(request, len(named), choices, encoder, person_as)
-    text = request.ranking.negative_text
+    text = request.negative_text
     negative = encode_people(encoder, TOKEN, [[text]], [_NOBODY.faces], [()])[0] if text is not None else None
     return QueryParts(tuple(alternatives), unwanted, negative, request.text_counts, person_as, why_not)
 
@@ -107,7 +107,7 @@ def query_parts(
 def named_people(request: KnnRequest, people: People, faces: FaceIndex | None) -> Persons:
     """Those who stand for the placeholders of the text: of `faces`, then of `identities`."""
     named = [
-        PersonQuery(photo=face) if isinstance(face, str) else PersonQuery(embedding=face) for face in request.faces
+        PersonQuery(photo=face) if isinstance(face, bytes) else PersonQuery(embedding=face) for face in request.faces
     ]
     return _resolve([*named, *(PersonQuery(identity=name, name=name) for name in request.identities)], people, faces)
 

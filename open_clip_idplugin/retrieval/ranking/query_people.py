@@ -4,8 +4,6 @@ Role: what a request says about people -> [F, D] float32. Knows the gallery and 
 refuses vectors of different face models, which mean nothing to each other.
 """
 
-import base64
-import binascii
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,8 +108,8 @@ class People:
         """What an enrolled person is in a text that names nobody: the gallery's word, else "a person"."""
         return self._enrolled(name).word
 
-    def embeddings(self, faces: Sequence[str | np.ndarray], identities: Sequence[str]) -> np.ndarray:
-        """[F, D] float32: those of `faces` (base64 photos or embeddings), then those of the enrolled `identities`.
+    def embeddings(self, faces: Sequence[bytes | np.ndarray], identities: Sequence[str]) -> np.ndarray:
+        """[F, D] float32: those of `faces` (photos or embeddings), then those of the enrolled `identities`.
 
         Raises:
             PersonError, GalleryError: in one sentence that says which one, and why not.
@@ -122,8 +120,8 @@ class People:
             raise PersonError("the face embeddings differ in size: give those of one face model")
         return np.stack(rows) if rows else np.zeros((0, self.face_size or 0), np.float32)
 
-    def _face(self, face: str | np.ndarray, number: int) -> np.ndarray:
-        if not isinstance(face, str):
+    def _face(self, face: bytes | np.ndarray, number: int) -> np.ndarray:
+        if not isinstance(face, bytes):
             if self.face_size not in (None, face.size):
                 raise PersonError(
                     f"the embedding of face {number} has {face.size} numbers, but the faces of this service have "
@@ -133,7 +131,7 @@ class People:
         if self._engine is None:
             raise PersonError(f"{_NO_ENGINE}, or send an embedding or an enrolled name")
         try:
-            found = self._engine.the_face(decode_picture(decode_base64(face)), policy="largest")
+            found = self._engine.the_face(decode_picture(face), policy="largest")
         except Busy:
             raise
         except IdClipError as error:
@@ -187,17 +185,3 @@ def without_path(gallery: Gallery | None) -> Iterator[None]:
     except GalleryError as error:
         path = str(gallery.path) if gallery is not None else ""
         raise IdClipError(str(error).replace(path, "gallery") if path else str(error)) from None
-
-
-def decode_base64(text: str) -> bytes:
-    """Bytes of a base64 text, with or without the head of a data URL.
-
-    Raises:
-        PersonError: it is not base64.
-    """
-    _, comma, tail = text.partition(",")
-    content = tail if comma and text.startswith("data:") else text
-    try:
-        return base64.b64decode("".join(content.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise PersonError("a picture is not valid base64: send the bytes of the file in base64") from None

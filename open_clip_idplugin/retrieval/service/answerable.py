@@ -42,14 +42,13 @@ def require_answerable(request: KnnRequest, resource: IdentityResource, face_mod
 
 def require_faces(parts: QueryParts, request: KnnRequest, faces: FaceIndex | None) -> None:
     """Refuse what only faces can answer where the index holds none."""
-    rules = request.ranking
     asked = {
         "'none' in 'people'": len(parts.unwanted) > 0,
         "'only' in 'people'": request.people.only,
-        "'min_face_similarity'": rules.min_face_similarity is not None,
-        "'min_face_fmr'": rules.min_face_fmr is not None,
-        "'min_probability'": rules.min_probability is not None and parts.has_people,
-        f"'fusion': '{rules.fusion}'": rules.fusion not in (None, fusion.NONE) and parts.has_people,
+        "'min_face_similarity'": request.min_face_similarity is not None,
+        "'min_face_fmr'": request.min_face_fmr is not None,
+        "'min_probability'": request.min_probability is not None and parts.has_people,
+        f"'fusion': '{request.fusion}'": request.fusion not in (None, fusion.NONE) and parts.has_people,
     }
     for what, needed in asked.items():
         if needed and faces is None:
@@ -75,5 +74,5 @@ def require_ranked(
         raise BadRequest(
             f"{told}, and this index holds no faces to find them by: add them with `idclip faces` and `idclip index_faces`"
         )
-    if request.ranking.fusion == fusion.NONE:
+    if request.fusion == fusion.NONE:
         raise BadRequest(f"{told}, and 'fusion': 'none' leaves their faces out: choose another fusion")

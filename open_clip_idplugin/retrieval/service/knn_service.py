@@ -3,7 +3,6 @@
 Role: a checked request + an opened index + people -> results, best first.
 """
 
-import base64
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,7 +38,7 @@ from open_clip_idplugin.retrieval.ranking.ranking import (
     near_duplicates,
     rank,
 )
-from open_clip_idplugin.retrieval.ranking.ranking_request import NEAR_DUPLICATES, RankingRequest, without_named
+from open_clip_idplugin.retrieval.ranking.ranking_request import NEAR_DUPLICATES, without_named
 from open_clip_idplugin.retrieval.service.answerable import require_answerable, require_faces, require_ranked
 from open_clip_idplugin.retrieval.service.answers import (
     Answer,
@@ -175,30 +174,29 @@ class IdentityKnnService(KnnService):
 
     def _hybrid(self, request: KnnRequest, resource: IdentityResource, people: People) -> Answer:
         """By our own ranking: people in the images, thresholds, filters, pages."""
-        rules = request.ranking
         searched = self._searched(request, resource)
         with TEXT_CLIP_INFERENCE_TIME.time():
             vector = self._vector(request, resource, searched)
             parts = query_parts(request, people, resource.encoder, resource.faces, vector)
         require_faces(parts, request, resource.faces)
-        start = rules.offset or 0
+        start = request.offset or 0
         with KNN_INDEX_TIME.time():
-            ranking = rank(parts, rules, request.people.only, searched, start + request.num_result_ids)
+            ranking = rank(parts, request, request.people.only, searched, start + request.num_result_ids)
             ranking = self._without_duplicates(ranking, request, resource, searched, start + request.num_result_ids)
         page = ranking.take(np.arange(start, min(start + request.num_result_ids, len(ranking.rows))))
         results: Answer = self.map_to_metadata(
             page.rows, page.similarities, request.num_images, resource.metadata_provider, resource.columns_to_return
         )
         for place, result in enumerate(results):
-            result.update(explain(page, place, parts, rules, resource.faces))
+            result.update(explain(page, place, parts, request, resource.faces))
         return results
 
     def _searched(self, request: KnnRequest, resource: IdentityResource) -> Searched:
         index, vectors = resource.image_index, resource.vectors
         if request.modality == "text" and resource.text_vectors is not None:
             index, vectors = resource.text_index, resource.text_vectors
-        hidden = request.ranking.exclude_ids + (() if request.image_id is None else (request.image_id,))
-        allowed = allowed_rows(resource.metadata_provider, request.ranking.filters, hidden)
+        hidden = request.exclude_ids + (() if request.image_id is None else (request.image_id,))
+        allowed = allowed_rows(resource.metadata_provider, request.filters, hidden)
         left = resource.removed.left
         if left is not None:
             allowed = left if allowed is None else allowed & left
@@ -230,7 +228,7 @@ class IdentityKnnService(KnnService):
         self, ranking: Ranking, request: KnnRequest, resource: IdentityResource, searched: Searched, wanted: int
     ) -> Ranking:
         """The first `wanted` results without those that the request calls duplicates."""
-        how = request.ranking.collapse
+        how = request.collapse
         if how == NEAR_DUPLICATES:
             if resource.faces is None:
                 raise BadRequest(
@@ -238,7 +236,7 @@ class IdentityKnnService(KnnService):
                     "`idclip index_faces`, or collapse by a column"
                 )
             ranking = ranking.take(np.arange(min(len(ranking.rows), 4 * wanted)))
-            threshold = request.ranking.same_face(resource.faces.calibration)
+            threshold = request.same_face(resource.faces.calibration)
             ranking = collapse(ranking, wanted, near_duplicates(ranking, searched, LIKENESS, threshold))
         elif how is not None:
             values = column(resource.metadata_provider, how).to_numpy()[ranking.rows]
@@ -270,7 +268,8 @@ class IdentityKnnService(KnnService):
         named = find_people(request.text, names)
         self.hints = named.hints
         people = without_named(request.people, named.identities, names)
-        return replace(request, text=named.text, identities=request.identities + named.identities, people=people)
+        update = {"text": named.text, "identities": request.identities + named.identities, "people": people}
+        return request.model_copy(update=update)
 
     def _with_fetched_picture(self, request: KnnRequest) -> KnnRequest:
         if request.image_url is None or request.text is not None or request.image is not None:
@@ -280,11 +279,11 @@ class IdentityKnnService(KnnService):
         with DOWNLOAD_TIME.time():
             content = self._fetch(request.image_url)
         self._limits.check_picture(content, "what lies behind 'image_url'")
-        return replace(request, image=base64.b64encode(content).decode(), image_url=None)
+        return request.model_copy(update={"image": content, "image_url": None})
 
 
-def _picture_vector(resource: IdentityResource, content: str) -> np.ndarray:
-    """[E] float32, a unit vector, of a picture as base64."""
+def _picture_vector(resource: IdentityResource, content: bytes) -> np.ndarray:
+    """[E] float32, a unit vector, of a picture."""
     with IMAGE_PREPRO_TIME.time():
         pixels = resource.preprocess(picture_of(content)).unsqueeze(0).to(resource.device)
     with IMAGE_CLIP_INFERENCE_TIME.time(), torch.no_grad():
@@ -295,4 +294,4 @@ def _picture_vector(resource: IdentityResource, content: str) -> np.ndarray:
 def _is_ours(request: KnnRequest, resource: IdentityResource) -> bool:
     """Whether the request needs more than clip-retrieval's own ranking."""
     hybrid = request.has_people and resource.faces is not None and request.text is not None
-    return hybrid or not request.people.empty or request.image_id is not None or request.ranking != RankingRequest()
+    return hybrid or not request.people.empty or request.image_id is not None or not request.is_usual

@@ -10,12 +10,11 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import DecoderMissing, ImageRejected, PictureTooLarge
 from open_clip_idplugin.pictures.bounded_decoding import check_picture, decode_picture
 from open_clip_idplugin.retrieval.ranking.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
-from open_clip_idplugin.retrieval.ranking.query_people import decode_base64
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_DEFAULT_RESULTS = KnnRequest.num_images
+_DEFAULT_RESULTS = KnnRequest.model_fields["num_images"].default
 _TAKE_PICTURES = ("/knn-service", "/people/in-photo", "/people/enroll")
 _LISTS = {"/metadata": 2 << 20}  # MOST_RESULTS ids, and their commas
 _USUAL_BYTES = 64 << 10  # of any other request: names, notes, a token
@@ -46,10 +45,10 @@ class Limits:
         if request.text is not None and len(request.text) > self.text_length:
             raise BadRequest(f"'text' has {len(request.text)} characters, at most {self.text_length} are taken here")
         if request.image is not None:
-            self.check_picture(decode_base64(request.image), "'image'")
-        photos = [face for face in request.faces if isinstance(face, str)]
+            self.check_picture(request.image, "'image'")
+        photos = [face for face in request.faces if isinstance(face, bytes)]
         for number, photo in enumerate([*photos, *_photos_of_people(request)], 1):
-            self.check_picture(decode_base64(photo), f"photo {number}")
+            self.check_picture(photo, f"photo {number}")
 
     def bytes_of(self, path: str) -> int:
         """The largest body of a request to an address: as much as it can need."""
@@ -70,16 +69,16 @@ class Limits:
             ) from None
 
 
-def picture_of(content: str) -> "Image.Image":
-    """The RGB image of a request's base64 text; raises BadRequest where it cannot be read, in time too."""
+def picture_of(content: bytes) -> "Image.Image":
+    """The RGB image of a request's picture; raises BadRequest where it cannot be read, in time too."""
     try:
-        return decode_picture(decode_base64(content))
+        return decode_picture(content)
     except ImageRejected as error:
         raise BadRequest(
             f"'image' is not a picture that can be read ({error.reason}): send the bytes of a JPEG or PNG in base64"
         ) from None
 
 
-def _photos_of_people(request: KnnRequest) -> list[str]:
+def _photos_of_people(request: KnnRequest) -> list[bytes]:
     clause = request.people
     return [person.photo for person in (*clause.all, *clause.any, *clause.none) if person.photo is not None]

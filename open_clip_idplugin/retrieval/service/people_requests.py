@@ -1,107 +1,122 @@
-"""The JSON of requests about people, checked field by field.
+"""Request validation: the JSON that the addresses below `/people/` take -> one frozen model each.
 
-Role: parsed JSON -> values; raises BadRequest in one sentence. Fields that nobody would read are refused, because these
-requests change what is kept of people.
+Role: see `request_fields`. Fields that nobody would read are refused, because these requests change what is kept of people.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
+from typing_extensions import Self
 
 from open_clip_idplugin.gallery import LONGEST_NAME, Details
 from open_clip_idplugin.gallery.details import LONGEST_TEXT as LONGEST_DETAIL
+from open_clip_idplugin.gallery.details import LONGEST_WORD
 from open_clip_idplugin.retrieval.ranking.request_fields import (
     BadRequest,
-    count_field,
-    flag_field,
-    number_field,
-    refuse_unknown,
-    row_field,
-    text_field,
+    Cosine,
+    Flag,
+    Picture,
+    Request,
+    Row,
+    Text,
 )
 
 MOST_PEOPLE = 500  # of one page of the list
-USUAL_PEOPLE = 60
 LONGEST_LABEL = 200  # characters
 DETAILS = ("notes", "consent", "consent_date", "consent_until", "word")
 
+_Name = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_NAME)]
+_Detail = Annotated[Text, Field(max_length=LONGEST_DETAIL)]
+_Index = Annotated[Text | None, Field(description="which index; the first one by default")]
+_SameFace = Annotated[Cosine | None, Field(description="cosine from which a face is called by a name")]
+_A_NAME = "a person's name"
 
-@dataclass(frozen=True)
-class ListRequest:
+
+class PeopleRequest(Request):
+    """What all of them share."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListRequest(PeopleRequest):
     """Which of the enrolled people are listed."""
 
-    find: str | None = None
-    offset: int = 0
-    count: int = USUAL_PEOPLE
-    include_images: bool = True
+    find: Annotated[Text, Field(max_length=LONGEST_NAME)] | None = Field(
+        default=None, description="part of a name or alias"
+    )
+    offset: Row = 0
+    count: Annotated[StrictInt, Field(ge=1, le=MOST_PEOPLE)] = 60
+    include_images: Flag = True
 
 
-@dataclass(frozen=True)
-class EnrollRequest:
-    """A name and its face: of a base64 `photo`, or of the indexed image `image_id`; `face` from 0, best detection first."""
+class InImageRequest(PeopleRequest):
+    """An indexed image whose faces are asked for."""
 
-    name: str
-    photo: str | None = None
-    image_id: int | None = None
-    face: int | None = None
-    indice_name: str | None = None
-    label: str = ""
-    details: Mapping[str, str | None] = field(default_factory=dict)
+    image_id: Row = Field(description="a whole number from 0")
+    indice_name: _Index = None
+    same_face: _SameFace = None
 
 
-def require_object(values: object) -> Mapping[str, Any]:
-    """The request's JSON as an object."""
-    if not isinstance(values, dict):
-        raise BadRequest("the request must be a JSON object")
-    return values
+class InPhotoRequest(PeopleRequest):
+    """A photo whose faces are asked for."""
+
+    photo: Picture = Field(description="a picture in base64")
+    same_face: _SameFace = None
 
 
-def parse_list(values: Mapping[str, Any]) -> ListRequest:
-    """Fields of `/people/list`."""
-    refuse_unknown(values, ("find", "offset", "count", "include_images"), "the request")
-    count = count_field(values, "count", USUAL_PEOPLE)
-    if count > MOST_PEOPLE:
-        raise BadRequest(f"'count' must be at most {MOST_PEOPLE}")
-    return ListRequest(
-        text_field(values, "find", LONGEST_NAME),
-        row_field(values, "offset") or 0,
-        count,
-        flag_field(values, "include_images", True),
+class EnrollRequest(PeopleRequest):
+    """A name and its face: of a `photo`, or of the indexed image `image_id`; `face` from 0, best detection first."""
+
+    name: _Name = Field(description=_A_NAME)
+    photo: Picture | None = None
+    image_id: Row | None = None
+    face: Row | None = Field(default=None, description="which face, best detection first")
+    indice_name: _Index = None
+    label: Annotated[Text, Field(max_length=LONGEST_LABEL)] | None = Field(
+        default=None, description="of the photo, for listing; by default which image it is"
+    )
+    notes: _Detail | None = None
+    consent: _Detail | None = None
+    consent_date: _Detail | None = Field(default=None, json_schema_extra={"maxLength": 10})
+    consent_until: _Detail | None = Field(default=None, json_schema_extra={"maxLength": 10})
+    word: _Detail | None = Field(
+        default=None,
+        description="what the person is in words, such as 'a woman'",
+        json_schema_extra={"maxLength": LONGEST_WORD},
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_face(cls, values: Any) -> Any:
+        if isinstance(values, dict) and sum(values.get(name) not in (None, "") for name in ("photo", "image_id")) != 1:
+            raise BadRequest("give one of 'photo' and 'image_id'")
+        return values
 
-def parse_enroll(values: Mapping[str, Any]) -> EnrollRequest:
-    """Fields of `/people/enroll`."""
-    known = ("name", "photo", "image_id", "face", "indice_name", "label", *DETAILS)
-    refuse_unknown(values, known, "the request")
-    photo, image_id = text_field(values, "photo"), row_field(values, "image_id")
-    if (photo is None) == (image_id is None):
-        raise BadRequest("give one of 'photo' and 'image_id'")
-    label = text_field(values, "label", LONGEST_LABEL) or ("" if image_id is None else f"image {image_id}")
-    details = {name: text_field(values, name, LONGEST_DETAIL) for name in DETAILS}
-    Details().changed(**details)  # a bad date is refused before a face is looked for
-    return EnrollRequest(
-        required_name(values, "name"),
-        photo,
-        image_id,
-        row_field(values, "face"),
-        text_field(values, "indice_name"),
-        label,
-        details,
-    )
+    @model_validator(mode="after")
+    def _good_details(self) -> Self:
+        Details().changed(**self.details)  # a bad date is refused before a face is looked for
+        return self
 
+    @property
+    def details(self) -> Mapping[str, str | None]:
+        """What is said of the person."""
+        return {name: getattr(self, name) for name in DETAILS}
 
-def required_name(values: Mapping[str, Any], name: str) -> str:
-    """A field with a person's name, which must be there."""
-    text = text_field(values, name, LONGEST_NAME)
-    if text is None:
-        raise BadRequest(f"'{name}' must be a person's name")
-    return text
+    @property
+    def photo_label(self) -> str:
+        """What the photo is called in lists."""
+        return self.label or ("" if self.image_id is None else f"image {self.image_id}")
 
 
-def parse_threshold(values: Mapping[str, Any]) -> float | None:
-    """The field `same_face`: cosine from which a face is called by a name."""
-    number: float | None = number_field(values, "same_face", float)
-    if number is not None and not -1 <= number <= 1:
-        raise BadRequest("'same_face' must be a number from -1 to 1")
-    return number
+class RenameRequest(PeopleRequest):
+    """A person and the name to come."""
+
+    name: _Name = Field(description=_A_NAME)
+    new_name: _Name = Field(description=_A_NAME)
+
+
+class ForgetRequest(PeopleRequest):
+    """A person to be erased."""
+
+    name: _Name = Field(description=_A_NAME)

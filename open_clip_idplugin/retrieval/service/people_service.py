@@ -7,7 +7,7 @@ pictures of faces, never an embedding.
 
 import base64
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from open_clip_idplugin.errors import IdClipError
@@ -15,13 +15,20 @@ from open_clip_idplugin.gallery import Gallery, GalleryError, Person, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, to_photo_face
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, decode_base64, without_path
+from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, without_path
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
 from open_clip_idplugin.retrieval.service.answers import choose_index
 from open_clip_idplugin.retrieval.service.indexed_face import indexed_face, require_row
 from open_clip_idplugin.retrieval.service.known_faces import faces_in_image, faces_in_photo
 from open_clip_idplugin.retrieval.service.limits import Limits
-from open_clip_idplugin.retrieval.service.people_requests import EnrollRequest, ListRequest
+from open_clip_idplugin.retrieval.service.people_requests import (
+    EnrollRequest,
+    ForgetRequest,
+    InImageRequest,
+    InPhotoRequest,
+    ListRequest,
+    RenameRequest,
+)
 from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
 
 if TYPE_CHECKING:
@@ -50,19 +57,20 @@ class PeopleService:
                     _add_cover(entry, gallery)
         return {"total": len(everybody), "people": described}
 
-    def in_image(self, values: Mapping[str, Any], row: int, threshold: float | None) -> dict[str, Any]:
+    def in_image(self, request: InImageRequest) -> dict[str, Any]:
         """The faces of an indexed image."""
-        resource = choose_index(self._indices.current(), values.get("indice_name"))
+        row = request.image_id
+        resource = choose_index(self._indices.current(), request.indice_name)
         require_row(resource, row)
         with _without_paths(self._people.gallery):
-            faces = faces_in_image(resource.faces, row, self._people.gallery, threshold)
+            faces = faces_in_image(resource.faces, row, self._people.gallery, request.same_face)
         return {"id": row, "index_has_faces": resource.faces is not None, "faces": faces}
 
-    def in_photo(self, photo: str, threshold: float | None) -> dict[str, Any]:
+    def in_photo(self, request: InPhotoRequest) -> dict[str, Any]:
         """The faces of a photo that was sent."""
-        faces, width, height, model_id = self._find(photo)
+        faces, width, height, model_id = self._find(request.photo)
         with _without_paths(self._people.gallery):
-            described = faces_in_photo(faces, width, height, model_id, self._people.gallery, threshold)
+            described = faces_in_photo(faces, width, height, model_id, self._people.gallery, request.same_face)
         return {"width": width, "height": height, "faces": described}
 
     def enroll(self, request: EnrollRequest) -> dict[str, Any]:
@@ -81,19 +89,19 @@ class PeopleService:
             "alike": [{"name": other.name, "similarity": round(other.cosine, 4)} for other in alike],
         }
 
-    def rename(self, name: str, new_name: str) -> dict[str, Any]:
+    def rename(self, request: RenameRequest) -> dict[str, Any]:
         """Give a person another name."""
         gallery = self._writable()
         with _without_paths(gallery):
             self._require_somebody(gallery)
-            return {"person": describe(gallery.rename(name, new_name))}
+            return {"person": describe(gallery.rename(request.name, request.new_name))}
 
-    def forget(self, name: str) -> dict[str, Any]:
+    def forget(self, request: ForgetRequest) -> dict[str, Any]:
         """Erase a person; says what was erased, and whether the gallery's bytes hold anything of it still."""
         gallery = self._writable()
         with _without_paths(gallery):
             self._require_somebody(gallery)
-            gone = gallery.forget(name)
+            gone = gallery.forget(request.name)
         fields = ("name", "photos", "crops", "aliases", "clean")
         return {field: getattr(gone, field) for field in fields}
 
@@ -113,13 +121,12 @@ class PeopleService:
             raise PersonError("no face was found in the photo: send a clearer, larger picture of the face")
         if len(usable) > 1:
             raise PersonError(f"the photo shows {len(usable)} faces: say in 'face' which one is meant")
-        return to_photo_face(request.label, usable[0], model_id), model_id
+        return to_photo_face(request.photo_label, usable[0], model_id), model_id
 
-    def _find(self, photo: str) -> "tuple[list[Face], int, int, str]":
+    def _find(self, photo: bytes) -> "tuple[list[Face], int, int, str]":
         """Faces of a photo, its width and height, and the face model."""
-        content = decode_base64(photo)
-        self._limits.check_picture(content, "'photo'")
-        return self._people.find_faces(content)
+        self._limits.check_picture(photo, "'photo'")
+        return self._people.find_faces(photo)
 
     def _writable(self) -> Gallery:
         if self._people.gallery is None:

@@ -24,8 +24,6 @@ from open_clip_idplugin.retrieval.ranking.query_parts import Persons
 from open_clip_idplugin.retrieval.ranking.query_people import AskedPeople, EnrolledPerson
 from open_clip_idplugin.retrieval.service.access import Access
 from open_clip_idplugin.retrieval.service.limits import Limits
-from open_clip_idplugin.retrieval.service.openapi_people import people_paths
-from open_clip_idplugin.retrieval.service.people_requests import parse_enroll, parse_list
 
 TOKEN = "a-token-of-some-length"
 
@@ -276,24 +274,6 @@ def test_metrics(service):
     service.ask("list")
     text = service.client.get("/metrics").get_data(as_text=True)
     assert 'idclip_answers_total{endpoint="people-list",status="200"}' in text
-
-
-def test_description_and_parsers_know_the_same_fields():
-    class Noting(dict):
-        asked: frozenset = frozenset()
-
-        def get(self, name, default=None):
-            self.asked |= {name}
-            return super().get(name, default)
-
-    paths = people_paths(["archive"])
-    for address, parse, values in [
-        ("/people/list", parse_list, {}),
-        ("/people/enroll", parse_enroll, {"name": "X", "image_id": 1}),
-    ]:
-        noting = Noting(values)
-        parse(noting)
-        assert noting.asked == set(paths[address][1]["properties"])
 
 
 def test_people_who_come_and_go_while_others_ask(page_world):  # noqa: F811

@@ -8,9 +8,10 @@ import base64
 import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from open_clip_idplugin.devices import AUTO
@@ -18,7 +19,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
 from open_clip_idplugin.retrieval.results_page import render_page
-from open_clip_idplugin.retrieval.search_options import SearchOptions
+from open_clip_idplugin.retrieval.search_options import request_fields, with_request_flags
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 
@@ -39,7 +40,7 @@ class Query:
     photos: tuple[str, ...] = ()
     identities: tuple[str, ...] = ()
     num_images: int = 20
-    options: SearchOptions = field(default_factory=SearchOptions)
+    options: Mapping[str, Any] = field(default_factory=dict)  # further fields of the request
 
     def to_json(self, include_images: bool) -> dict[str, Any]:
         """The request for our service; photos are read and sent as base64."""
@@ -49,10 +50,11 @@ class Query:
             "identities": list(self.identities),
             "num_images": self.num_images,
             "include_images": include_images,
-            **self.options.to_json(),
+            **self.options,
         }
 
 
+@with_request_flags
 def search(
     text: str,
     index: str | None = None,
@@ -69,25 +71,9 @@ def search(
     client_only: bool = False,
     device: str = AUTO,
     precision: str = "fp32",
-    all: str | None = None,
-    any: str | None = None,
-    none: str | None = None,
-    only: bool = False,
-    fusion: str | None = None,
-    face_weight: float | None = None,
-    face_threshold: float | None = None,
-    unseen_face: float | None = None,
-    min_similarity: float | None = None,
-    min_face_similarity: float | None = None,
-    negative_text: str | None = None,
     where: str | None = None,
-    offset: int | None = None,
-    collapse: str | None = None,
-    person_as: str | None = None,
-    fmr: float | None = None,
-    min_face_fmr: float | None = None,
-    min_probability: float | None = None,
     model_config: str | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Find a person in a context: "[TOK] feeding a horse" with an enrolled name or a photo; plain text works as well.
 
@@ -108,50 +94,14 @@ def search(
             whose index was made with the same image tower; no face or name leaves this machine.
         device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.
         precision: fp32, amp or amp_bf16.
-        all: enrolled names who must all be in an image, as different faces; several separated by commas.
-        any: enrolled names of whom one must be in an image.
-        none: enrolled names who must not be in an image.
-        only: nobody but those of --all may be in an image.
-        fusion: how face and text make one score: weighted, reciprocal_rank, filter or none.
-        face_weight: of the face in the score.
-        face_threshold: cosine from which two faces are the same person, for --fusion filter and --none, in place of --fmr.
-        unseen_face: cosine that counts where no face was found in an image; low to trust the detector.
-        min_similarity: cosine of text and image below which nothing is shown.
-        min_face_similarity: cosine of the faces below which nothing is shown.
-        negative_text: what the images should not show.
         where: conditions on metadata, several separated by commas: column=value, column=a|b, column=1900..1950 (numbers or
             dates), column==value for a text with such signs in it.
-        offset: results to leave out at the start, for the next page.
-        collapse: near_duplicates, or a column of which every value is shown once.
-        person_as: what people are in the text: token, words, both, or auto (the token where an adaptor trained for this
-            face model is there, else words, and the faces rank).
-        fmr: false match rate at which two faces are the same person (0.001): how often different people are taken for one.
-        min_face_fmr: leave out images whose face different people reach more often than this, in place of a cosine.
-        min_probability: leave out images that show the people with a lower probability, so that nothing may be found.
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
-    options = SearchOptions(
-        _split(all),
-        _split(any),
-        _split(none),
-        only,
-        fusion,
-        face_weight,
-        face_threshold,
-        unseen_face,
-        min_similarity,
-        min_face_similarity,
-        negative_text,
-        _split(where),
-        offset,
-        collapse,
-        person_as,
-        fmr,
-        min_face_fmr,
-        min_probability,
-    )
+    clause = {name: list(_split(given[name])) for name in ("all", "any", "none") if given.get(name)}
+    options = request_fields({**given, **clause}, _split(where))
     query = Query(text, _split(photos), _split(identities), num_images, options)
-    if client_only and options != SearchOptions():
+    if client_only and options:
         raise IdClipError(
             "--client_only sends one vector: people in images, thresholds and filters need an idclip service"
         )

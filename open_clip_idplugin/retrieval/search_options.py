@@ -1,56 +1,107 @@
-"""Flags of `idclip search` that say who must be in the images and how they are ranked -> fields of a request.
+"""Flags of `idclip search` that are fields of a request: types, bounds, defaults and help come from the request's schema.
 
-Role: words on the command line -> the JSON that `ranking_request` checks.
+Role: a verb's function -> the same with these flags; what was given -> JSON of a request.
 """
 
+import functools
+import inspect
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
+from open_clip_idplugin.retrieval.ranking.ranking_request import PeopleClause
+from open_clip_idplugin.retrieval.ranking.request_fields import properties
 
+CLAUSE = ("all", "any", "none", "only")
+RULES = (
+    "fusion",
+    "face_weight",
+    "fmr",
+    "face_threshold",
+    "unseen_face",
+    "negative_text",
+    "offset",
+    "collapse",
+    "person_as",
+    "min_similarity",
+    "min_face_similarity",
+    "min_face_fmr",
+    "min_probability",
+)
+_KINDS = {"string": str, "number": float, "integer": int, "boolean": bool, "array": str}
+_BY_POSITION_OR_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD
 # A number, or a date with or without a time as ISO 8601 writes it.
 _ORDERED = re.compile(
     r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?)?"
 )
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    """Each field as in a request; names are enrolled ones."""
+def with_request_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with a flag for each of these fields; it takes what was given of them as its last parameter `given`."""
+    fields = {
+        name: field
+        for schema, names in ((PeopleClause, CLAUSE), (KnnRequest, RULES))
+        for name, field in properties(schema).items()
+        if name in names
+    }
+    own = inspect.signature(verb)
+    flags = [
+        inspect.Parameter(name, _BY_POSITION_OR_NAME, default=_unset(field), annotation=_kind(field))
+        for name, field in fields.items()
+    ]
+    signature = own.replace(parameters=[*list(own.parameters.values())[:-1], *flags])
 
-    all: tuple[str, ...] = ()
-    any: tuple[str, ...] = ()
-    none: tuple[str, ...] = ()
-    only: bool = False
-    fusion: str | None = None
-    face_weight: float | None = None
-    face_threshold: float | None = None
-    unseen_face: float | None = None
-    min_similarity: float | None = None
-    min_face_similarity: float | None = None
-    negative_text: str | None = None
-    where: tuple[str, ...] = ()
-    offset: int | None = None
-    collapse: str | None = None
-    person_as: str | None = None
-    fmr: float | None = None
-    min_face_fmr: float | None = None
-    min_probability: float | None = None
+    @functools.wraps(verb)
+    def with_flags(*args: Any, **named: Any) -> None:
+        values = signature.bind(*args, **named).arguments
+        given = {name: values.pop(name) for name in fields if name in values}
+        verb(**values, given=given)
 
-    def to_json(self) -> dict[str, Any]:
-        """Only what was given."""
-        clauses = {name: list(getattr(self, name)) for name in ("all", "any", "none") if getattr(self, name)}
-        people = {**clauses, **({"only": True} if self.only else {})}
-        faces = ("fusion", "face_weight", "fmr", "face_threshold", "unseen_face")
-        least = ("min_similarity", "min_face_similarity", "min_face_fmr", "min_probability")
-        values = {
-            name: getattr(self, name) for name in (*faces, *least, "negative_text", "offset", "collapse", "person_as")
-        }
-        filters = parse_where(self.where)
-        fields = {**values, "people": people or None, "filters": filters or None}
-        return {name: value for name, value in fields.items() if value is not None}
+    with_flags.__signature__ = signature  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
+    entries = [f"        {name}: {_help(field)}" for name, field in fields.items()]
+    with_flags.__doc__ = "\n".join([(verb.__doc__ or "").rstrip(), *entries])
+    return with_flags
+
+
+def _kind(field: Mapping[str, Any]) -> Any:
+    kind = _KINDS[field["type"][0]]
+    return kind if kind is bool else kind | None
+
+
+def _unset(field: Mapping[str, Any]) -> bool | None:
+    return False if _kind(field) is bool else None
+
+
+def _help(field: Mapping[str, Any]) -> str:
+    """The field's description with what may be given, in the words of a command line."""
+    text = field["description"]
+    for name in (*CLAUSE, *RULES):
+        text = text.replace(f"`{name}`", f"--{name}")
+    notes = []
+    if "enum" in field:
+        notes.append(", ".join(choice for choice in field["enum"] if choice is not None))
+    if "minimum" in field:
+        notes.append(f"{field['minimum']:g} to {field['maximum']:g}")
+    if "array" in field["type"]:
+        notes.append("enrolled names, several separated by commas")
+    if field.get("default"):
+        notes.append(f"by default {field['default']}")
+    return text + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def request_fields(given: Mapping[str, Any], where: Sequence[str] = ()) -> dict[str, Any]:
+    """JSON of a request: only what was given. Names in `all`, `any` and `none` are lists.
+
+    Raises:
+        IdClipError: see `parse_where`.
+    """
+    people = {name: given[name] for name in CLAUSE if given.get(name)}
+    rest = {name: value for name, value in given.items() if name not in CLAUSE and value is not None}
+    filters = parse_where(where)
+    return {**rest, **({"people": people} if people else {}), **({"filters": filters} if filters else {})}
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, Any]:

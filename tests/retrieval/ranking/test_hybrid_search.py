@@ -249,17 +249,19 @@ def test_bad_requests_get_a_sentence(world, body, message):
 def test_flags_of_the_verb(world):
     from open_clip_idplugin.retrieval.results_page import render_page
     from open_clip_idplugin.retrieval.search import Query
-    from open_clip_idplugin.retrieval.search_options import SearchOptions
+    from open_clip_idplugin.retrieval.search_options import request_fields
 
     where = ("image_id=2..8", "attributes.stratum=dark|bright")
-    options = SearchOptions(all=("Ada Lovelace",), fusion="filter", where=where, offset=1)
+    options = request_fields(
+        {"all": ["Ada Lovelace"], "fusion": "filter", "only": False, "offset": 1, "fmr": None}, where
+    )
     results = world.ask(**Query("blocks", options=options).to_json(include_images=True))
     assert {result["id"] for result in results} < {3, 5, 7} and len(results) == 2
     page = render_page("blocks", [], results)
     assert page.count('title="Ada Lovelace" style="left:8.33%;top:12.50%;width:16.67%;height:25.00%"') == 2
     assert Query("blocks").to_json(False).keys() == {"text", "faces", "identities", "num_images", "include_images"}
     with pytest.raises(ValueError, match="is no condition"):
-        SearchOptions(where=("dark",)).to_json()
+        request_fields({}, ("dark",))
 
 
 def test_removed_images_are_in_no_answer(world, tmp_path):

@@ -46,7 +46,7 @@ class NamedText:
 def find_people(text: str, names: Mapping[str, str]) -> NamedText:
     """Replace enrolled names in a text by placeholders: the longest match first, whole words only.
 
-    A name or alias of one word that was enrolled with a capital counts only where it is written with one that does not just
+    A name or alias that may be a word ("Rose", not "Jean-Luc") counts only where it is written with a capital that does not just
     begin a sentence ("beside Rose", not "a rose" or "Rose in a vase"). A first word of longer names never counts. Both
     become hints where they are written with a capital.
 
@@ -94,8 +94,12 @@ def find_people(text: str, names: Mapping[str, str]) -> NamedText:
 
 
 def _may_be_a_word(spelling: str) -> bool:
-    """Whether a name could be read as a word: one word, whose capital tells the two apart."""
-    return len(spelling.split()) == 1 and spelling.strip()[:1].isupper()
+    """Whether a name could be read as a word: one of letters alone, and whose capital tells the two apart.
+
+    No word is written "Jean-Luc", "McCartney" or "Family1-Dad".
+    """
+    name = spelling.strip()
+    return name.isalpha() and name[:1].isupper() and (name[1:] == name[1:].lower() or name.isupper())
 
 
 def _written_as_name(text: str, start: int, stop: int) -> bool:

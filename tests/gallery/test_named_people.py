@@ -98,3 +98,9 @@ def test_names_are_no_patterns():
 
 def test_without_names_nothing_changes():
     assert find_people("Ada Lovelace", {}) == NamedText("Ada Lovelace")
+
+
+@pytest.mark.parametrize("name", ["Jean-Luc", "McCartney", "Family1-Dad", "O'Neill"])
+def test_a_name_that_is_written_like_no_word_counts_anywhere(name):
+    assert find_people(f"{name} in a room", {name: name}) == NamedText("[TOK] in a room", (name,))
+    assert find_people(f"A dog. {name.lower()} walks it", {name: name}).text == "A dog. [TOK] walks it"

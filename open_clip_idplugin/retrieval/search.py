@@ -5,11 +5,12 @@ serve`, or any clip-retrieval backend, which is sent the finished query vector (
 """
 
 import base64
+import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +22,7 @@ from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
 from open_clip_idplugin.retrieval.results_page import render_page
 from open_clip_idplugin.retrieval.search_options import request_fields, with_request_flags
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.finite_json import finite, json_text
 
 _TIMEOUT = 60  # seconds
 
@@ -42,11 +43,15 @@ class Query:
     num_images: int = 20
     options: Mapping[str, Any] = field(default_factory=dict)  # further fields of the request
 
+    def faces(self) -> list[bytes]:
+        """The files of the photos."""
+        return [_read(photo) for photo in self.photos]
+
     def to_json(self, include_images: bool) -> dict[str, Any]:
-        """The request for our service; photos are read and sent as base64."""
+        """The request for our service; photos are sent as base64."""
         return {
             "text": self.text,
-            "faces": [_read_base64(photo) for photo in self.photos],
+            "faces": [base64.b64encode(photo).decode() for photo in self.faces()],
             "identities": list(self.identities),
             "num_images": self.num_images,
             "include_images": include_images,
@@ -141,7 +146,7 @@ def search_service(url: str, query: Query, include_images: bool = False) -> Resu
         return answered[0]
 
     results: Results = _answer_of(ask, address)
-    print_hints(answered[0].headers)
+    print_hints(json.loads(answered[0].headers.get(HINTS, "[]")))
     return results
 
 
@@ -167,13 +172,32 @@ def search_any_backend(url: str, query: Query, setup: LocalModel) -> Results:
 
 
 def search_folder(index: str, query: Query, setup: LocalModel, include_images: bool = False) -> Results:
-    """Open an index folder in this process and ask it."""
-    from open_clip_idplugin.retrieval.serve import open_app
+    """Open an index folder in this process and ask it; a request that cannot be answered is refused before that."""
+    from open_clip_idplugin.retrieval.ranking.knn_request import parse_request
+    from open_clip_idplugin.retrieval.serve import split_indices
+    from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
+    from open_clip_idplugin.retrieval.service.limits import Limits
+    from open_clip_idplugin.retrieval.service.served_indices import open_indices
 
-    response = open_app(index, setup).test_client().post("/knn-service", json=query.to_json(include_images))
-    results: Results = _results(response.get_json(), index)
-    print_hints(response.headers)
+    folders = split_indices(index)
+    with _refusals():
+        request, limits = parse_request(query.to_json(include_images)), Limits()
+        limits.check(request)
+    loaded, people = setup.load()
+    service = IdentityKnnService(open_indices(folders, loaded), people, None, limits)
+    with _refusals():
+        results: Results = finite(service.search(request))
+    print_hints([asdict(hint) for hint in service.hints])
     return results
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What a service would answer with HTTP 400 is the end of a search."""
+    try:
+        yield
+    except IdClipError as error:
+        raise SearchFailed(f"the search was refused: {error}") from None
 
 
 def encode_query(query: Query, setup: LocalModel) -> list[float]:
@@ -184,7 +208,7 @@ def encode_query(query: Query, setup: LocalModel) -> list[float]:
 
     loaded, everybody = setup.load()
     people = everybody.asked_for(query.identities)
-    rows = people.embeddings(query.to_json(False)["faces"], query.identities)
+    rows = people.embeddings(query.faces(), query.identities)
     why_not = why_no_token(loaded, people.face_model, rows.shape[1] or None)
     if len(rows) and why_not is not None:
         raise IdClipError(
@@ -209,9 +233,9 @@ def print_results(results: Results) -> None:
             print(f"     {result['why']}" + ("" if chance is None else f"; there with a probability of {chance:.2g}"))
 
 
-def print_hints(headers: Any) -> None:
+def print_hints(hints: Sequence[Mapping[str, Any]]) -> None:
     """Say which words of the text may have been meant as names (see `answers.with_hints`)."""
-    for hint in json.loads(headers.get(HINTS, "[]")):
+    for hint in hints:
         people = " or ".join(f"'{name}'" for name in hint["people"])
         print(f"'{hint['written']}' was read as a word; for {people} write the whole name, or --identities NAME")
 
@@ -244,11 +268,11 @@ def _split(listed: str | None) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in entries if entry.strip())
 
 
-def _read_base64(photo: str) -> str:
+def _read(photo: str) -> bytes:
     path = Path(photo)
     if not path.is_file():
         raise IdClipError(f"--photos: there is no file '{photo}'")
-    return base64.b64encode(path.read_bytes()).decode()
+    return path.read_bytes()
 
 
 def _key(result: dict[str, Any]) -> str:

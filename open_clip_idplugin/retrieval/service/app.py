@@ -16,7 +16,6 @@ import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
-from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
 from open_clip_idplugin.retrieval.service.access import CONTENT_RULES, Access, close
@@ -36,8 +35,7 @@ from open_clip_idplugin.retrieval.service.page import add_page
 from open_clip_idplugin.retrieval.service.people_service import PeopleService
 from open_clip_idplugin.retrieval.service.people_views import add_people
 from open_clip_idplugin.retrieval.service.picture_urls import fetch_picture
-from open_clip_idplugin.retrieval.service.resources import IndexOpener
-from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
+from open_clip_idplugin.retrieval.service.served_indices import ServedIndices, open_indices
 from open_clip_idplugin.retrieval.service.service_info import describe_indices
 from open_clip_idplugin.retrieval.service.stock_page import add_stock_page
 
@@ -96,8 +94,7 @@ def create_app(
         IndexMismatch: an index is damaged, or was made with another image tower.
         HostMismatchError: the installed clip-retrieval is not one that this was built for.
     """
-    verify_hosts()
-    served = ServedIndices({name: Path(folder) for name, folder in indices.items()}, IndexOpener(loaded, mmap))
+    served = open_indices(indices, loaded, mmap)
     access, limits = access or Access(allow_cors=allow_cors), limits or Limits()
     app = flask.Flask(__name__, static_folder=None)
     app.json = FiniteJSON(app)

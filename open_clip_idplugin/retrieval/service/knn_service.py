@@ -124,16 +124,18 @@ class IdentityKnnService(KnnService):
         return with_hints(answer(self._answer), self.hints)
 
     def _answer(self) -> Answer:
-        request = parse_request(json_body())
-        with without_path(self._people.gallery):
-            return self.search(request)
+        return self.search(parse_request(json_body()))
 
     def search(self, request: KnnRequest) -> Answer:
         """Results of a request, best first; `similarity` is the cosine in [-1, 1].
 
         Raises:
-            IdClipError: the request cannot be answered, in one sentence.
+            IdClipError: the request cannot be answered, in one sentence, which does not say where the gallery lies.
         """
+        with without_path(self._people.gallery):
+            return self._results(request)
+
+    def _results(self, request: KnnRequest) -> Answer:
         resource = choose_index(self.clip_resources, request.indice_name)
         self._limits.check(request)
         request = self._with_fetched_picture(request)

@@ -11,17 +11,30 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.service.monitoring import INDEX_ROWS
-from open_clip_idplugin.retrieval.service.resources import IdentityResource
+from open_clip_idplugin.retrieval.service.resources import IdentityResource, IndexOpener
 
 CHECK_SECONDS = 1.0
 _ATTEMPTS = 3  # to open an index that is being replaced meanwhile
 _log = logging.getLogger(__name__)
 
 Stamp = tuple[int, ...]
+
+
+def open_indices(indices: Mapping[str, str | Path], loaded: LoadedModel, mmap: bool = False) -> "ServedIndices":
+    """Open index folders for searching with a loaded model.
+
+    Raises:
+        IndexMismatch: an index is damaged, or was made with another image tower.
+        HostMismatchError: the installed clip-retrieval is not one that this was built for.
+    """
+    verify_hosts()
+    return ServedIndices({name: Path(folder) for name, folder in indices.items()}, IndexOpener(loaded, mmap))
 
 
 class ServedIndices:

@@ -75,7 +75,7 @@ def test_words_that_may_be_names_are_hinted_at_and_stay_words(world, capsys):
     silent = ({"text": "Ada Lovelace's horse"}, {"text": "a horse"}, {"text": "Ada", "find_names": False})
     for quiet in silent:
         assert "Idclip-Hints" not in world.client.post("/knn-service", data=json.dumps(quiet)).headers
-    print_hints(response.headers)
+    print_hints(json.loads(response.headers["Idclip-Hints"]))
     assert "'Ada' was read as a word; for 'Ada Lovelace' write the whole name" in capsys.readouterr().out
 
 

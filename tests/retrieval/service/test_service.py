@@ -411,10 +411,32 @@ def test_search_in_a_folder(world, client, capsys):
         search.search_folder(str(world.folder), query, setup),
         ask(client, text=TEXT, identities=["Ada Lovelace"], num_images=3),
     )
+    with pytest.raises(IdClipError, match="the search was refused: nobody named 'Nobody'"):
+        search.search_folder(str(world.folder), replace(query, identities=("Nobody",)), setup)
+    wrong = search.Query("x", options={"fmr": 2})
+    with pytest.raises(IdClipError, match="the search was refused: 'fmr' is a false match rate"):
+        search.search_folder(str(world.folder), wrong, None)  # before any model is loaded
     with pytest.raises(IdClipError, match="give either --index"):
         search.search("x")
     with pytest.raises(IdClipError, match="--model"):
         search.search("x", index=str(world.folder))
+
+
+def test_photos_of_a_search(world, loaded, client, tmp_path):
+    """A photo is read from its file, however the query is encoded."""
+
+    class Setup:
+        def load(self):
+            return loaded, People(world.gallery, MeanColourEngine())
+
+    (tmp_path / "who.jpg").write_bytes(world.images[0].jpeg)
+    query = search.Query(TEXT, photos=(str(tmp_path / "who.jpg"),), num_images=3)
+    face = MeanColourEngine().the_face(world.images[0].jpeg).embedding
+    expected = QueryEncoder(loaded).encode([TEXT], faces=[face])
+    np.testing.assert_allclose(search.encode_query(query, Setup()), expected[0], atol=1e-6)
+    results = search.search_folder(str(world.folder), query, Setup(), include_images=True)
+    assert [result["id"] for result in results] == best_rows(world, expected, 3) and results[0]["image"]
+    same_answers(results, ask(client, **query.to_json(True)))
 
 
 def test_lists_of_names():

@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, str] = {
     "prometheus_client": "serve",
     "pydantic": "serve",
     "pydantic_core": "serve",
+    "typing_extensions": "serve",
     "pyarrow": "serve",
     "pandas": "serve",
     "scipy": "serve",

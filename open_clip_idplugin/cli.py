@@ -161,7 +161,7 @@ def _ended(program: str, work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; run the same command again to go on", file=sys.stderr)
         return 1
-    except Exception as error:
+    except Exception as error:  # `refusal` tells bad input from a defect, which is raised again
         sentence = refusal(error)
         if sentence is None:
             raise

@@ -20,11 +20,11 @@ from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import PLACEHOLDER, UNKNOWN_IDENTITY, IdentityText, identity_key
 from open_clip_idplugin.prompts import PLACEHOLDERS, placeholder_numbers
+from open_clip_idplugin.replaced import ORIGINAL
 from open_clip_idplugin.token_splicing import Splicer, splicer_for
 from open_clip_idplugin.weights import WEIGHTS, shipped
 
 _HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's; its version 2 knows the first only
-_MARK = "open_clip_idplugin_original"
 
 
 class IdentityTokenizer:
@@ -224,7 +224,7 @@ def _keys(identity_ids: Sequence[str] | None, count: int) -> torch.Tensor:
 
 def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip's get_tokenizer -> one that wraps the tokenizers of IdCLIP models (for the patch table)."""
-    if hasattr(original, _MARK):
+    if hasattr(original, ORIGINAL):
         return original
 
     @functools.wraps(original)
@@ -248,7 +248,7 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
             return base
         return IdentityTokenizer(base, IdentityConfig.from_dict(identity_cfg), model_name)
 
-    setattr(get_tokenizer, _MARK, original)
+    setattr(get_tokenizer, ORIGINAL, original)
     return get_tokenizer
 
 

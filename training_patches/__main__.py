@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
         arguments = arguments[1:]
     try:
         return _train(arguments)
-    except Exception as error:
+    except Exception as error:  # `refusal` tells bad input from a defect, which is raised again
         sentence = refusal(error)
         if sentence is None:
             raise

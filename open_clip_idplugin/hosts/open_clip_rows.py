@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from open_clip_idplugin.hosts.patches import PatchRow
-from open_clip_idplugin.hosts.pretrained import MARK, download_with_remedy, with_identity_tags
+from open_clip_idplugin.hosts.pretrained import download_with_remedy, with_identity_tags
+from open_clip_idplugin.replaced import ORIGINAL
 
 
 def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip.factory's CustomTextCLIP -> one that makes an IdCLIP of configs with an `identity_cfg`."""
-    if hasattr(original, MARK):
+    if hasattr(original, ORIGINAL):
         return original
 
     @functools.wraps(original, updated=())
@@ -27,7 +28,7 @@ def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
 
         return functools.partial(IdCLIP, identity_cfg=identity_cfg)(*args, **settings)
 
-    setattr(custom_text_clip, MARK, original)
+    setattr(custom_text_clip, ORIGINAL, original)
     return custom_text_clip
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.own_models import SHIPPED
+from open_clip_idplugin.replaced import ORIGINAL
 from open_clip_idplugin.weights import shipped
 
 PREFIX = "IdCLIP-"  # of the shipped models, whose pretrained tags are those of the plain model
-MARK = "open_clip_idplugin_original"
 
 # Names of the models that come with the package.
 IDENTITY_MODELS: list[str] = sorted(path.stem for path in SHIPPED.glob("*.json"))
@@ -43,7 +43,7 @@ def with_identity_tags(tags: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
 
 def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip.factory's download_pretrained -> one that, for our models, says what to do when it fails."""
-    if hasattr(original, MARK):
+    if hasattr(original, ORIGINAL):
         return original
 
     @functools.wraps(original)
@@ -57,7 +57,7 @@ def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
         except (OSError, RuntimeError, ValueError) as error:
             raise weights_missing(cfg[_OWN], cfg, error) from error
 
-    setattr(download_pretrained, MARK, original)
+    setattr(download_pretrained, ORIGINAL, original)
     return download_pretrained
 
 

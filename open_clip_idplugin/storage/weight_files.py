@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.replaced import ORIGINAL
 from open_clip_idplugin.storage.lightning_checkpoint import is_lightning, lightning_tensors, read_lightning
 from open_clip_idplugin.storage.torchscript_archive import read_archive, stored_tensors
 from open_clip_idplugin.weight_keys import OPENAI_FACTS, from_reference
@@ -24,7 +25,6 @@ SAFETENSORS, ARCHIVE, TORCHSCRIPT, PICKLE = "safetensors", "torch archive", "Tor
 LIGHTNING = "Lightning checkpoint"
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _ARCHIVES_INSIDE = (".zip", ".pt", ".pth", ".ckpt", ".tar")
-_MARK = "open_clip_idplugin_original"
 
 
 def kind_of(path: str | Path) -> str:
@@ -108,7 +108,7 @@ def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
     Lightning checkpoints and the reference implementation's names are read as well.
     Whoever asks the host for more than weights gets what the host does.
     """
-    if hasattr(original, _MARK):
+    if hasattr(original, ORIGINAL):
         return original
 
     @functools.wraps(original)
@@ -123,7 +123,7 @@ def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
         content = original(checkpoint_path, device=device, weights_only=weights_only)
         return _in_our_names(content) if isinstance(content, Mapping) else content
 
-    setattr(load_state_dict, _MARK, original)
+    setattr(load_state_dict, ORIGINAL, original)
     return load_state_dict
 
 

@@ -22,6 +22,7 @@ from open_clip_idplugin.command_line.verb_arguments import Parameter, parameters
 
 # They make data or train for minutes; what they are given is checked where their parts are tested.
 LONG = ("demo", "miniature", "swap")
+PROCESSES = ("workers",)  # a number that is taken starts as many
 JUNK = (
     "groups.csv", "groups.json", "metadata.json", "index_card.json", "0.tar", "a.jpg", "image.index", "model.onnx",
     "open_clip_config.json", "faces.parquet", "embeddings.npy", "config.json", "identity_meta.csv",
@@ -30,12 +31,14 @@ NUMBERS = {int: ("-1", "0", str(2**63 - 1), "1000000"), float: ("-1", "2", "1e30
 FLAG = re.compile(r"--[a-z][\w-]*")
 
 
-def cases(kinds) -> list[tuple[str, Parameter]]:
+def cases(kinds, without=(), unlike=()) -> list[tuple[str, Parameter]]:
+    """Flags of these kinds of all verbs but those `without`, and but those called as in `unlike`."""
     return [
         (verb, parameter)
         for verb in CALLS
+        if verb not in without
         for parameter in parameters_of(cli.verb_function(cli.VERBS[verb]))
-        if parameter.kind in kinds and not parameter.variadic
+        if parameter.kind in kinds and not parameter.variadic and parameter.name not in unlike
     ]
 
 
@@ -123,25 +126,19 @@ def test_a_value_of_another_type_is_refused(call, verb, parameter):
     assert call(verb, parameter, "x") == 2
 
 
-@pytest.mark.parametrize(("verb", "parameter"), cases((str,)), ids=name_of)
+@pytest.mark.parametrize(("verb", "parameter"), cases((str,), LONG), ids=name_of)
 def test_something_broken_is_one_sentence(call, broken, verb, parameter):
-    if verb in LONG:
-        pytest.skip("takes minutes where it works")
     call(verb, parameter, broken[zlib.crc32(f"{verb} {parameter.name}".encode()) % len(broken)])
 
 
-@pytest.mark.parametrize(("verb", "parameter"), cases((int, float)), ids=name_of)
+@pytest.mark.parametrize(("verb", "parameter"), cases((int, float), (*LONG, "evaluate"), PROCESSES), ids=name_of)
 def test_a_number_out_of_range_is_one_sentence(call, verb, parameter):
-    if verb in (*LONG, "evaluate") or parameter.name == "workers":
-        pytest.skip("takes seconds to minutes, or as many processes, where it works")
     values = NUMBERS[parameter.kind]
     call(verb, parameter, values[zlib.crc32(f"{verb} {parameter.name}".encode()) % len(values)])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("verb", "parameter"), cases((str, int, float)), ids=name_of)
+@pytest.mark.parametrize(("verb", "parameter"), cases((str, int, float), LONG, PROCESSES), ids=name_of)
 def test_all_values_of_all_flags(call, broken, verb, parameter):
-    if verb in LONG or parameter.name == "workers":
-        pytest.skip("takes minutes, or as many processes, where it works")
     for value in broken if parameter.kind is str else NUMBERS[parameter.kind]:
         call(verb, parameter, value)

@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from open_clip_idplugin.assets import shipped
 from open_clip_idplugin.faces import load_face_engine
-from open_clip_idplugin.weights import shipped
 from webdataset_tools.collection_faces.build import build_face_table
 from webdataset_tools.collection_faces.options import FacesOptions
 from webdataset_tools.miniature.people import sample_person

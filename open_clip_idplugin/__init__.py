@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from open_clip_idplugin.hosts.registration import IDENTITY_MODELS, add_identity_model, register, unregister
     from open_clip_idplugin.identity_text import PLACEHOLDER, IdentityText, identity_key
     from open_clip_idplugin.model import IdCLIP
-    from open_clip_idplugin.query_encoder import QueryEncoder
+    from open_clip_idplugin.queries.query_encoder import QueryEncoder
     from open_clip_idplugin.tokenizer import IdentityTokenizer
 
 __all__ = [

@@ -34,7 +34,7 @@ _WRITTEN = ("output", "gallery", "index", "report")  # flags that name what a ve
 
 VERBS: Mapping[str, Verb] = {
     "open": Verb(
-        "open_clip_idplugin.retrieval.open:open_pictures",
+        "open_clip_idplugin.retrieval.open.command:open_pictures",
         "make your own pictures searchable by who and what, and serve them",
         TRY,
     ),
@@ -87,7 +87,7 @@ VERBS: Mapping[str, Verb] = {
         "erase removed images from the files of an index",
         SEARCH,
     ),
-    "search": Verb("open_clip_idplugin.retrieval.search:search", "find a person in a context", SEARCH),
+    "search": Verb("open_clip_idplugin.retrieval.search.command:search", "find a person in a context", SEARCH),
     "serve": Verb(
         "open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query", SEARCH
     ),

@@ -4,16 +4,20 @@ The dictionary comes from JSON or from `open_clip.create_model(name, identity_cf
 Every field carries its help and what it may be, so that command lines are made from them (`parse_setting`, `override`).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from open_clip_idplugin.block_choice import NO_BLOCKS, parse_blocks
 from open_clip_idplugin.errors import IdClipError
 
 FREE, INITIAL, FIXED, LEARNED = "free", "initial", "fixed", "learned"
 UNIT, STORED = "unit", "stored"
 ATTENTION, MLP, BOTH = "attention", "mlp", "both"
+# Which blocks of a tower are meant: "none", "all", "last:4" or numbers as "0,3,5-7", counted from 0.
+NO_BLOCKS, ALL_BLOCKS = "none", "all"
+_LAST = re.compile(r"last:([1-9]\d*)")
+_SPAN = re.compile(r"(\d+)(?:-(\d+))?")
 
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _LORA_DETAILS = ("lora_rank", "lora_targets")
@@ -144,3 +148,43 @@ def _check(name: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Non
         raise IdClipError(f"identity_cfg: {name} must be one of {', '.join(metadata['choices'])}, not {value!r}.")
     if "blocks" in metadata:
         parse_blocks(name, value)
+
+
+def parse_blocks(name: str, text: object) -> list[tuple[int, int]]:
+    """The spans (first, last) that numbers name, none for the words; raises IdClipError for anything else."""
+    if isinstance(text, str):
+        if text in (NO_BLOCKS, ALL_BLOCKS) or _LAST.fullmatch(text):
+            return []
+        matches = [_SPAN.fullmatch(part.strip()) for part in text.split(",")]
+        spans = [(int(match[1]), int(match[2] or match[1])) for match in matches if match]
+        if len(spans) == len(matches) and all(first <= last for first, last in spans):
+            return spans
+    raise IdClipError(
+        f"identity_cfg: {name} must be 'none', 'all', 'last:4' or block numbers as '0,3,5-7', not {text!r}."
+    )
+
+
+def chosen_blocks(name: str, text: str, count: int) -> list[int]:
+    """The chosen ones of `count` blocks, ascending; raises IdClipError where the tower has fewer than named."""
+    if text == NO_BLOCKS:
+        return []
+    if text == ALL_BLOCKS:
+        return list(range(count))
+    last = _LAST.fullmatch(text)
+    wanted = int(last[1]) - 1 if last else max(last for _, last in parse_blocks(name, text))
+    if wanted >= count:
+        raise IdClipError(f"identity_cfg: {name} is {text!r}, but this tower has {count} blocks, 0 to {count - 1}.")
+    if last:
+        return list(range(count - int(last[1]), count))
+    return sorted({number for first, end in parse_blocks(name, text) for number in range(first, end + 1)})
+
+
+def blocks_text(blocks: Collection[int]) -> str:
+    """Block numbers -> the shortest text that names them, such as "0,3,5-7"; "none" for no block."""
+    spans: list[list[int]] = []
+    for number in sorted(set(blocks)):
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(str(first) if first == end else f"{first}-{end}" for first, end in spans) or NO_BLOCKS

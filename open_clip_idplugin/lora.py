@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from open_clip.transformer import Attention
 from torch import nn
 
-from open_clip_idplugin.block_choice import chosen_blocks
-from open_clip_idplugin.config import ATTENTION, BOTH, MLP
+from open_clip_idplugin.config import ATTENTION, BOTH, MLP, chosen_blocks
 from open_clip_idplugin.errors import IdClipError
 
 

@@ -19,8 +19,7 @@ from open_clip.model import CustomTextCLIP
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open_clip_idplugin.adaptor import IdentityAdaptor
-from open_clip_idplugin.block_choice import NO_BLOCKS, blocks_text
-from open_clip_idplugin.config import IdentityConfig
+from open_clip_idplugin.config import NO_BLOCKS, IdentityConfig, blocks_text
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.lora import merge_lora, remove_lora, set_lora
 from open_clip_idplugin.text_prompts import set_text_prompts

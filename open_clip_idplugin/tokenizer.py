@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from open_clip_idplugin.assets import WEIGHTS, shipped
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import PLACEHOLDER, UNKNOWN_IDENTITY, IdentityText, identity_key
 from open_clip_idplugin.prompts import PLACEHOLDERS, placeholder_numbers
 from open_clip_idplugin.replaced import ORIGINAL
 from open_clip_idplugin.token_splicing import Splicer, splicer_for
-from open_clip_idplugin.weights import WEIGHTS, shipped
 
 _HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's; its version 2 knows the first only
 

@@ -10,8 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from open_clip_idplugin.block_choice import blocks_text
-from open_clip_idplugin.config import ATTENTION, BOTH, FIXED, FREE, LEARNED, MLP, STORED, UNIT, IdentityConfig
+from open_clip_idplugin.config import (
+    ATTENTION,
+    BOTH,
+    FIXED,
+    FREE,
+    LEARNED,
+    MLP,
+    STORED,
+    UNIT,
+    IdentityConfig,
+    blocks_text,
+)
 
 ADAPTOR, VISUAL_PROMPTS, TEXT_PROMPTS = "adaptor", "visual_prompts", "text_prompts"
 IMAGE_LORA, TEXT_LORA = "image_lora", "text_lora"

@@ -11,14 +11,17 @@ PACKAGES = ("open_clip_idplugin", "training_patches", "webdataset_tools", "bench
 FILES = sorted(path for package in (*PACKAGES[:3], "benchmarks/recipes") for path in (ROOT / package).rglob("*.py"))
 
 # Room -> rooms whose modules it may import; rooms are named as in `room_of`. Nothing imports upward in this table.
-WORDS = ("model",)
+WORDS = ("errors", "model", "assets")
 BELOW_FACES = (*WORDS, "command_line", "storage", "model_store", "pictures")
 BELOW_QUERIES = (*BELOW_FACES, "hosts", "faces", "checkpoints")
 BELOW_RETRIEVAL = (*BELOW_QUERIES, "queries", "gallery")
+SERVICE = ("retrieval.index", "retrieval.ranking", "retrieval.service")
 INDEX = ("retrieval.index_folder", "retrieval.face_index")
 DATA = (*BELOW_QUERIES, "queries", "evaluation")
 MAY_IMPORT = {
-    "model": (),
+    "errors": (),
+    "assets": ("errors",),
+    "model": ("errors", "assets"),
     "command_line": WORDS,
     "storage": WORDS,
     "model_store": (*WORDS, "storage"),
@@ -27,27 +30,26 @@ MAY_IMPORT = {
     "faces": BELOW_FACES,
     "checkpoints": (*BELOW_FACES, "hosts", "faces"),
     "queries": BELOW_QUERIES,
-    "gallery": BELOW_QUERIES,
+    "gallery": (*BELOW_QUERIES, "queries"),
     "evaluation": (*BELOW_QUERIES, "queries"),
     "retrieval.index_folder": (*WORDS, "storage", "pictures"),
     "retrieval.face_index": (*BELOW_FACES, "faces", "queries", "retrieval.index_folder"),
     "retrieval.index": (*BELOW_RETRIEVAL, *INDEX),
     "retrieval.ranking": (*BELOW_RETRIEVAL, *INDEX),
     "retrieval.service": (*BELOW_RETRIEVAL, *INDEX, "retrieval.index", "retrieval.ranking"),
-    "retrieval": (*BELOW_RETRIEVAL, *INDEX, "retrieval.index", "retrieval.ranking", "retrieval.service"),
+    "retrieval": (*BELOW_RETRIEVAL, *INDEX, *SERVICE),
+    "retrieval.search": (*BELOW_RETRIEVAL, *INDEX, *SERVICE, "retrieval"),
+    "retrieval.open": (*BELOW_RETRIEVAL, *INDEX, *SERVICE, "retrieval"),
     "webdataset_tools": DATA,
     "webdataset_tools.faceswap": (*DATA, "webdataset_tools"),
     "webdataset_tools.collection_faces": (*DATA, "webdataset_tools"),
     "webdataset_tools.miniature": (
-        *(*BELOW_RETRIEVAL, *DATA, *INDEX, "retrieval.index", "retrieval.ranking", "retrieval.service"),
+        *(*BELOW_RETRIEVAL, *DATA, *INDEX, *SERVICE),
         *("webdataset_tools", "webdataset_tools.faceswap", "webdataset_tools.collection_faces"),
     ),
     "benchmarks.recipes": (*DATA, "webdataset_tools", "webdataset_tools.miniature"),
     "training_patches": (*DATA, "open_clip_idplugin", "webdataset_tools", "retrieval.index_folder"),
 }
-# Flat modules that ask a loaded model: above the checkpoints, and not below them as the model's own modules are.
-QUERIES = ("query_encoder", "person_as", "fusion")
-
 # Module -> folders (or files) that alone may import it.
 ONLY_IN = {
     **dict.fromkeys(
@@ -109,7 +111,7 @@ def room_of(name: str) -> str:
         return package
     if folders:
         return ".".join(folders)
-    return "queries" if parts[0] in QUERIES else "model"
+    return "errors" if parts == ["errors"] else "model"
 
 
 def modules_imported(path: Path) -> set[str]:

@@ -18,7 +18,7 @@ from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import metrics
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Settings, run
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from training_patches.params import IdentityOptions
 from webdataset_tools.evaluation_data import EncodedImages, encode_images, load_evaluation_set
 

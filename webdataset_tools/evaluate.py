@@ -28,9 +28,9 @@ from open_clip_idplugin.evaluation.rivals import (
 )
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results
 from open_clip_idplugin.faces.calibration import Calibration
-from open_clip_idplugin.fusion import WEIGHTED, Fusion
-from open_clip_idplugin.person_as import takes_faces, takes_stored_faces, why_no_token
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.fusion import WEIGHTED, Fusion
+from open_clip_idplugin.queries.person_as import takes_faces, takes_stored_faces, why_no_token
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from open_clip_idplugin.storage.locations import make_folder
 from webdataset_tools.chosen_samples import Chosen, choose_samples
 from webdataset_tools.evaluation_data import (

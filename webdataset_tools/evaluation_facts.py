@@ -18,8 +18,8 @@ from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_b
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.evaluation.protocols import Settings
 from open_clip_idplugin.faces.calibration import Calibration
-from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.pictures import DECODER_VERSION
+from open_clip_idplugin.queries.fusion import Fusion
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.recipes.world import DETECTOR_SIDE, FACES
+from open_clip_idplugin.assets import WEIGHTS
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import EvaluationSet
@@ -20,7 +21,6 @@ from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.weights import WEIGHTS
 from webdataset_tools.evaluation_data import detect_faces, samples_of
 
 if TYPE_CHECKING:

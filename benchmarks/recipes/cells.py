@@ -155,8 +155,8 @@ def _weights(model: str, pretrained: str) -> Mapping[str, str]:
     """Digest of the pretrained file, of the vocabulary where the model has one of its own, and of a user's model's config."""
     import open_clip
 
+    from open_clip_idplugin.assets import WEIGHTS
     from open_clip_idplugin.hosts.registration import model_config, own_config
-    from open_clip_idplugin.weights import WEIGHTS
 
     config = model_config(model)
     tag = open_clip.get_pretrained_cfg(model, pretrained)

@@ -19,8 +19,8 @@ from open_clip_idplugin.evaluation.protocols import (
 )
 from open_clip_idplugin.evaluation.rivals import untuned
 from open_clip_idplugin.faces.calibration import assumed_calibration
-from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.prompts import GENERAL_TEMPLATES
+from open_clip_idplugin.queries.fusion import Fusion
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from open_clip_idplugin.evaluation.rivals import (
     split_by_faces,
 )
 from open_clip_idplugin.prompts import GENERAL_TEMPLATES
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import encode_images, load_evaluation_set
 from webdataset_tools.photo_features import photo_features
 

@@ -14,7 +14,7 @@ from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.metrics import Array, CosineScores, as_features
 from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
-from open_clip_idplugin.fusion import RECIPROCAL_RANK, Fusion
+from open_clip_idplugin.queries.fusion import RECIPROCAL_RANK, Fusion
 
 
 @dataclass(frozen=True)

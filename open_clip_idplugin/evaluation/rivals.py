@@ -2,7 +2,7 @@
 
 Role: encoded queries and detected faces -> the results that the protocols give, so that the rows share a table. The
 rivals know captions, faces and face photos; the hybrid ranks by the text with the identity token and the face, by the
-arithmetic of the search service (`open_clip_idplugin.fusion`). Rules and numbers are tuned on other people.
+arithmetic of the search service (`open_clip_idplugin.queries.fusion`). Rules and numbers are tuned on other people.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from open_clip_idplugin import fusion
 from open_clip_idplugin.evaluation import strata
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces, FaceScores, FusedScores
 from open_clip_idplugin.evaluation.metrics import CosineScores, Scores, row_blocks
@@ -27,7 +26,8 @@ from open_clip_idplugin.evaluation.protocols import (
     unit_rows,
 )
 from open_clip_idplugin.faces.calibration import Calibration
-from open_clip_idplugin.fusion import Fusion
+from open_clip_idplugin.queries import fusion
+from open_clip_idplugin.queries.fusion import Fusion
 
 FILTER_FACES = "filter by face, then CLIP text"
 CAPTION_AND_FACE = "late fusion"

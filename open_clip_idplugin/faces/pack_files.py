@@ -85,7 +85,7 @@ def _is_bare(name: str) -> bool:
 
 def _folder_of(name: str) -> Path:
     if name == SHIPPED_PACK:
-        from open_clip_idplugin.weights import shipped
+        from open_clip_idplugin.assets import shipped
 
         return Path(shipped("miniature_faces"))
     return insightface_folder(name) if _is_bare(name) else Path(name).expanduser()

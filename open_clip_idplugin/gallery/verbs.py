@@ -16,7 +16,7 @@ from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.person_words import noun_phrase
+from open_clip_idplugin.queries.person_words import noun_phrase
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy

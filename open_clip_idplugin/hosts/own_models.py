@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin.assets import MODEL_CONFIGS
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 
 GROUP = "open_clip_idplugin.model_configs"  # entry points: name = package (or package:attribute that is a path)
 VARIABLE = "IDCLIP_MODEL_CONFIGS"  # files and folders, separated as in PATH
 HOW_TO_ADD = "a model of your own is added with --model_config FILE.json (see docs/own_models.md)"
-SHIPPED = Path(__file__).parents[1] / "model_configs"
 LARGEST = 1 << 20  # bytes of a config
 FOLDER_PREFIX, FOLDER_CONFIG = "local-dir:", "open_clip_config.json"  # open_clip's, of model folders
 
@@ -107,7 +107,7 @@ def takes_faces(model: str, model_config: str | Path | None = None) -> bool:
     open_clip is asked where it is imported already. Raises IdClipError as `config_files` and `read_config` do.
     """
     named = [] if model_config is None else config_files(model_config)
-    for path in [*named, SHIPPED / f"{model}.json", *told_files()]:
+    for path in [*named, MODEL_CONFIGS / f"{model}.json", *told_files()]:
         if path.stem == model and path.is_file():
             return takes_faces_by(read_config(path))
     if model.startswith(FOLDER_PREFIX):

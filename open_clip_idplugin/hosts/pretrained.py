@@ -7,15 +7,14 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from open_clip_idplugin.assets import MODEL_CONFIGS, shipped
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.hosts.own_models import SHIPPED
 from open_clip_idplugin.replaced import ORIGINAL
-from open_clip_idplugin.weights import shipped
 
 PREFIX = "IdCLIP-"  # of the shipped models, whose pretrained tags are those of the plain model
 
 # Names of the models that come with the package.
-IDENTITY_MODELS: list[str] = sorted(path.stem for path in SHIPPED.glob("*.json"))
+IDENTITY_MODELS: list[str] = sorted(path.stem for path in MODEL_CONFIGS.glob("*.json"))
 
 # Plain models whose names cannot be ours with the prefix in front: open_clip would take these for another kind.
 _PLAIN_NAMES = {"IdCLIP-ViT-B-16-sigmoid": "ViT-B-16-SigLIP"}

@@ -18,7 +18,7 @@ from open_clip_idplugin.hosts import patches
 from open_clip_idplugin.hosts.open_clip_rows import OPEN_CLIP
 from open_clip_idplugin.hosts.own_models import (
     HOW_TO_ADD,
-    SHIPPED,
+    MODEL_CONFIGS,
     checked_config,
     config_files,
     read_config,
@@ -34,10 +34,10 @@ _added: dict[str, Path | None] = {}  # name -> file, None for a config that came
 
 def register() -> None:
     """Register the package's models and those of users; raises HostMismatchError if open_clip is of an unknown make."""
-    importlib.import_module("open_clip_idplugin.miniature_tower")  # timm learns the name that a config uses
+    importlib.import_module("open_clip_idplugin.hosts.miniature_tower")  # timm learns the name that a config uses
     patches.apply(OPEN_CLIP)
     for name in IDENTITY_MODELS:
-        add_identity_model(SHIPPED / f"{name}.json")
+        add_identity_model(MODEL_CONFIGS / f"{name}.json")
     for path in told_files():
         try:
             _add(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 from open_clip_idplugin.retrieval.service.heap import limit_heaps, without_collections
 
 if TYPE_CHECKING:

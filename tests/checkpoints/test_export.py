@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from open_clip_idplugin import cli
+from open_clip_idplugin.assets import shipped
 from open_clip_idplugin.checkpoints.delta_files import read_delta, weights_digest
 from open_clip_idplugin.checkpoints.export import export_folder
 from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
@@ -16,8 +17,7 @@ from open_clip_idplugin.checkpoints.loading import load_model, read_weights
 from open_clip_idplugin.checkpoints.model_folders import CARD, CONFIG, WEIGHTS, known_to_open_clip, read_folder
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, require_face_model, write_facts
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.local_model import LocalModel
-from open_clip_idplugin.weights import shipped
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 
 pytestmark = pytest.mark.host
 
@@ -323,7 +323,7 @@ def test_what_cannot_be_exported_is_one_sentence(trained, plain_weights, folder_
 
 def test_a_gallery_of_another_face_model_gives_no_token(folder_of, tmp_path):
     from open_clip_idplugin.gallery import Gallery
-    from open_clip_idplugin.person_as import why_no_token
+    from open_clip_idplugin.queries.person_as import why_no_token
 
     model, reasons = f"local-dir:{folder_of(TINY)}", {}
     for face_model in (FACE_MODEL, "insightface:antelopev2"):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from evaluation_fixtures import BagOfWords, small_set, unit
 
-from open_clip_idplugin import fusion
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import metrics
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces, FaceScores
@@ -23,7 +22,8 @@ from open_clip_idplugin.evaluation.rivals import (
     split_by_faces,
 )
 from open_clip_idplugin.faces.calibration import assumed_calibration
-from open_clip_idplugin.fusion import Fusion
+from open_clip_idplugin.queries import fusion
+from open_clip_idplugin.queries.fusion import Fusion
 
 ONE_TEMPLATE = Settings(templates=0)
 

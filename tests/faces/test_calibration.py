@@ -24,9 +24,9 @@ from open_clip_idplugin.faces.calibration_files import load_calibration, read_ca
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.score_fits import impostors_of
 from open_clip_idplugin.faces.score_pairs import UNKNOWN, CollectedFaces, Scores, collect_scores
-from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.calibrate_command import calibrate
+from open_clip_idplugin.queries.fusion import Fusion
 
 MODEL = "onnx:some/net-0123456789ab"
 MINIATURE = "insightface:miniature/recogniser-ff9cc405493d"

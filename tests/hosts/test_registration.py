@@ -131,9 +131,9 @@ def test_a_failed_download_names_the_file_to_provide(tiny_identity_models, monke
 def test_a_missing_shipped_file_names_its_command(tiny_identity_models, monkeypatch, tmp_path):
     import open_clip
 
-    from open_clip_idplugin import weights
+    from open_clip_idplugin import assets
 
-    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(assets, "WEIGHTS", tmp_path)
     with pytest.raises((IdClipError, RuntimeError), match=r"make it with `python -m webdataset_tools\.miniature"):
         open_clip.create_model("IdCLIP-ViT-miniature", pretrained="miniature")
 

@@ -4,8 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from open_clip_idplugin.block_choice import blocks_text, chosen_blocks
-from open_clip_idplugin.config import IdentityConfig, parse_setting
+from open_clip_idplugin.config import IdentityConfig, blocks_text, chosen_blocks, parse_setting
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.weight_keys import config_of_weights
 

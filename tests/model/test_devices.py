@@ -70,7 +70,7 @@ def test_images_and_texts_are_computed_in_the_same_numbers(loaded, precision):
     """An index (`Towers`), and evaluation and queries (`QueryEncoder`), give the same vectors, in the numbers of training."""
     from open_clip_train.precision import get_autocast
 
-    from open_clip_idplugin.query_encoder import QueryEncoder
+    from open_clip_idplugin.queries.query_encoder import QueryEncoder
     from open_clip_idplugin.retrieval.index.towers import Towers
 
     low = dataclasses.replace(loaded, precision=precision)

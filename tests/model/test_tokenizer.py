@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from open_clip_idplugin.assets import MODEL_CONFIGS
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.hosts.own_models import SHIPPED
 from open_clip_idplugin.identity_text import IdentityText, identity_key
 from open_clip_idplugin.tokenizer import IdentityTokenizer, faces_per_text
 
@@ -218,7 +218,7 @@ def test_a_clipa_model_of_a_hub_tokenizer(hub_tokenizer, faces, tmp_path):
 
     import open_clip_idplugin
 
-    config = json.loads((SHIPPED / "IdCLIP-ViT-L-14-CLIPA-336.json").read_text())
+    config = json.loads((MODEL_CONFIGS / "IdCLIP-ViT-L-14-CLIPA-336.json").read_text())
     config["vision_cfg"] |= {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     config["text_cfg"] |= {"vocab_size": 30, "width": 32, "heads": 2, "layers": 1,
                            "hf_tokenizer_name": hub_tokenizer().tokenizer.name_or_path}  # fmt: skip
@@ -283,12 +283,12 @@ def test_relative_vocabularies_are_the_packages_own(tiny_identity_models, tmp_pa
     import open_clip
 
     import open_clip_idplugin
-    from open_clip_idplugin import weights
+    from open_clip_idplugin import assets
 
-    monkeypatch.setattr(weights, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(assets, "WEIGHTS", tmp_path)
     with gzip.open(tmp_path / "small.txt.gz", "wt") as file:
         file.write("#version\nd o\ndo g</w>")
-    config = json.loads((SHIPPED / "IdCLIP-ViT-B-32.json").read_text())
+    config = json.loads((MODEL_CONFIGS / "IdCLIP-ViT-B-32.json").read_text())
     config["text_cfg"] |= {"context_length": 10, "tokenizer_kwargs": {"bpe_path": "small.txt.gz"}}
     path = tmp_path / "IdCLIP-ViT-small-vocabulary.json"
     path.write_text(json.dumps(config))

@@ -24,7 +24,7 @@ from open_clip_idplugin.evaluation.protocols import (
     people,
     run,
 )
-from open_clip_idplugin.person_as import why_no_token
+from open_clip_idplugin.queries.person_as import why_no_token
 
 # The pattern by which the reference's tokenizer (OpenAI's, with [TOK] as one more special token) takes a text apart.
 REFERENCE_PATTERN = regex.compile(

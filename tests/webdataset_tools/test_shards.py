@@ -165,7 +165,9 @@ def test_insightface_crops_for_real(release, tmp_path):
 
 
 def test_the_shipped_face_pack_crops_for_real(tmp_path):
-    pack_folder = Path(shard_folder.__file__).parents[1] / "open_clip_idplugin" / "weights" / "miniature_faces"
+    pack_folder = (
+        Path(shard_folder.__file__).parents[1] / "open_clip_idplugin" / "assets" / "weights" / "miniature_faces"
+    )
     if not pack_folder.is_dir():
         pytest.skip("the shipped face pack is not there yet")
     release = fixtures.write_release(tmp_path / "release", scenes=2)

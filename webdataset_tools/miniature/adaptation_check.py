@@ -18,7 +18,7 @@ from tqdm import tqdm
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Results, Settings, run
 from open_clip_idplugin.prompts import training_caption
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import encode_images, load_evaluation_set
 from webdataset_tools.miniature.cpu_precision import fast_autocast, fast_precision
 

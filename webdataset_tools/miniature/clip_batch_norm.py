@@ -7,7 +7,7 @@ after every convolution of the trunk before training and folded into the convolu
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from open_clip_idplugin.miniature_tower import ConvolutionReLU
+from open_clip_idplugin.hosts.miniature_tower import ConvolutionReLU
 
 
 def add_batch_norm(tower: nn.Module) -> None:

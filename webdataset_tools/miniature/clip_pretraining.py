@@ -28,8 +28,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from open_clip_idplugin import miniature_tower  # registers the image tower
+from open_clip_idplugin.assets import MODEL_CONFIGS
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.hosts import miniature_tower  # registers the image tower
 from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
 from open_clip_idplugin.storage.atomic import atomic_path
 from open_clip_idplugin.storage.finite_json import json_text
@@ -48,7 +49,7 @@ from webdataset_tools.miniature.cpu_precision import fast_autocast
 from webdataset_tools.miniature.scenes import sample_scene
 from webdataset_tools.miniature.streams import stream
 
-CONFIG = Path(miniature_tower.__file__).parent / "model_configs" / "IdCLIP-ViT-miniature.json"
+CONFIG = MODEL_CONFIGS / "IdCLIP-ViT-miniature.json"
 Pixels = Callable[[np.ndarray], np.ndarray]  # rows [n] -> uint8 [n, H, W, 3]
 WEIGHTS_NAME, VOCABULARY_NAME = "miniature_clip.safetensors", "miniature_bpe.txt.gz"
 

@@ -19,7 +19,7 @@ import numpy as np
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.fusion import match_faces
+from open_clip_idplugin.queries.fusion import match_faces
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
 from open_clip_idplugin.retrieval.index_folder.selection import probing

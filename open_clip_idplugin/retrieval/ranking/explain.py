@@ -5,7 +5,7 @@ Role: one place of a `Ranking` -> the fields that a result has beside clip-retri
 
 from typing import Any
 
-from open_clip_idplugin import fusion
+from open_clip_idplugin.queries import fusion
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, PersonMatches
 from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts
 from open_clip_idplugin.retrieval.ranking.ranking import Ranking

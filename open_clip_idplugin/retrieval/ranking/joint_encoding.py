@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from open_clip_idplugin.tokenizer import faces_per_text
 
 MOST_TEXTS = 64  # of several requests in one pass; the padding to the longest of them costs more than a pass saves

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, FailFast, Field, StrictStr, model_validator
 from typing_extensions import Self
 
-from open_clip_idplugin.person_words import AUTO, CHOICES
+from open_clip_idplugin.queries.person_words import AUTO, CHOICES
 from open_clip_idplugin.retrieval.ranking.ranking_request import LONGEST_TEXT as LONGEST_TEXT
 from open_clip_idplugin.retrieval.ranking.ranking_request import MOST_FACES as MOST_FACES
 from open_clip_idplugin.retrieval.ranking.ranking_request import People, PeopleClause, RankingRequest

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from open_clip_idplugin.person_as import choose, encode_people, why_no_token
-from open_clip_idplugin.person_words import SOMEBODY, TOKEN, WORDS, in_words, introduced, with_people
 from open_clip_idplugin.prompts import entity_texts, expand, placeholder_numbers
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.person_as import choose, encode_people, why_no_token
+from open_clip_idplugin.queries.person_words import SOMEBODY, TOKEN, WORDS, in_words, introduced, with_people
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People

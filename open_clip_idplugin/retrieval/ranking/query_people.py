@@ -13,8 +13,8 @@ import numpy as np
 
 from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError
-from open_clip_idplugin.person_words import SOMEBODY
 from open_clip_idplugin.pictures.bounded_decoding import decode_picture
+from open_clip_idplugin.queries.person_words import SOMEBODY
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine

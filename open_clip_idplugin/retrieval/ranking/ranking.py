@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import faiss
 import numpy as np
 
-from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
+from open_clip_idplugin.queries import fusion
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, PersonMatches
 from open_clip_idplugin.retrieval.index_folder.selection import selected
 from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors

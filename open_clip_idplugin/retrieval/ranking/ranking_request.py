@@ -21,8 +21,8 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
 from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
-from open_clip_idplugin.fusion import RULES, WEIGHTED, Fusion
 from open_clip_idplugin.gallery import fold_name
+from open_clip_idplugin.queries.fusion import RULES, WEIGHTED, Fusion
 from open_clip_idplugin.retrieval.ranking.request_fields import (
     MOST_RESULTS,
     BadRequest,

@@ -5,9 +5,9 @@ Role: a checked request + an opened index -> nothing, or BadRequest.
 
 import numpy as np
 
-from open_clip_idplugin import fusion
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.person_words import WORDS
+from open_clip_idplugin.queries import fusion
+from open_clip_idplugin.queries.person_words import WORDS
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest, KnnRequest
 from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts

@@ -21,8 +21,8 @@ from clip_retrieval.clip_back import (
 )
 
 from open_clip_idplugin.gallery.named_people import Hint, find_people
-from open_clip_idplugin.person_as import encode_people
 from open_clip_idplugin.prompts import placeholder_numbers
+from open_clip_idplugin.queries.person_as import encode_people
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY, KEY_COLUMN
 from open_clip_idplugin.retrieval.index_folder.removed_rows import IndexWithout
 from open_clip_idplugin.retrieval.ranking.explain import explain

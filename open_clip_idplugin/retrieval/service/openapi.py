@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from open_clip_idplugin.person_words import AUTO, CHOICES
+from open_clip_idplugin.queries.person_words import AUTO, CHOICES
 from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
 from open_clip_idplugin.retrieval.service.limits import Limits
 from open_clip_idplugin.retrieval.service.openapi_people import body_of, people_paths

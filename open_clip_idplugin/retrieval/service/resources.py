@@ -18,7 +18,7 @@ from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.pictures import DECODER_VERSION, load_image, pictures_read_otherwise
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.index.towers import Towers

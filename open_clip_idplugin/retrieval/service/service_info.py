@@ -5,13 +5,13 @@ Role: served indices + people + limits + access -> the JSON of `/service-info`.
 
 from typing import Any
 
-from open_clip_idplugin import fusion
 from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import same_model
-from open_clip_idplugin.person_as import choose, why_no_token
-from open_clip_idplugin.person_words import AUTO, CHOICES, WORDS
+from open_clip_idplugin.queries import fusion
+from open_clip_idplugin.queries.person_as import choose, why_no_token
+from open_clip_idplugin.queries.person_words import AUTO, CHOICES, WORDS
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.ranking.query_parts import face_model_of
 from open_clip_idplugin.retrieval.ranking.query_people import People

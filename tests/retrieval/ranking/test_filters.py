@@ -9,7 +9,7 @@ pytest.importorskip("clip_retrieval")
 from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
 from open_clip_idplugin.retrieval.ranking.filters import allowed_rows
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
-from open_clip_idplugin.retrieval.search_options import parse_where
+from open_clip_idplugin.retrieval.search.search_options import parse_where
 
 
 @pytest.fixture(scope="module")

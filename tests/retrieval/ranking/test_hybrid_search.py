@@ -12,10 +12,10 @@ from face_index_fixtures import unit
 from hybrid_fixtures import ADA, GRACE, ROWS, TEXT, World, ada_similarities, best_first
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models, write_shard  # noqa: F401
 
-from open_clip_idplugin import fusion
+from open_clip_idplugin.queries import fusion
 from open_clip_idplugin.retrieval.face_index.reading import PersonMatches
 from open_clip_idplugin.retrieval.ranking import ranking
-from open_clip_idplugin.retrieval.search import print_hints
+from open_clip_idplugin.retrieval.search.command import print_hints
 from open_clip_idplugin.retrieval.service.app import create_app
 
 
@@ -247,9 +247,9 @@ def test_bad_requests_get_a_sentence(world, body, message):
 
 
 def test_flags_of_the_verb(world):
-    from open_clip_idplugin.retrieval.results_page import render_page
-    from open_clip_idplugin.retrieval.search import Query
-    from open_clip_idplugin.retrieval.search_options import request_fields
+    from open_clip_idplugin.retrieval.search.command import Query
+    from open_clip_idplugin.retrieval.search.results_page import render_page
+    from open_clip_idplugin.retrieval.search.search_options import request_fields
 
     where = ("image_id=2..8", "attributes.stratum=dark|bright")
     options = request_fields(

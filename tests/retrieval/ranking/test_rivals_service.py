@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from evaluation_fixtures import BagOfWords, small_set, unit
 
-from open_clip_idplugin import fusion
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.metrics import top_k
 from open_clip_idplugin.evaluation.protocols import Settings, ask
 from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE, FacedQueries, untuned
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.faces.calibration_files import load_calibration
-from open_clip_idplugin.fusion import Fusion
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.query_encoder import QueryEncoder
+from open_clip_idplugin.queries import fusion
+from open_clip_idplugin.queries.fusion import Fusion
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import detect_faces, encode_images, load_evaluation_set
 from webdataset_tools.miniature import demo_steps as steps
 from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize

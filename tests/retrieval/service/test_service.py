@@ -18,14 +18,15 @@ from retrieval_fixtures import FACE_DIM, IDENTITY, DrawnImage, TinyModels, draw_
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError
 from open_clip_idplugin.pictures import PictureSource, load_image
-from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval import search, serve
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
+from open_clip_idplugin.retrieval import serve
 from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.query_people import People
+from open_clip_idplugin.retrieval.search import command as search
 from open_clip_idplugin.retrieval.service.app import create_app
 
 FACE_MODEL = "test faces"
@@ -445,7 +446,7 @@ def test_lists_of_names():
 
 
 def test_page_escapes_what_it_shows():
-    from open_clip_idplugin.retrieval.results_page import render_page
+    from open_clip_idplugin.retrieval.search.results_page import render_page
 
     page = render_page("<script>", ["<b>"], [{"id": 1, "similarity": 0.5, "caption": '"><script>alert(1)</script>'}])
     assert "<script>" not in page

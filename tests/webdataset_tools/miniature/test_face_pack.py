@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
+from open_clip_idplugin.assets import shipped
 from open_clip_idplugin.faces import load_face_engine
-from open_clip_idplugin.weights import shipped
 from webdataset_tools.miniature import face_measures, face_samples
 from webdataset_tools.miniature.drawing import DrawnFace
 from webdataset_tools.miniature.face_samples import POOL, UNSEEN, draw_photo, draw_scene_face

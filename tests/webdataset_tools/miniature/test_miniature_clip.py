@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from open_clip_idplugin.weights import shipped
+from open_clip_idplugin.assets import shipped
 
 MODEL = "IdCLIP-ViT-miniature"
 NAMES = ("Leonie Verstein Brenskifield", "Ada Baresku", "Yusuf Werinski")
@@ -79,7 +79,7 @@ def test_tower_has_no_running_statistics(model):
 
 def test_batch_norm_folds_into_the_trunk():
     timm = importlib.import_module("timm")
-    importlib.import_module("open_clip_idplugin.miniature_tower")
+    importlib.import_module("open_clip_idplugin.hosts.miniature_tower")
     batch_norm = importlib.import_module("webdataset_tools.miniature.clip_batch_norm")
     tower = timm.create_model("miniature_hybrid_vit")
     names = list(tower.state_dict())

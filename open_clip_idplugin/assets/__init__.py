@@ -1,10 +1,11 @@
-"""Weights and vocabularies that come with the package: a name -> its path in `open_clip_idplugin/weights/`."""
+"""Package data: the name of shipped weights or of a vocabulary -> its path; and the model configs of the registered names."""
 
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
 
 WEIGHTS = Path(__file__).parent / "weights"
+MODEL_CONFIGS = Path(__file__).parent / "model_configs"
 
 # Name -> the command that makes it again, from nothing, in a source checkout.
 MADE_BY = {

@@ -10,8 +10,8 @@ from real_photos import REAL, needs_real_photos
 from retrieval_fixtures import PLAIN, tiny_models  # noqa: F401
 
 from open_clip_idplugin.retrieval import serve
-from open_clip_idplugin.retrieval.local_model import LocalModel
-from open_clip_idplugin.retrieval.open import open_pictures
+from open_clip_idplugin.retrieval.open.command import open_pictures
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 
 pytestmark = needs_real_photos
 SCENE = "scenes/identification1.jpg"

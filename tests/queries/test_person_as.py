@@ -14,11 +14,11 @@ from retrieval_fixtures import FACE_DIM, IDENTITY, tiny_models  # noqa: F401
 from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.person_as import choose, why_no_token
-from open_clip_idplugin.query_encoder import QueryEncoder
-from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.queries.person_as import choose, why_no_token
+from open_clip_idplugin.queries.query_encoder import QueryEncoder
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.search import Query, encode_query, search
+from open_clip_idplugin.retrieval.search.command import Query, encode_query, search
 from open_clip_idplugin.retrieval.service.app import create_app
 
 WORDS = "a person beside coloured blocks"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from open_clip_idplugin.person_words import in_words, names_somebody, noun_phrase, with_people
 from open_clip_idplugin.prompts import GENERAL_TEMPLATES, PLACEHOLDER, expand, general_text
+from open_clip_idplugin.queries.person_words import in_words, names_somebody, noun_phrase, with_people
 
 WOMAN, MAN, PERSON = "a woman", "a man", "a person"
 

@@ -6,9 +6,9 @@ pytest.importorskip("pydantic")
 
 from open_clip_idplugin.command_line.verb_arguments import bind, flags_of, help_text
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval import search as verb
 from open_clip_idplugin.retrieval.ranking.knn_request import parse_request
-from open_clip_idplugin.retrieval.search_options import CLAUSE, RULES
+from open_clip_idplugin.retrieval.search import command as verb
+from open_clip_idplugin.retrieval.search.search_options import CLAUSE, RULES
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.config import STORED, IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.model_identity import same_model
-from open_clip_idplugin.person_words import AUTO, BOTH, TOKEN, WORDS, in_words
-from open_clip_idplugin.query_encoder import QueryEncoder, unit_rows
+from open_clip_idplugin.queries.person_words import AUTO, BOTH, TOKEN, WORDS, in_words
+from open_clip_idplugin.queries.query_encoder import QueryEncoder, unit_rows
 from open_clip_idplugin.tokenizer import placeholders_of, require_places
 
 

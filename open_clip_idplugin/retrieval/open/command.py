@@ -24,8 +24,8 @@ from open_clip_idplugin.retrieval.face_index.reading import read_info
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.index.picture_listing import Listing, list_pictures
 from open_clip_idplugin.retrieval.index.refresh import IndexRefresh
-from open_clip_idplugin.retrieval.open_people import GROUPS, OpenPeople
-from open_clip_idplugin.retrieval.open_report import REPORT_FILE, OpenReport, read_state
+from open_clip_idplugin.retrieval.open.open_people import GROUPS, OpenPeople
+from open_clip_idplugin.retrieval.open.open_report import REPORT_FILE, OpenReport, read_state
 from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.user_folder import user_folder
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from open_clip_idplugin import fusion
+from open_clip_idplugin.queries import fusion
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from open_clip_idplugin import cli
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.model_store import store
-from open_clip_idplugin.retrieval import open as open_verb
 from open_clip_idplugin.retrieval import serve
-from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.open import command as open_verb
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ from typing import Any
 
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.retrieval.local_model import LocalModel
+from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
-from open_clip_idplugin.retrieval.results_page import render_page
-from open_clip_idplugin.retrieval.search_options import request_fields, with_request_flags
+from open_clip_idplugin.retrieval.search.results_page import render_page
+from open_clip_idplugin.retrieval.search.search_options import request_fields, with_request_flags
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.finite_json import finite, json_text
 
@@ -202,9 +202,9 @@ def _refusals() -> Iterator[None]:
 
 def encode_query(query: Query, setup: LocalModel) -> list[float]:
     """The query as a unit vector of D floats, for the `embedding_input` of any clip-retrieval backend."""
-    from open_clip_idplugin.person_as import encode_people, why_no_token
-    from open_clip_idplugin.person_words import TOKEN
-    from open_clip_idplugin.query_encoder import QueryEncoder
+    from open_clip_idplugin.queries.person_as import encode_people, why_no_token
+    from open_clip_idplugin.queries.person_words import TOKEN
+    from open_clip_idplugin.queries.query_encoder import QueryEncoder
 
     loaded, everybody = setup.load()
     people = everybody.asked_for(query.identities)

@@ -43,8 +43,9 @@ from PIL import Image
 import open_clip_idplugin
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
-from training_patches.data import Decoder, PairMaker, use_identity_pairs
+from training_patches.data import use_identity_pairs
 from training_patches.image_cache import cached_sample, cached_shards, read_features
+from training_patches.pairs import Decoder, PairMaker
 from webdataset_tools.sample_format import SIZES_FILE, Sample, SampleRecord, sample_key, sample_to_members
 
 PARTS = ("step", "cache", "memory", "loader")

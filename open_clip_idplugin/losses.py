@@ -73,7 +73,7 @@ class MatchingClipLoss(ClipLoss):
         """Logits and matches [R, C], the column of each row's own pair [R] -> mean loss of the rows."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.others == MASK:
-            return F.cross_entropy(logits.masked_fill(_beside(match, own), -torch.inf), own)
+            return F.cross_entropy(logits.masked_fill(_other_matches(match, own), -torch.inf), own)
         targets = match.to(logits.dtype)
         if self.binary:
             return F.binary_cross_entropy_with_logits(logits, targets)
@@ -106,11 +106,11 @@ class MatchingSigLipLoss(SigLipLoss):
         logits = self.get_logits(image_features, text_features, logit_scale, logit_bias)
         match = matches(image_shows, text_about)
         own = torch.arange(first, first + len(image_features), device=match.device)
-        beside = _beside(match, own)
-        positive = match if self.others == POSITIVE else match & ~beside
+        others = _other_matches(match, own)
+        positive = match if self.others == POSITIVE else match & ~others
         each = F.logsigmoid(torch.where(positive, logits, -logits))
         if self.others == MASK:
-            each = each.masked_fill(beside, 0)
+            each = each.masked_fill(others, 0)
         return -each.sum() / len(image_features)
 
 
@@ -158,7 +158,7 @@ class SetupsLoss(nn.Module):
         return losses if output_dict else sum(losses.values())
 
 
-def _beside(match: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+def _other_matches(match: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """Matches [R, C] without the own pair of each row, whose column is `own` [R]."""
     return match.scatter(1, own[:, None], False)
 

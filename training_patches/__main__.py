@@ -1,4 +1,4 @@
-"""`python -m training_patches`: open_clip_train's command with the `--id-*` flags. Command line in, exit code out.
+"""Training command: `python -m training_patches` with open_clip_train's flags and ours -> exit code.
 
 Exit codes: 0 done, 1 the host refused to start (it says why), 2 bad input (one sentence on stderr).
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from open_clip_idplugin.command_line.missing_packages import require_extras
 from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
 from open_clip_idplugin.hosts import patches as host_patches
-from training_patches.host_imports import IMPORTED, PARAMS
+from training_patches.host_rows import IMPORTED, PARAMS
 
 PROGRAM = "python -m training_patches"
 
@@ -38,7 +38,7 @@ def _train(arguments: Sequence[str]) -> int:
     # Parsed here for --help and for typing errors, which need not wait for open_clip to be imported.
     params.parse_args(arguments, open_clip_train.params.parse_args)
     host_patches.verify(IMPORTED)  # before the modules that import these names
-    from training_patches.host_rows import TrainingRun
+    from training_patches.training_run import TrainingRun
 
     return 1 if TrainingRun()(arguments) == -1 else 0
 

@@ -1,4 +1,4 @@
-"""Batches whose items have something in common, from a stream: samples in, the same samples in another order out.
+"""Grouped batches: a stream of samples -> the same samples in an order in which a batch's items have something in common.
 
 Role: `--id-batch-groups`. Shards give no random access, so a worker keeps a bounded buffer and forms its groups from what
 is in it: pictures of one identity, or of one scene with several identities (what only the face tells apart). A pass over

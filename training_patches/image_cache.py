@@ -1,9 +1,8 @@
-"""Image features that are computed once: training shards and a frozen image tower in, shards with features in out.
+"""Image feature cache: training shards and a frozen image tower -> shards that hold features in place of pictures.
 
 Role: `--id-cache-images DIR`. Beside each training shard's name DIR gets a tar whose samples hold `features.npy` in place of the
 picture, and a note of what it was made from: the shard's content, the tower's weights and preprocessing. A tar whose
-note says something else is refused. Features are unit rows; pictures are prepared as for evaluation, without random
-crops. Samples keep their face embeddings, so that only the owner may read the files.
+note says something else is refused. Samples keep their face embeddings, so that only the owner may read the files.
 """
 
 import argparse
@@ -14,17 +13,12 @@ import logging
 import re
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import webdataset
-from open_clip import get_input_dtype
-from open_clip_train.precision import get_autocast
-from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.errors import IdClipError
@@ -33,16 +27,13 @@ from open_clip_idplugin.storage.arrays import read_array
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
-from training_patches.data import Decoder
-from webdataset_tools.sample_format import FACE_CROP, IMAGE, SIZES_FILE, Sample, members_to_sample, shard_paths
+from training_patches.image_features import EncodedShard, Members, encoded_shards
+from webdataset_tools.sample_format import IMAGE, SIZES_FILE, Sample, members_to_sample, shard_paths
 
 FEATURES = "features.npy"  # member of a cached sample: [D] float16 or float32
 
-_BATCH = 64  # pictures a forward pass; a shard's last batch has fewer
 _POLL = 0.5  # seconds between two looks for the shards of other processes
 _REMINDER = 60.0  # seconds between two messages while waiting
-
-Members = Mapping[str, Any]
 
 
 @dataclass
@@ -193,110 +184,38 @@ def _known_sizes(folder: Path) -> dict[str, int]:
         return {}
 
 
-@dataclass
-class _Piece:
-    """Consecutive samples of one shard, decoded."""
-
-    number: int  # of the shard
-    samples: list[Members]
-    pixels: torch.Tensor | None
-    skipped: dict[str, str]
-    last: bool
-
-
-class _Pieces(torch.utils.data.IterableDataset[_Piece]):
-    """Decoded batches of shards; each worker takes whole shards."""
-
-    def __init__(self, shards: list[str], decode: Decoder) -> None:
-        self.shards, self.decode = shards, decode
-
-    def __iter__(self) -> Iterator[_Piece]:
-        info = torch.utils.data.get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        for number in range(worker, len(self.shards), workers):
-            yield from self._pieces(number)
-
-    def _pieces(self, number: int) -> Iterator[_Piece]:
-        samples: list[Members] = []
-        pixels: list[torch.Tensor] = []
-        skipped: dict[str, str] = {}
-        for members in _members(self.shards[number]):
-            try:
-                pixels.append(self.decode(members_to_sample(members).image_bytes))
-            except IdClipError as error:
-                skipped[members["__key__"]] = str(error)
-                continue
-            samples.append({name: content for name, content in members.items() if name not in (IMAGE, FACE_CROP)})
-            if len(samples) == _BATCH:
-                yield _Piece(number, samples, torch.stack(pixels), skipped, last=False)
-                samples, pixels, skipped = [], [], {}
-        yield _Piece(number, samples, torch.stack(pixels) if pixels else None, skipped, last=True)
-
-
-def _members(shard: str) -> Iterator[Members]:
-    """Undecoded samples of one shard; raises IdClipError where it cannot be read to its end."""
-    reader = webdataset.DataPipeline(
-        webdataset.SimpleShardList([shard]), webdataset.tarfile_to_samples(handler=webdataset.reraise_exception)
-    )
-    try:
-        yield from reader
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise IdClipError(f"the training shard {shard} cannot be read ({error}); pack it or copy it again.") from None
-
-
 def _make(entries: list[Entry], model: Any, preprocess: Any, args: argparse.Namespace, tower: str, dtype: str) -> None:
-    """Compute and write the features of some shards, one after another, so that a killed run goes on where it was."""
-    loader: Any = torch.utils.data.DataLoader(
-        _Pieces([str(entry.shard) for entry in entries], Decoder(preprocess)),
-        batch_size=None,
-        num_workers=min(args.workers, len(entries)),
-    )
-    rows: list[list[tuple[Members, np.ndarray]]] = [[] for _ in entries]
-    skipped: list[dict[str, str]] = [{} for _ in entries]
-    model.eval()
-    with tqdm(desc="image features", unit="image", disable=args.rank != 0) as bar:
-        for piece in loader:
-            features = _encode(model, piece.pixels, args, dtype)
-            rows[piece.number] += zip(piece.samples, features)
-            skipped[piece.number].update(piece.skipped)
-            bar.update(len(piece.samples))
-            if piece.last:
-                _write(entries[piece.number], rows[piece.number], skipped[piece.number], tower, dtype)
-                rows[piece.number] = []
-    lost = {key: reason for some in skipped for key, reason in some.items()}
+    """Compute and write the features of some shards, one after another."""
+    lost: dict[str, str] = {}
+    for encoded in encoded_shards([str(entry.shard) for entry in entries], model, preprocess, args, dtype):
+        _write(entries[encoded.number], encoded, tower, dtype)
+        lost |= encoded.skipped
     if lost:
         logging.warning(f"Image features leave out {len(lost)} samples, such as {next(iter(lost.items()))}.")
 
 
-def _encode(model: Any, pixels: torch.Tensor | None, args: argparse.Namespace, dtype: str) -> np.ndarray:
-    """[b, 3, H, W] -> [b, D] unit rows, in the precision of the run."""
-    if pixels is None:
-        return np.zeros((0, 0), dtype)
-    device = torch.device(args.device)
-    pixels = pixels.to(device=device, dtype=get_input_dtype(args.precision))
-    with torch.inference_mode(), get_autocast(args.precision, device_type=device.type)():
-        features = model.encode_image(pixels, normalize=True).float()
-    if not bool(torch.isfinite(features).all()):
-        raise IdClipError(f"--precision {args.precision} gives image features that are not finite; choose another one.")
-    rows: np.ndarray = features.cpu().numpy().astype(dtype)
-    return rows
-
-
-def _write(
-    entry: Entry, rows: list[tuple[Members, np.ndarray]], skipped: dict[str, str], tower: str, dtype: str
-) -> None:
+def _write(entry: Entry, encoded: EncodedShard, tower: str, dtype: str) -> None:
     """The tar, then its note."""
     state = entry.shard.stat()
     try:
         with atomic_path(entry.tar, PRIVATE) as temporary, tarfile.open(temporary, "w") as tar:
-            for members, features in rows:
+            for members, features in encoded.rows:
                 contents = {name: content for name, content in members.items() if not name.startswith("__")}
                 for name, content in (contents | {FEATURES: _to_npy(features)}).items():
                     member = tarfile.TarInfo(f"{members['__key__']}.{name}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
         digest = file_sha256(entry.shard)
-        note = CacheNote(str(entry.shard), state.st_size, state.st_mtime_ns, digest, tower, dtype, len(rows), skipped)
+        note = CacheNote(
+            shard=str(entry.shard),
+            shard_bytes=state.st_size,
+            shard_modified=state.st_mtime_ns,
+            shard_sha256=digest,
+            image_tower=tower,
+            dtype=dtype,
+            samples=len(encoded.rows),
+            skipped=encoded.skipped,
+        )
         atomic_write(entry.note, json_text(asdict(note), indent=1))
     except OSError as error:
         raise IdClipError(f"cannot write {entry.tar}: {error}; run the same command again to go on.") from error

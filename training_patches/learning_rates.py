@@ -1,4 +1,4 @@
-"""Own learning rates for the towers' own weights: the host's parameter groups in, groups by tower and their scales out.
+"""Learning rates by tower: the host's parameter groups -> groups by tower, each with its scale of the schedule's rate.
 
 Role: `--id-lr-image`, `--id-lr-text`. The host makes two groups, with and without weight decay, and its schedules write one
 learning rate into all; here each group is split by part of the model, and the schedule's rate is scaled by group.

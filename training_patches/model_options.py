@@ -1,6 +1,6 @@
-"""The `--id-*` flags that change a model's `identity_cfg`: one flag for every field of `IdentityConfig`.
+"""Model options: `--id-*` flags, one for every field of `IdentityConfig` -> the `identity_cfg` that the host's factory is given.
 
-Role: command-line text -> overrides of the model's own config -> the config that the host's factory is given.
+Role: overrides of the model's own config, and whether the built model is what they ask for.
 """
 
 import argparse
@@ -63,6 +63,30 @@ def require_as_asked(config: IdentityConfig, changes: Mapping[str, Any], weights
                 f"{_flag(name)} is {value!r}, but the weights {weights} were trained with {now!r}; drop the flag or start "
                 "from other weights."
             )
+
+
+def require_size_taken(model: Any, model_name: str, size: Any) -> None:
+    """Refuse a `--force-image-size` that the image tower cannot take: open_clip resizes what it knows, timm's towers may not."""
+    if size is None:
+        return
+    import torch
+
+    from open_clip_idplugin.storage.weight_files import first_lines
+
+    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
+    visual, training = model.visual, model.visual.training
+    visual.eval()  # statistics of batches stay as they are
+    weights = next(visual.parameters())
+    try:
+        with torch.no_grad():
+            visual(torch.zeros(1, 3, height, width, dtype=weights.dtype, device=weights.device))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise IdClipError(
+            f"the image tower of {model_name} takes no pictures of {height} x {width} pixels ({first_lines(error)}); drop "
+            "--force-image-size."
+        ) from error
+    finally:
+        visual.train(training)
 
 
 def _flag(name: str) -> str:

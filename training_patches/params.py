@@ -1,4 +1,4 @@
-"""The `--id-*` flags: a command line in, one frozen dataclass and the host's own namespace out.
+"""Training flags: command line -> `IdentityOptions` (our `--id-*` flags, frozen) and the host's own namespace.
 
 Role: every flag of this project's training has its name, type, default and help in `IdentityOptions`; whatever else
 stands on the command line belongs to open_clip_train and is parsed by it.
@@ -16,9 +16,21 @@ from typing import Any
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.own_models import takes_faces
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
+from training_patches.host_flags import flags_before_parsing, require_host_values, trains_on_shards
 from training_patches.model_options import add_model_flags, take_model_options
 from training_patches.presets import DEFAULT, NONE, PRESETS, with_preset
-from training_patches.setups import ONLY_ENTITIES, SETUPS, WITH_ENTITIES, parse_setups
+from training_patches.setups import (
+    CROSS_ENTROPY,
+    ENTITY_LOSSES,
+    FALSE_NEGATIVES,
+    KEEP,
+    ONLY_ENTITIES,
+    SETUPS,
+    WITH_ENTITIES,
+    TermOptions,
+    loss_terms,
+    parse_setups,
+)
 
 HostParser = Callable[[Sequence[str]], argparse.Namespace]
 
@@ -27,15 +39,6 @@ FROM_CHECKPOINT = "checkpoint"
 
 NO_GROUPS = "none"
 GROUPS = (NO_GROUPS, "identity", "scene")  # the last two are words of training_patches.grouping
-ENTITY_LOSSES = ("cross_entropy", "bce")
-KEEP = "keep"
-FALSE_NEGATIVES = (KEEP, "mask", "positive")  # the last two are words of open_clip_idplugin.losses
-_CHANNELS = 3
-# The host's numbers -> the least that they may be.
-_LEAST = {
-    "batch_size": 1, "accum_freq": 1, "log_every_n_steps": 1, "epochs": 0, "workers": 0, "seed": 0, "warmup": 0, "lr": 0.0,
-    "wd": 0.0,
-}  # fmt: skip
 CACHE_DTYPES = ("float16", "float32")
 
 
@@ -64,7 +67,7 @@ class IdentityOptions:
         f"what an image is trained with: {', '.join(SETUPS)}, or several with weights as with_entities=1,only_entities=0.1",
     )
     entity_loss: str = _flag(
-        "cross_entropy", f"loss of the setup {ONLY_ENTITIES}, whose targets are all images of the person: "
+        CROSS_ENTROPY, f"loss of the setup {ONLY_ENTITIES}, whose targets are all images of the person: "
         + ", ".join(ENTITY_LOSSES),
     )  # fmt: skip
     false_negatives: str = _flag(
@@ -165,9 +168,14 @@ class IdentityOptions:
             raise IdClipError(f"--id-setup is {self.setup!r}; {error}") from None
 
     @property
+    def loss_terms(self) -> tuple[TermOptions, ...]:
+        """The terms of the loss, one a setup."""
+        return loss_terms(self.setups, self.entity_loss, self.false_negatives)
+
+    @property
     def labelled(self) -> bool:
         """Whether the loss needs to know who and what is in an image; the paper's first setup does not."""
-        return self.false_negatives != KEEP or ONLY_ENTITIES in self.setups
+        return any(term.labelled for term in self.loss_terms)
 
     @property
     def frozen_log_scale(self) -> float | None:
@@ -200,9 +208,9 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     if {"-h", "--help"} & set(arguments):
         print(_help(parser, host_parse_args))
         parser.exit()
-    host = _some_host_flags(arguments)
+    host = flags_before_parsing(arguments)
     chosen = parser.parse_known_args(list(arguments))[0]
-    by_default = _names_shards(host) and takes_faces(host.model, chosen.model_config)
+    by_default = trains_on_shards(host) and takes_faces(host.model, chosen.model_config)
     arguments = with_preset(arguments, chosen.preset, by_default)
     ours, rest = parser.parse_known_args(arguments)
     if ours.preset == NONE:
@@ -230,40 +238,6 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     return args, options
 
 
-def require_host_values(args: argparse.Namespace) -> None:
-    """Refuse numbers of the host's flags that it divides by, or hands on to a library that ends in a traceback."""
-    for name, least in _LEAST.items():
-        value = getattr(args, name, None)
-        if value is not None and not least <= value < math.inf:
-            raise IdClipError(f"--{name.replace('_', '-')} is {value}; it must be a number of at least {least}.")
-    for name in ("image_mean", "image_std"):
-        value = getattr(args, name, None)
-        if value is not None and len(value) != _CHANNELS:
-            raise IdClipError(f"--{name.replace('_', '-')} has {len(value)} numbers; it must have {_CHANNELS}.")
-    if args.opt.lower() != "adamw" and not args.opt.lower().startswith("timm/"):
-        raise IdClipError(f"--opt is '{args.opt}'; open_clip knows adamw, and timm/NAME for the optimizers of timm.")
-
-
-def require_steps(args: argparse.Namespace, batches: int) -> None:
-    """Refuse, before the first of `batches` in an epoch, what open_clip's loop takes without a step or divides by zero at.
-
-    Batches beyond the last whole step of an epoch (`--accum-freq`) ask the schedule for the step behind the run's last.
-    """
-    an_epoch = batches // args.accum_freq
-    steps = an_epoch * args.epochs
-    if steps == 0 and args.epochs > 0:
-        raise IdClipError(
-            f"an epoch of {batches} batches has no step of --accum-freq {args.accum_freq} batches, so that nothing would be "
-            "trained; lower --accum-freq or --batch-size, or raise --train-num-samples."
-        )
-    scheduled = args.lr_scheduler == "cosine" and not args.skip_scheduler
-    if scheduled and args.warmup == steps and batches % args.accum_freq:
-        raise IdClipError(
-            f"--warmup is {args.warmup}, which is the number of steps of the run, and open_clip's cosine schedule divides by "
-            "their difference; choose a shorter warm-up."
-        )
-
-
 def _parser() -> argparse.ArgumentParser:
     # Without abbreviations: '--id-val' must not be taken for one of ours, nor '--i...' of the host's.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
@@ -279,22 +253,6 @@ def _parser() -> argparse.ArgumentParser:
         help="JSON file, or folder of them, that describes models beside open_clip's and this package's (docs/own_models.md)",
     )  # fmt: skip
     return parser
-
-
-def _some_host_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """What a default preset depends on, before the host parses its own."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--model", default="")
-    parser.add_argument("--train-data", default=None)
-    parser.add_argument("--dataset-type", default="auto")
-    return parser.parse_known_args(list(arguments))[0]
-
-
-def _names_shards(host: argparse.Namespace) -> bool:
-    """Whether the host will train on webdataset shards (as its get_dataset_fn decides), or on a folder of them."""
-    if host.dataset_type == "auto":
-        return bool(host.train_data) and not host.train_data.endswith((".csv", ".tsv"))
-    return bool(host.train_data) and host.dataset_type == "webdataset"
 
 
 def _flags() -> list[Any]:

@@ -1,6 +1,6 @@
-"""Recipes by name: `--id-preset paper` stands for the flags below, and flags that are given win over them.
+"""Training presets: command line -> the same with the flags of a named recipe in front.
 
-Role: a command line in, the same command line with the preset's flags in front out.
+Role: `--id-preset paper` stands for the flags below; flags that are given win over them.
 """
 
 from __future__ import annotations

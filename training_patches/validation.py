@@ -1,4 +1,4 @@
-"""Validation while training: held-out people's shards and the model as it is now in, retrieval metrics out.
+"""Validation while training: held-out people's shards and the model as it is now -> retrieval metrics.
 
 Role: the evaluation of `idclip evaluate`, kept small: one configuration and, by default, one template. Where the image
 tower is frozen and has no prompts the image features are computed in the first validation only.

@@ -11,7 +11,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.losses import ANYTHING, MatchingClipLoss, MatchingSigLipLoss, SetupsLoss, Term, matches
-from training_patches.loss_choice import identity_loss
+from training_patches.loss_terms import identity_loss
 from training_patches.params import IdentityOptions
 
 pytestmark = pytest.mark.host

@@ -14,7 +14,7 @@ from open_clip_idplugin.checkpoints.loading import load_model, read_weights
 from open_clip_idplugin.config import STORED
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.weight_files import ARCHIVE, LIGHTNING, kind_of, load_tensors, weight_shapes
-from training_patches.host_rows import require_tensors_only
+from training_patches.checkpoints import require_tensors_only
 
 pytestmark = pytest.mark.host
 

@@ -8,7 +8,7 @@ from places import ROOT
 
 from open_clip_idplugin.hosts import patches as host_patches
 from training_patches.__main__ import main
-from training_patches.host_imports import IMPORTED
+from training_patches.host_rows import IMPORTED
 
 pytestmark = pytest.mark.host
 

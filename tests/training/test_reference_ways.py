@@ -172,7 +172,7 @@ def test_validation_and_shards_keep_the_lengths(tmp_path):
 def test_training_reads_captions_and_faces_as_the_reference_does():
     from test_training_data import RecordingTokenizer, WordTokenizer, to_tensor
 
-    from training_patches.data import Decoder, PairMaker
+    from training_patches.pairs import Decoder, PairMaker
 
     sample = make_sample(1, 2)
     sample = replace(sample, record=replace(sample.record, captions=("A dog (man) runs.",)))

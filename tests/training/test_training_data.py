@@ -21,16 +21,9 @@ from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.identity_text import IdentityText, identity_key
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from training_patches.data import (
-    Decoder,
-    EndlessPairs,
-    PairMaker,
-    check_training_shards,
-    collate_pairs,
-    noisy_face,
-    use_identity_pairs,
-)
+from training_patches.data import EndlessPairs, check_training_shards, collate_pairs, use_identity_pairs
 from training_patches.grouping import GroupedOrder
+from training_patches.pairs import Decoder, PairMaker, noisy_face
 from training_patches.setups import setup_text
 
 pytestmark = pytest.mark.host

@@ -16,9 +16,9 @@ from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from open_clip_idplugin.weight_keys import OWN_PARTS, part_of
 from training_patches.__main__ import main
-from training_patches.host_rows import DeviceAwareDataParallel
+from training_patches.distributed import DeviceAwareDataParallel
 from training_patches.image_cache import cached_shards
-from training_patches.loss_choice import identity_loss
+from training_patches.loss_terms import identity_loss
 from training_patches.params import IdentityOptions
 
 pytestmark = pytest.mark.host

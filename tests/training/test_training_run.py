@@ -28,8 +28,9 @@ from open_clip_idplugin.checkpoints.training_facts import facts_beside
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.weight_keys import IMAGE_TOWER, OWN_PARTS, TEXT_TOWER, part_of
 from training_patches.__main__ import main
-from training_patches.host_rows import TrainingRun, rows
+from training_patches.host_rows import rows
 from training_patches.presets import DEFAULT
+from training_patches.training_run import TrainingRun
 
 PAPER = ("--lock-image", "--lock-text")
 
@@ -334,9 +335,9 @@ def test_the_default_recipe_trains_the_adaptor_and_the_towers_that_are_not_locke
     assert facts_beside(world / "logs" / name / "checkpoints" / "epoch_2.pt").recipe["--id-preset"] == DEFAULT
 
 
-def test_a_folder_of_shards_and_loader_processes(world):
+def test_a_folder_of_shards_and_loader_processes(world, paper_run):
     assert train(world, "folder", "--train-data", str(world / "train"), "--workers", "2", "--batch-size", "4") == 0
-    assert changed(weights(world, "folder"), weights(world, "fixed"))
+    assert changed(weights(world, "folder"), weights(world, "paper"))
 
 
 @pytest.mark.host
@@ -582,7 +583,7 @@ def cache(world):
     ],
 )
 def test_a_cache_of_something_else_is_refused(world, tmp_path, cache, capsys, monkeypatch, arguments, words):
-    monkeypatch.setattr("training_patches.host_rows.check_training_shards", lambda *_: None)
+    monkeypatch.setattr("training_patches.training_run.check_training_shards", lambda *_: None)
     assert train(world, "refused", *cache, *arguments, logs=tmp_path) == 2
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
 

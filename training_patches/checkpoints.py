@@ -1,20 +1,29 @@
-"""The training facts of a run: its flags and shards in, `checkpoints/training_facts.json` out.
+"""Training checkpoints: what a run goes on from -> whether it may, and what it writes beside the host's own.
 
-Role: what `idclip export` and a model card tell later about base weights, face model and recipe. Paths of data are no part
-of it.
+Role: `--resume` and `--pretrained` are checked before the host unpickles them; `checkpoints/training_facts.json` holds what
+`idclip export` and a model card tell later about base weights, face model and recipe (paths of data are no part of it);
+`--id-save-best` keeps `best.pt`, which loads like the host's checkpoints (`state_dict`) but holds no optimizer, and
+remembers its value, so that a resumed run compares with what came before.
 """
 
 import argparse
+import logging
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from open_clip_idplugin.checkpoints.model_view import View, differences, require_takes
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_beside, require_face_model, write_facts
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.registration import own_config
+from open_clip_idplugin.storage.atomic import atomic_path
+from open_clip_idplugin.storage.weight_files import LIGHTNING, TORCHSCRIPT, kind_of, weight_shapes
 from training_patches.params import IdentityOptions, flag_name
 
+BEST = "best.pt"
 # The host's flags that make a recipe.
 _HOST_FLAGS = (
     "lr", "wd", "beta1", "beta2", "eps", "opt", "batch_size", "accum_freq", "world_size", "train_num_samples", "epochs",
@@ -27,6 +36,20 @@ _NOT_KEPT = {
     "use_bnb_linear": "puts layers of bitsandbytes into the model",
 }
 _PLACES = ("val_data", "cache_images")  # of ours; where data are is nobody's business
+
+
+def require_tensors_only(args: argparse.Namespace) -> None:
+    """Refuse, before the host unpickles them, files of `--pretrained` and `--resume` that are no checkpoints of tensors."""
+    for path in (args.pretrained, args.resume):
+        if path and Path(path).is_file():
+            weight_shapes(path)
+    if args.resume and Path(args.resume).is_file() and kind_of(args.resume) in (TORCHSCRIPT, LIGHTNING):
+        raise IdClipError(f"{args.resume} is no checkpoint of a training run; start from it with --pretrained.")
+    if args.resume and Path(args.resume).name == BEST:
+        raise IdClipError(
+            f"{args.resume} holds no state of the optimizer, so that training cannot go on from it; resume an epoch_N.pt, or "
+            "start from it with --pretrained."
+        )
 
 
 def note_facts(args: argparse.Namespace, options: IdentityOptions, view: View, face_model: str | None) -> None:
@@ -79,3 +102,42 @@ def recipe(args: argparse.Namespace, options: IdentityOptions) -> dict[str, obje
     host = {f"--{name.replace('_', '-')}": getattr(args, name, None) for name in _HOST_FLAGS}
     ours = {flag_name(name): value for name, value in options.changes().items() if name not in _PLACES}
     return {flag: value for flag, value in {**host, **ours}.items() if value not in (None, False)}
+
+
+def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], model: torch.nn.Module, name: str) -> bool:
+    """Write the model's weights if `metrics[metric]` exceeds the value in the file that is there; tell whether it did.
+
+    folder: the host's checkpoints; metrics: the results of a validation, with `epoch`; name: the run's.
+    A file for another metric is replaced.
+    """
+    path = folder / BEST
+    before = best_so_far(path, metric)
+    if before is not None and metrics[metric] <= before:
+        return False
+    content: dict[str, Any] = {
+        "epoch": int(metrics["epoch"]),
+        "name": name,
+        "state_dict": model.state_dict(),
+        "metric": metric,
+        "value": float(metrics[metric]),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+    logging.info(f"Best {metric} so far, {metrics[metric]:.4f} after epoch {content['epoch']}: saved as {path}")
+    return True
+
+
+def best_so_far(path: Path, metric: str) -> float | None:
+    """The value of the weights in a `best.pt`; None without a file, or where it was chosen by another metric.
+
+    Raises IdClipError for a file that this module did not write.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return float(content["value"]) if content["metric"] == metric else None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise IdClipError(
+            f"{path} is not a file of the best weights so far ({type(error).__name__}); move it away."
+        ) from None

@@ -53,7 +53,7 @@ _HOMES = {
     "IdentityTokenizer": "tokenizer",
     "LoadedModel": "checkpoints.loading",
     "load_model": "checkpoints.loading",
-    "QueryEncoder": "query_encoder",
+    "QueryEncoder": "queries.query_encoder",
 }
 
 # onnxruntime reads this when it is first imported, which is long after this line.

@@ -34,7 +34,7 @@ PICTURES_AT_ONCE = 32  # through the face detector; bounds the memory
 
 
 class ImageEncoder(Protocol):
-    """What is needed of `query_encoder.QueryEncoder`."""
+    """What is needed of `queries.QueryEncoder`."""
 
     def encode_images(self, batches: Iterable[torch.Tensor]) -> np.ndarray:
         """Batches [B, 3, H, W] -> unit rows [N, E] float32."""

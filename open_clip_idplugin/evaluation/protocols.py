@@ -32,7 +32,7 @@ LARGEST_SCENE = 64  # images; beyond, a scene says nothing of who is confused wi
 
 
 class TextEncoder(Protocol):
-    """What the protocols need of `query_encoder.QueryEncoder`: unit rows [N, E] float32."""
+    """What the protocols need of `queries.QueryEncoder`: unit rows [N, E] float32."""
 
     def encode(self, texts: list[str], faces: Any = None) -> np.ndarray:
         """One row for every text; faces [N, D] where the texts hold a placeholder, or a list with None where one does not."""

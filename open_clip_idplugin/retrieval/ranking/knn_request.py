@@ -132,11 +132,23 @@ class KnnRequest(RankingRequest):
         """Whether the text's placeholders stand for somebody."""
         return bool(self.faces or self.identities)
 
+    def beyond_stock(self, index_has_faces: bool) -> bool:
+        """Whether the request needs more than clip-retrieval's own ranking."""
+        compares_faces = self.has_people and index_has_faces and self.text is not None
+        return compares_faces or not self.people.empty or self.image_id is not None or not self.is_usual
+
     @property
     def enrolled(self) -> tuple[str, ...]:
         """Names of everybody who is asked for by name."""
         clause = (*self.people.all, *self.people.any, *self.people.none)
         return (*self.identities, *(one.identity for one in clause if one.identity is not None))
+
+    @property
+    def photos(self) -> tuple[bytes, ...]:
+        """Photos of people, of the text's and then of the clause's."""
+        clause = (*self.people.all, *self.people.any, *self.people.none)
+        faces = (face for face in self.faces if isinstance(face, bytes))
+        return (*faces, *(one.photo for one in clause if one.photo is not None))
 
     @property
     def text_counts(self) -> bool:

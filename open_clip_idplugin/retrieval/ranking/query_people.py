@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from open_clip_idplugin.errors import Busy, IdClipError
-from open_clip_idplugin.gallery import Gallery, GalleryError
+from open_clip_idplugin.faces.model_identity import require_same_model
+from open_clip_idplugin.gallery import Gallery, GalleryError, fold_name
+from open_clip_idplugin.gallery.named_people import Hint, find_people
 from open_clip_idplugin.pictures.bounded_decoding import decode_picture
 from open_clip_idplugin.queries.person_words import SOMEBODY
+from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
+from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
+from open_clip_idplugin.retrieval.ranking.ranking_request import PeopleClause
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine
@@ -93,6 +98,34 @@ class People:
     def one_state(self) -> contextlib.AbstractContextManager[None]:
         """Inside the block this thread reads one state of the gallery; nothing slow belongs into it (see `GalleryFile`)."""
         return self.gallery.one_state() if self.gallery is not None else contextlib.nullcontext()
+
+    def of_request(
+        self, request: KnnRequest, faces: FaceIndex | None
+    ) -> "tuple[KnnRequest, AskedPeople, tuple[Hint, ...]]":
+        """The request with enrolled names in its text as placeholders, everybody asked for, and words that may be names.
+
+        All is one state of the gallery, which is then let go.
+
+        Args:
+            request: those of `faces` and `identities` come before the people of the text.
+            faces: of the index.
+
+        Raises:
+            PersonError, GalleryError: somebody is not enrolled, or is not to be searched for.
+            IdClipError: the faces of the index come from another model than the people's.
+        """
+        hints: tuple[Hint, ...] = ()
+        with self.one_state():
+            if request.text is not None and request.find_names:
+                names = self.names()
+                named = find_people(request.text, names)
+                identities, hints = request.identities + named.identities, named.hints
+                clause = _without_named(request.people, named.identities, names)
+                request = request.model_copy(update={"text": named.text, "identities": identities, "people": clause})
+            people = self.asked_for(request.enrolled)
+        if faces is not None and (request.has_people or not request.people.empty):
+            require_same_model(faces.model_id, people.face_model, "the faces of the index and the people of the query")
+        return request, people, hints
 
     def asked_for(self, identities: Iterable[str]) -> "AskedPeople":
         """These people as one state of the gallery has them: the rest of a request is answered without reading it again.
@@ -173,6 +206,15 @@ class AskedPeople(People):
 
     def _enrolled(self, name: str) -> EnrolledPerson:
         return self._known[name]
+
+
+def _without_named(clause: PeopleClause, identities: Sequence[str], names: Mapping[str, str]) -> PeopleClause:
+    """The clause without those of `all` whom the text names already: one person, and not two different faces."""
+    if not identities or not clause.all:
+        return clause
+    people = {fold_name(spelling): person for spelling, person in names.items()}
+    kept = [one for one in clause.all if one.identity is None or people.get(fold_name(one.identity)) not in identities]
+    return clause.model_copy(update={"all": tuple(kept)})
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ Role: JSON -> `PeopleClause` and `RankingRequest`. What depends on the index (co
 answered.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -21,7 +20,6 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
 from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration
-from open_clip_idplugin.gallery import fold_name
 from open_clip_idplugin.queries.fusion import RULES, WEIGHTED, Fusion
 from open_clip_idplugin.retrieval.ranking.request_fields import (
     MOST_RESULTS,
@@ -207,15 +205,6 @@ class RankingRequest(Request):
         """The rule and its numbers, on the scale of a face model."""
         threshold = self.same_face(calibration)
         return Fusion.of(calibration, self.fusion or WEIGHTED, self.face_weight, threshold, self.unseen_face)
-
-
-def without_named(clause: PeopleClause, identities: Sequence[str], names: Mapping[str, str]) -> PeopleClause:
-    """The clause without those of `all` whom the text names already: one person, and not two different faces."""
-    if not identities or not clause.all:
-        return clause
-    people = {fold_name(spelling): person for spelling, person in names.items()}
-    kept = [one for one in clause.all if one.identity is None or people.get(fold_name(one.identity)) not in identities]
-    return clause.model_copy(update={"all": tuple(kept)})
 
 
 def require_clause(value: object) -> object:

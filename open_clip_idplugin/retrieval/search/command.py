@@ -181,8 +181,8 @@ def search_folder(index: str, query: Query, setup: LocalModel, include_images: b
 
     folders = split_indices(index)
     with _refusals():
-        request, limits = parse_request(query.to_json(include_images)), Limits()
-        limits.check(request)
+        limits = Limits()
+        request = limits.admit(parse_request(query.to_json(include_images)))
     loaded, people = setup.load()
     service = IdentityKnnService(open_indices(folders, loaded), people, None, limits)
     with _refusals():

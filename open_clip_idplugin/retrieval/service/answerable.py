@@ -1,11 +1,12 @@
-"""What an index cannot be asked for: refused in a sentence before anything is searched.
+"""Request validation against an index: which one a request names, and what it cannot be asked for.
 
-Role: a checked request + an opened index -> nothing, or BadRequest.
+Role: a checked request + opened indices -> one of them, or BadRequest before anything is searched.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.queries import fusion
 from open_clip_idplugin.queries.person_words import WORDS
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
@@ -14,11 +15,17 @@ from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts
 from open_clip_idplugin.retrieval.service.resources import IdentityResource
 
 
-def require_answerable(request: KnnRequest, resource: IdentityResource, face_model: str | None) -> None:
-    """Refuse what clip-retrieval would fail on, or answer with nonsense.
+def choose_index(resources: Mapping[str, IdentityResource], name: object) -> IdentityResource:
+    """The index of that name, the first one for none; raises BadRequest for a name that is not served."""
+    if name is None or name == "":
+        return next(iter(resources.values()))
+    if not isinstance(name, str) or name not in resources:
+        raise BadRequest(f"'indice_name' must be one of {', '.join(resources)}")
+    return resources[name]
 
-    face_model: of the people of the service, where known.
-    """
+
+def require_answerable(request: KnnRequest, resource: IdentityResource) -> None:
+    """Refuse what clip-retrieval would fail on, or answer with nonsense."""
     if request.modality == "text" and resource.text_index is None:
         raise BadRequest("this index holds no text index: ask for the modality 'image'")
     if request.use_mclip:
@@ -29,8 +36,6 @@ def require_answerable(request: KnnRequest, resource: IdentityResource, face_mod
     used = [row for row in (request.image_id, *(person.image_id for person in people)) if row is not None]
     if used and np.isin(used, resource.removed.ids).any():
         raise BadRequest("'image_id' names an image that was removed from the index")
-    if resource.faces is not None and (request.has_people or not request.people.empty):
-        require_same_model(resource.faces.model_id, face_model, "the faces of the index and the people of the query")
     if request.text is not None or request.image is not None:
         return  # as in clip-retrieval, they win over a vector that is given beside them
     if request.embedding_input is not None and len(request.embedding_input) != resource.image_index.d:

@@ -1,4 +1,4 @@
-"""What the endpoints share: JSON in and out, the index that a request names, pictures beside results, errors as HTTP 400.
+"""What the endpoints share: JSON in and out, pictures beside results, errors as HTTP 400.
 
 Role: the thin layer between Flask and the two services (`knn_service`, `service`).
 """
@@ -6,7 +6,7 @@ Role: the thin layer between Flask and the two services (`knn_service`, `service
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,12 +88,3 @@ def json_body() -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(name)
-
-
-def choose_index(resources: Mapping[str, IdentityResource], name: object) -> IdentityResource:
-    """The index of that name, the first one for none; raises BadRequest for a name that is not served."""
-    if name is None or name == "":
-        return next(iter(resources.values()))
-    if not isinstance(name, str) or name not in resources:
-        raise BadRequest(f"'indice_name' must be one of {', '.join(resources)}")
-    return resources[name]

@@ -19,12 +19,12 @@ from open_clip_idplugin.checkpoints.loading import LoadedModel
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
 from open_clip_idplugin.retrieval.service.access import CONTENT_RULES, Access, close
+from open_clip_idplugin.retrieval.service.answerable import choose_index
 from open_clip_idplugin.retrieval.service.answers import (
     Answer,
     FiniteJSON,
     add_pictures,
     answer,
-    choose_index,
     json_body,
 )
 from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from clip_retrieval.clip_back import (
-    DOWNLOAD_TIME,
     FULL_KNN_REQUEST_TIME,
     IMAGE_CLIP_INFERENCE_TIME,
     IMAGE_PREPRO_TIME,
@@ -20,7 +19,7 @@ from clip_retrieval.clip_back import (
     normalized,
 )
 
-from open_clip_idplugin.gallery.named_people import Hint, find_people
+from open_clip_idplugin.gallery.named_people import Hint
 from open_clip_idplugin.prompts import placeholder_numbers
 from open_clip_idplugin.queries.person_as import encode_people
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY, KEY_COLUMN
@@ -38,13 +37,17 @@ from open_clip_idplugin.retrieval.ranking.ranking import (
     near_duplicates,
     rank,
 )
-from open_clip_idplugin.retrieval.ranking.ranking_request import NEAR_DUPLICATES, without_named
-from open_clip_idplugin.retrieval.service.answerable import require_answerable, require_faces, require_ranked
+from open_clip_idplugin.retrieval.ranking.ranking_request import NEAR_DUPLICATES
+from open_clip_idplugin.retrieval.service.answerable import (
+    choose_index,
+    require_answerable,
+    require_faces,
+    require_ranked,
+)
 from open_clip_idplugin.retrieval.service.answers import (
     Answer,
     add_pictures,
     answer,
-    choose_index,
     json_body,
     with_hints,
 )
@@ -124,10 +127,10 @@ class IdentityKnnService(KnnService):
         return with_hints(answer(self._answer), self.hints)
 
     def _answer(self) -> Answer:
-        return self.search(parse_request(json_body()))
+        return self.search(self._limits.admit(parse_request(json_body()), self._fetch))
 
     def search(self, request: KnnRequest) -> Answer:
-        """Results of a request, best first; `similarity` is the cosine in [-1, 1].
+        """Results of a request that `Limits.admit` let in, best first; `similarity` is the cosine in [-1, 1].
 
         Raises:
             IdClipError: the request cannot be answered, in one sentence, which does not say where the gallery lies.
@@ -137,13 +140,9 @@ class IdentityKnnService(KnnService):
 
     def _results(self, request: KnnRequest) -> Answer:
         resource = choose_index(self.clip_resources, request.indice_name)
-        self._limits.check(request)
-        request = self._with_fetched_picture(request)
-        with self._people.one_state():  # from a name to its vector; then the gallery is let go
-            request = self._with_people_of_text(request)
-            people = self._people.asked_for(request.enrolled)
-        require_answerable(request, resource, people.face_model)
-        answer_by = self._hybrid if _is_ours(request, resource) else self._stock
+        require_answerable(request, resource)
+        request, people, self.hints = self._people.of_request(request, resource.faces)
+        answer_by = self._hybrid if request.beyond_stock(resource.faces is not None) else self._stock
         results = answer_by(request, resource, people)
         if request.include_images:
             shown = results[: request.num_images]
@@ -262,27 +261,6 @@ class IdentityKnnService(KnnService):
         require_ranked(len(asked) > 0, person_as, why_not, request, resource.faces)
         return TextWithPeople.with_persons(request.text, asked, person_as)
 
-    def _with_people_of_text(self, request: KnnRequest) -> KnnRequest:
-        """Enrolled names that stand in the text become placeholders; those of `faces` and `identities` come before."""
-        if request.text is None or not request.find_names:
-            return request
-        names = self._people.names()
-        named = find_people(request.text, names)
-        self.hints = named.hints
-        people = without_named(request.people, named.identities, names)
-        update = {"text": named.text, "identities": request.identities + named.identities, "people": people}
-        return request.model_copy(update=update)
-
-    def _with_fetched_picture(self, request: KnnRequest) -> KnnRequest:
-        if request.image_url is None or request.text is not None or request.image is not None:
-            return request
-        if self._fetch is None:
-            raise BadRequest("this service fetches no addresses: send the picture itself in 'image', as base64")
-        with DOWNLOAD_TIME.time():
-            content = self._fetch(request.image_url)
-        self._limits.check_picture(content, "what lies behind 'image_url'")
-        return request.model_copy(update={"image": content, "image_url": None})
-
 
 def _picture_vector(resource: IdentityResource, content: bytes) -> np.ndarray:
     """[E] float32, a unit vector, of a picture."""
@@ -291,9 +269,3 @@ def _picture_vector(resource: IdentityResource, content: bytes) -> np.ndarray:
     with IMAGE_CLIP_INFERENCE_TIME.time(), torch.no_grad():
         features = resource.model.encode_image(pixels)
         return np.asarray((features / features.norm(dim=-1, keepdim=True)).cpu().float()[0])
-
-
-def _is_ours(request: KnnRequest, resource: IdentityResource) -> bool:
-    """Whether the request needs more than clip-retrieval's own ranking."""
-    hybrid = request.has_people and resource.faces is not None and request.text is not None
-    return hybrid or not request.people.empty or request.image_id is not None or not request.is_usual

@@ -3,6 +3,7 @@
 Role: options -> `Limits`; bytes of a picture -> nothing or pixels, or BadRequest in one sentence.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,17 +39,29 @@ class Limits:
         if self.results > MOST_RESULTS or self.text_length > LONGEST_TEXT:
             raise IdClipError(f"at most {MOST_RESULTS} results and {LONGEST_TEXT} characters can be allowed")
 
-    def check(self, request: KnnRequest) -> None:
-        """Refuse a request that asks for too much; its pictures are looked at, not decoded."""
+    def admit(self, request: KnnRequest, fetch: Callable[[str], bytes] | None = None) -> KnnRequest:
+        """The request, its picture fetched where it has but an address; pictures are looked at, not decoded.
+
+        fetch: address -> bytes of a picture; None: addresses are refused.
+
+        Raises:
+            BadRequest: it asks for too much, or a picture cannot be had.
+        """
         if max(request.num_images, request.num_result_ids) > self.results:
             raise BadRequest(f"'num_images' and 'num_result_ids' may be at most {self.results} here")
         if request.text is not None and len(request.text) > self.text_length:
             raise BadRequest(f"'text' has {len(request.text)} characters, at most {self.text_length} are taken here")
+        pictures = {f"photo {number}": photo for number, photo in enumerate(request.photos, 1)}
         if request.image is not None:
-            self.check_picture(request.image, "'image'")
-        photos = [face for face in request.faces if isinstance(face, bytes)]
-        for number, photo in enumerate([*photos, *_photos_of_people(request)], 1):
-            self.check_picture(photo, f"photo {number}")
+            pictures["'image'"] = request.image
+        elif request.image_url is not None and request.text is None:
+            if fetch is None:
+                raise BadRequest("this service fetches no addresses: send the picture itself in 'image', as base64")
+            content = pictures["what lies behind 'image_url'"] = fetch(request.image_url)
+            request = request.model_copy(update={"image": content, "image_url": None})
+        for what, picture in pictures.items():
+            self.check_picture(picture, what)
+        return request
 
     def bytes_of(self, path: str) -> int:
         """The largest body of a request to an address: as much as it can need."""
@@ -77,8 +90,3 @@ def picture_of(content: bytes) -> "Image.Image":
         raise BadRequest(
             f"'image' is not a picture that can be read ({error.reason}): send the bytes of a JPEG or PNG in base64"
         ) from None
-
-
-def _photos_of_people(request: KnnRequest) -> list[bytes]:
-    clause = request.people
-    return [person.photo for person in (*clause.all, *clause.any, *clause.none) if person.photo is not None]

@@ -17,7 +17,7 @@ from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, without_path
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
-from open_clip_idplugin.retrieval.service.answers import choose_index
+from open_clip_idplugin.retrieval.service.answerable import choose_index
 from open_clip_idplugin.retrieval.service.indexed_face import indexed_face, require_row
 from open_clip_idplugin.retrieval.service.known_faces import faces_in_image, faces_in_photo
 from open_clip_idplugin.retrieval.service.limits import Limits

@@ -14,6 +14,8 @@ import threading
 import time
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from clip_retrieval.clip_back import DOWNLOAD_TIME
+
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 
 _MOST_REDIRECTS = 3
@@ -30,6 +32,7 @@ _UNICAST_V6 = ipaddress.ip_network("2000::/3")
 _SPECIAL_V6 = tuple(map(ipaddress.ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 
+@DOWNLOAD_TIME.time()
 def fetch_picture(url: str, most_bytes: int) -> bytes:
     """The body behind an address; raises BadRequest, without telling what is there, when it may not or cannot be read."""
     end = time.monotonic() + _SECONDS

@@ -53,7 +53,17 @@ MAY_IMPORT = {
 # Module -> folders (or files) that alone may import it.
 ONLY_IN = {
     **dict.fromkeys(
-        ("clip_retrieval", "faiss", "flask", "flask_restful", "autofaiss", "all_clip", "pydantic"),
+        (
+            "clip_retrieval",
+            "faiss",
+            "flask",
+            "flask_restful",
+            "autofaiss",
+            "all_clip",
+            "pydantic",
+            "itsdangerous",
+            "cachetools",
+        ),
         ("open_clip_idplugin/retrieval",),
     ),
     "webdataset": ("webdataset_tools", "training_patches"),

@@ -26,6 +26,8 @@ EXTRAS: Mapping[str, str] = {
     "flask_cors": "serve",
     "werkzeug": "serve",
     "waitress": "serve",
+    "itsdangerous": "serve",
+    "cachetools": "serve",
     "prometheus_client": "serve",
     "pydantic": "serve",
     "pydantic_core": "serve",

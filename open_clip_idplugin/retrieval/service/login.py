@@ -1,19 +1,23 @@
-"""Logging in with the token: a form for browsers, and the signed cookie that stands for the token afterwards.
+"""Session login and rate limit: the token, in a header or once in a form -> a signed cookie; wrong tokens -> a pause.
 
 Role: Flask application + token -> `/login` and `/logout`; a request -> the answer that refuses it, or none.
 """
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import threading
 import time
 from typing import Any
 
 import flask
+from cachetools import TTLCache
+from itsdangerous import BadSignature, TimestampSigner
 
-from open_clip_idplugin.retrieval.service.login_limit import LoginLimit
-
+TRIES = 10  # wrong tokens of one address
+PAUSE_SECONDS = 300  # from the first of them
+_MOST_ADDRESSES = 10_000
 COOKIE = "idclip_session"
 _COOKIE_SECONDS = 12 * 3600
 _FORM = """<!doctype html>
@@ -29,15 +33,19 @@ autocomplete="current-password"></label></p><p><button class="primary">Log in</b
 class Login:
     """Who knows the token of a service, by header or by cookie; safe to use from several threads.
 
-    Cookies are signed with a key of this process, so that none outlives it; which ones were logged out is kept until they expire.
+    Cookies are signed with a key of this process and the token, so that none outlives either; which ones were logged out is
+    kept until they expire.
     """
 
     def __init__(self, token: str) -> None:
         self._token = token
-        self._key = hmac.new(token.encode(), secrets.token_bytes(32), hashlib.sha256).digest()
+        # The key is an HMAC of the token and the salt.
+        self._signer = TimestampSigner(
+            token, salt=secrets.token_bytes(32), key_derivation="hmac", digest_method=hashlib.sha256
+        )
         self._limit = LoginLimit()
         self._lock = threading.Lock()
-        self._ended: dict[str, int] = {}  # session -> time at which its cookie expires
+        self._ended: dict[str, float] = {}  # session -> time at which its cookie has expired
 
     def add_to(self, app: flask.Flask) -> None:
         """Serve the form, and the way out."""
@@ -77,11 +85,10 @@ class Login:
         if not _same(request.form.get("token", "").strip(), self._token):
             self._limit.note_wrong(request.remote_addr)
             return flask.make_response(_FORM.format(message="That is not the token."), 401)
-        content = f"{int(time.time()) + _COOKIE_SECONDS}.{secrets.token_hex(16)}"
         answer = flask.redirect("/", 303)
         answer.set_cookie(
             COOKIE,
-            f"{content}.{self._sign(content)}",
+            self._signer.sign(secrets.token_hex(16)).decode(),
             max_age=_COOKIE_SECONDS,
             httponly=True,
             samesite="Strict",
@@ -90,27 +97,60 @@ class Login:
         return answer
 
     def _logout(self) -> Any:
-        known = self._session()
-        if known is not None:
-            expiry, session = known
+        session = self._session()
+        if session is not None:
             with self._lock:
                 now = time.time()
-                self._ended = {other: end for other, end in self._ended.items() if end > now} | {session: expiry}
+                ended = {other: end for other, end in self._ended.items() if end > now}
+                self._ended = ended | {session: now + _COOKIE_SECONDS}
         answer = flask.redirect("/login", 303)
         answer.delete_cookie(COOKIE, httponly=True, samesite="Strict")
         return answer
 
-    def _session(self) -> tuple[int, str] | None:
-        """When the session of the request's cookie expires, and its name; None where there is no valid one."""
-        content, _, signature = flask.request.cookies.get(COOKIE, "").rpartition(".")
-        expiry, _, session = content.partition(".")
-        if not (_same(signature, self._sign(content)) and int(expiry) > time.time()):  # what we signed has a number
+    def _session(self) -> str | None:
+        """The session of the request's cookie; None where its signature is not ours, or it has expired or was logged out."""
+        cookie = flask.request.cookies.get(COOKIE, "").encode(errors="replace")
+        try:
+            session = self._signer.unsign(cookie, max_age=_COOKIE_SECONDS - 1).decode()  # whole seconds, rounded down
+        except BadSignature:
             return None
         with self._lock:
-            return None if session in self._ended else (int(expiry), session)
+            return None if session in self._ended else session
 
-    def _sign(self, content: str) -> str:
-        return hmac.new(self._key, f"session until {content}".encode(), hashlib.sha256).hexdigest()
+
+class LoginLimit:
+    """How often an address may try: a few wrong tokens, then a pause; safe to use from several threads.
+
+    In memory, bounded, forgotten at a restart; the token's own length is what keeps guessing hopeless, this keeps it quiet
+    and cheap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # The package `limits` keeps every address (69 MB of 200,000) and looks at each of them at every wrong token (15 ms).
+        self._wrong: TTLCache = TTLCache(_MOST_ADDRESSES, PAUSE_SECONDS, timer=time.monotonic)  # network -> times
+
+    def seconds_to_wait(self, address: str | None) -> int:
+        """0 where the address may try; else after how many seconds it may again."""
+        with self._lock:
+            times = self._wrong.get(_network(address), ())
+            if len(times) < TRIES:
+                return 0
+            return max(int(times[0] + PAUSE_SECONDS - time.monotonic()), 0) + 1
+
+    def note_wrong(self, address: str | None) -> None:
+        """Count one wrong token."""
+        with self._lock:
+            self._wrong.setdefault(_network(address), []).append(time.monotonic())
+
+
+def _network(address: str | None) -> str:
+    """The address, or of IPv6 the /64 network that one machine usually has for itself."""
+    try:
+        parsed = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return address or ""
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
 
 
 def _too_many(seconds: int) -> str:

@@ -74,6 +74,7 @@ ONLY_IN = {
         ("open_clip_idplugin/faces", "webdataset_tools/miniature", "webdataset_tools/faceswap"),
     ),
     "dlib": ("open_clip_idplugin/faces",),
+    "fcntl": ("open_clip_idplugin/storage/output_folder.py",),  # who may write where is one rule
     "onnx": ("open_clip_idplugin/faces", "webdataset_tools/miniature"),
     "training_patches": ("training_patches",),
     "webdataset_tools": ("webdataset_tools", "training_patches", "benchmarks"),

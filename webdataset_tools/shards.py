@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.locations import Place, is_folder, location
+from open_clip_idplugin.storage.output_folder import CONTENT, claimed_folder
 from webdataset_tools import face_crops, shard_folder
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.image_check import CHECKS, STRUCTURE
@@ -165,8 +165,7 @@ def _build(options: ShardOptions, load_engine: "partial[Any] | None") -> BuildRe
         raise IdClipError(f"no sample of {options.split} can be packed: {count_reasons(split.skipped)}")
     tasks = _plan(options, split)
     settings = _settings(options, split, load_engine)
-    with locked(settings.output):
-        shard_folder.claim(settings.output, _parameters(options, tasks, settings))
+    with claimed_folder(settings.output, _parameters(options, tasks, settings), shard_folder.SHARDS):
         stats = _pack(settings, tasks, options.workers, options.distributor)
         report = _summarise(split, tasks, stats)
         shard_folder.write_lists(settings.output, f"{split.source}-{split.split}", stats, report)
@@ -220,7 +219,7 @@ def _parameters(options: ShardOptions, tasks: list[ShardTask], settings: PackSet
         "faces": None if options.crop_source == "none" else _engine_name(options),
         "face_model": settings.face_model,
         "verify": options.verify,
-        shard_folder.CONTENT: shard_folder.fingerprint(tasks, settings.photos),
+        CONTENT: shard_folder.fingerprint(tasks, settings.photos),
     }
 
 

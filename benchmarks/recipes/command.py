@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.output_folder import locked
 
 if TYPE_CHECKING:
     from benchmarks.recipes.cells import Bench, Cell

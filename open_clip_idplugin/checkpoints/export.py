@@ -17,12 +17,13 @@ from open_clip_idplugin.checkpoints.loading import (
     read_weights,
 )
 from open_clip_idplugin.checkpoints.model_card import Origin, model_card
-from open_clip_idplugin.checkpoints.model_folders import CARD, PREFIX, require_free, write_folder
+from open_clip_idplugin.checkpoints.model_folders import CARD, PREFIX, write_folder
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_beside
 from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.registration import add_models
 from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
+from open_clip_idplugin.storage.output_folder import require_free
 from open_clip_idplugin.storage.weight_files import weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.weight_keys import has_adaptor

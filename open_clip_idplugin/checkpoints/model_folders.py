@@ -11,7 +11,6 @@ import copy
 import importlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.own_models import FOLDER_CONFIG, FOLDER_PREFIX
 from open_clip_idplugin.storage.atomic import PUBLIC
 from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.output_folder import building_folder, put_in_place
 from open_clip_idplugin.tokenizer import vocabulary_file
 
 PREFIX, CONFIG = FOLDER_PREFIX, FOLDER_CONFIG
@@ -73,16 +73,12 @@ def write_folder(output: Path, model: Any, tokenizer: Any, name: str, origin: Or
     import open_clip
     from safetensors.torch import save_file
 
-    require_free(output)
     config = with_view(open_clip.get_model_config(name), origin.facts.view)
     config["identity_cfg"] = model.identity_cfg.to_dict()
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     shown = replace(origin, facts=replace(origin.facts, base=_name_alone(origin.facts.base)))
     note = FolderNote(name, shown.facts, shown.base_digest, weights_digest(state))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        folder = Path(temporary) / "model"
-        folder.mkdir()
+    with building_folder(output) as folder:
         save_file(state, folder / WEIGHTS)
         _write_tokenizer(folder, tokenizer, config)
         host = importlib.import_module("open_clip.push_to_hf_hub")
@@ -92,15 +88,7 @@ def write_folder(output: Path, model: Any, tokenizer: Any, name: str, origin: Or
         (folder / CARD).write_text(model_card(output.name, name, model.identity_cfg, shown), encoding="utf-8")
         for path in folder.iterdir():
             path.chmod(PUBLIC)
-        if output.exists():
-            output.rmdir()
-        folder.replace(output)
-
-
-def require_free(output: Path) -> None:
-    """Raise IdClipError unless a folder can be put there."""
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise IdClipError(f"{output} is there already; name a folder that is new or empty.")
+        put_in_place(folder, output)
 
 
 def read_folder(path: Path) -> ModelFolder:

@@ -20,6 +20,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.csv_dialect import delimiter_of
 from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.output_folder import locked
 
 CSV_FILE, JSON_FILE, PAGE_FILE = "groups.csv", "groups.json", "groups.html"
 FORMAT = "idclip-groups-v1"
@@ -58,16 +59,16 @@ class ShownFace:
 
 def write_groups(folder: Path, groups: Groups, shown: Sequence[Sequence[ShownFace]]) -> None:
     """Write the three files; `shown` has the faces of each group that the page shows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / CSV_FILE).exists():
-        raise IdClipError(f"'{folder / CSV_FILE}' exists, and may hold names already: choose another --output")
-    atomic_write(folder / JSON_FILE, json_text({"format": FORMAT, **asdict(groups)}) + "\n", PRIVATE)
-    atomic_write(folder / PAGE_FILE, _page(groups, shown), PRIVATE)
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(_COLUMNS)
     writer.writerows((number, len(rows), "") for number, rows in enumerate(groups.groups, 1))
-    atomic_write(folder / CSV_FILE, stream.getvalue(), PRIVATE)
+    with locked(folder):
+        if (folder / CSV_FILE).exists():
+            raise IdClipError(f"'{folder / CSV_FILE}' exists, and may hold names already: choose another --output")
+        atomic_write(folder / JSON_FILE, json_text({"format": FORMAT, **asdict(groups)}) + "\n", PRIVATE)
+        atomic_write(folder / PAGE_FILE, _page(groups, shown), PRIVATE)
+        atomic_write(folder / CSV_FILE, stream.getvalue(), PRIVATE)
 
 
 def _page(groups: Groups, shown: Sequence[Sequence[ShownFace]]) -> str:

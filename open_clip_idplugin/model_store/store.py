@@ -13,7 +13,7 @@ from open_clip_idplugin.model_store.registry import MODELS, FaceModel
 from open_clip_idplugin.model_store.unpacking import unpack
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.output_folder import locked, put_in_place
 from open_clip_idplugin.storage.user_folder import user_folder
 
 ORIGIN_FILE = "origin.json"  # what was fetched, from where, under which licence
@@ -67,7 +67,7 @@ def get_model(name: str, accept_licence: bool = False, mirror: str | None = None
         raise IdClipError(f"{folder} is there, but is not {name} as it was published; move it away first")
     making = folder.parent / f".{folder.name}.part"
     try:
-        with locked(making, "wait for it to end"):
+        with locked(making, f"another process is writing to {making}; wait for it to end"):
             _make_room(model, making)
             _fill(model, making, folder, mirror)
             shutil.rmtree(making)
@@ -130,6 +130,4 @@ def _fill(model: FaceModel, making: Path, folder: Path, mirror: str | None) -> N
         "files": [{"name": file.name, "url": file.url, "sha256": file.sha256} for file in model.files],
     }
     atomic_write(ready / ORIGIN_FILE, json_text(origin, indent=1) + "\n")
-    if folder.is_dir():
-        folder.rmdir()  # empty
-    ready.rename(folder)
+    put_in_place(ready, folder)

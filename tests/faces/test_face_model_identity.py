@@ -15,6 +15,9 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch, load_face_engine, same_model
 from open_clip_idplugin.faces.model_identity import ModelIdentity, agreed_model, require_same_model
 from open_clip_idplugin.gallery import Gallery, GalleryError
+from open_clip_idplugin.storage.output_folder import claimed_folder
+from webdataset_tools.collection_faces.build import FACES
+from webdataset_tools.shard_folder import SHARDS
 
 WHOLE = "insightface:buffalo_l/w600k_r50-4c06341c33c2"
 OTHER = "insightface:buffalo_l/w600k_r50-ffffffffffff"
@@ -150,16 +153,20 @@ class TestSamePackElsewhere:
         with pytest.raises(GalleryError, match="cannot be compared"):
             gallery.require_model(three.model_id)
 
-    def test_a_table_resumed_after_the_pack_moved(self, engines, tmp_path):
+    @pytest.mark.parametrize(("kind", "parameter"), [(FACES, "model_id"), (SHARDS, "face_model")])
+    def test_a_build_resumed_after_the_pack_moved(self, engines, tmp_path, kind, parameter):
+        one, two, three = (engine.model_id for engine in engines)
+        for model_id in (one, two):
+            with claimed_folder(tmp_path / "out", {parameter: model_id}, kind):
+                pass
+        for other in (three, None):  # None: shards that do not say
+            with pytest.raises(IdClipError, match=f"{parameter} was"):
+                claimed_folder(tmp_path / "out", {parameter: other}, kind).__enter__()
+
+    def test_a_table_of_a_pack_that_moved(self, engines, tmp_path):
         from open_clip_idplugin.faces.face_table import load_face_table
-        from webdataset_tools.shard_folder import differences_between
 
         one, two, three = (engine.model_id for engine in engines)
-        assert not differences_between({"model_id": one}, {"model_id": two}, "")
-        assert differences_between({"model_id": one}, {"model_id": three}, "")
-        assert differences_between(
-            {"face_model": None}, {"face_model": one}, ""
-        )  # shards that say, and shards that do not
         write_table(tmp_path / "table", [one, two])
         assert load_face_table(tmp_path / "table", two).model_id == one
         write_table(tmp_path / "mixed", [one, three])

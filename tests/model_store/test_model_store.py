@@ -25,7 +25,7 @@ from open_clip_idplugin.model_store import (
     unpacking,
 )
 from open_clip_idplugin.model_store.unpacking import unpack
-from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.output_folder import locked
 
 DETECTOR = bytes(range(256)) * 400  # 102,400 bytes: more than one block
 ENCODER = b"encoder" * 1000

@@ -1,10 +1,7 @@
 """Places by path and URL, and writing to them whole or not at all."""
 
-import os
 import pickle
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -14,7 +11,6 @@ from fsspec.registry import known_implementations
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
-from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.locations import Entry, location
 
 ODD = "ü 'n' #1? 100%.txt"
@@ -117,22 +113,3 @@ def test_an_upload_that_fails_leaves_nothing(call, monkeypatch):
         atomic_write(target, b"after")
     left = [entry.name for entry in locations.list_folder(target.parent)]
     assert left == ["x"] and (call == "cp_file" or target.read_bytes() == b"before")
-
-
-def test_a_folder_has_one_writer(tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from open_clip_idplugin.storage.folder_lock import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    folder = tmp_path / "a" / "b"
-    command = [sys.executable, "-c", script, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(IdClipError, match="another process is writing"), locked(folder):
-            pass
-        other.kill()
-    with locked(folder), locked(location("memory://locked/x")):
-        assert os.listdir(folder) == []  # noqa: PTH208
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(IdClipError, match=r"cannot make the folder .*file/x"), locked(tmp_path / "file" / "x"):
-        pass

@@ -22,7 +22,7 @@ from PIL import Image
 from places import FIXTURES
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.output_folder import locked
 from webdataset_tools import report, shard_folder
 from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import load_release

@@ -1,36 +1,29 @@
 """A whole table: plan, scan in workers, put together, report.
 
-Role: the steps in their order and the state of the folder. `build.json` says what the folder is made of; a run with other
-parameters is refused, the same run again goes on where it was interrupted.
+Role: the steps in their order; the same run again goes on where it was interrupted.
 """
 
-import json
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
-from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces import licences
+from open_clip_idplugin.faces import licences, same_model
 from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_notes
 from open_clip_idplugin.faces.face_table import METADATA_FILE
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
 from open_clip_idplugin.faces.finding import FaceFinding, load_engine
 from open_clip_idplugin.pictures.collection import Collection, find_collection
 from open_clip_idplugin.storage import locations
-from open_clip_idplugin.storage.atomic import PART, atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.storage.folder_lock import locked
-from open_clip_idplugin.storage.locations import Location
+from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.output_folder import CONTENT, OutputKind, claimed_folder, remove_leftovers
 from webdataset_tools.collection_faces.faces_report import REPORT_FILE, FacesReport, summarise
 from webdataset_tools.collection_faces.options import FacesOptions
 from webdataset_tools.collection_faces.scanning import FaceScanner, ScanSettings, start_scanning
 from webdataset_tools.disk_errors import told_plainly
-from webdataset_tools.shard_folder import CONTENT, differences_between
 from webdataset_tools.worker_pool import PROCESSES, check_reachable, run_tasks
 
-BUILD_FILE = "build.json"
+FACES = OutputKind("faces that were found otherwise", "the pictures have changed", same={"model_id": same_model})
 
 
 def build_face_table(options: FacesOptions) -> FacesReport:
@@ -49,9 +42,11 @@ def _build(options: FacesOptions) -> FacesReport:
     engine = load_engine(settings.finding)
     model_id, size = engine.model_id, engine.embedding_size
     folder = options.folder
-    with locked(folder):
-        if _claim(folder, _parameters(options, collection, model_id)):
+    with claimed_folder(folder, _parameters(options, collection, model_id), FACES):
+        if locations.is_file(folder / METADATA_FILE):
+            remove_parts(folder)  # killed between the last two steps
             return FacesReport.from_json((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        remove_leftovers(folder / PARTS_FOLDER)
         if options.workers > 1 or options.distributor != PROCESSES:
             load_engine.cache_clear()  # the workers have their own
         notes = _scan(settings, collection, options)
@@ -78,35 +73,6 @@ def _parameters(options: FacesOptions, collection: Collection, model_id: str) ->
     names = ("faces", "det_size", "min_face", "min_score", "pictures_per_part")
     values = {name: getattr(options, name) for name in names}
     return {"input": collection.name, "model_id": model_id, **values, CONTENT: collection.content}
-
-
-def _claim(folder: Location, parameters: Mapping[str, Any]) -> bool:
-    """Note the parameters in the folder, remove what a killed run left unfinished; return whether all is finished.
-
-    Raises IdClipError when the folder holds faces that were found otherwise, or other files.
-    """
-    place = folder / BUILD_FILE
-    if locations.is_file(place):
-        differences = differences_between(
-            json.loads(place.read_text(encoding="utf-8")), parameters, "the pictures have changed"
-        )
-        if differences:
-            raise IdClipError(
-                f"{folder} holds faces that were found otherwise ({'; '.join(differences)}); "
-                "choose another --output or delete that folder"
-            )
-    elif locations.list_folder(folder):
-        raise IdClipError(f"{folder} holds files but no {BUILD_FILE}; choose an empty folder for --output")
-    else:
-        atomic_write(place, json_text(parameters, indent=1, ensure_ascii=False) + "\n")
-    for part in (folder, folder / PARTS_FOLDER):
-        for entry in locations.list_folder(part):
-            if entry.name.startswith(".") and entry.name.endswith(PART):
-                (part / entry.name).unlink()
-    if not locations.is_file(folder / METADATA_FILE):
-        return False
-    remove_parts(folder)  # killed between the last two steps
-    return True
 
 
 def _scan(settings: ScanSettings, collection: Collection, options: FacesOptions) -> list[PartNotes]:

@@ -1,27 +1,30 @@
-"""The folder of a swap run: who may write there, and which units of work are finished.
+"""The folder of a swap run: stages -> the records of the units of work that are finished.
 
-Role: state on disk <-> a run. A run claims its folder with its parameters (`swap_build.json`). Finished units of each stage lie
+Role: state on disk <-> a run. Finished units of each stage lie
 as records in `.swap/`, which goes when the release is complete: a killed run goes on behind the last record, and a finished
 release holds nothing that depends on interruptions.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage import locations
-from open_clip_idplugin.storage.atomic import PART, PRIVATE, atomic_write
+from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Location
+from open_clip_idplugin.storage.output_folder import OutputKind, remove_leftovers
 from webdataset_tools.release import COCO_FOLDER, IDENTITY_FOLDER, SPLITS
-from webdataset_tools.shard_folder import CONTENT as CONTENT
-from webdataset_tools.shard_folder import differences_between
 from webdataset_tools.worker_pool import Tick, run_tasks
 
-BUILD_FILE = "swap_build.json"
+RELEASE = OutputKind(
+    "a release that was made otherwise",
+    "the COCO files, the identities or the swapper's model have changed",
+    note="swap_build.json",
+)
 WORK_FOLDER = ".swap"
 
 Item = TypeVar("Item")
@@ -29,34 +32,12 @@ Task = tuple[int, list[Item]]
 Work = Callable[[Any, Tick], tuple[int, dict[str, Any]]]
 
 
-def claim(folder: Location, parameters: Mapping[str, Any]) -> None:
-    """Note the run's parameters in the folder, and remove half-written files of a killed run.
-
-    Raises IdClipError when the folder holds something else, or a release that was made otherwise.
-    """
-    path = folder / BUILD_FILE
-    if locations.is_file(path):
-        differences = differences_between(
-            json.loads(path.read_text()),
-            parameters,
-            "the COCO files, the identities or the swapper's model have changed",
-        )
-        if differences:
-            raise IdClipError(
-                f"{folder} holds a release that was made otherwise ({'; '.join(differences)}); "
-                "choose another --output or delete that folder"
-            )
-    elif any(name != WORK_FOLDER and not name.endswith(PART) for name, _ in locations.list_folder(folder)):
-        raise IdClipError(f"{folder} is not empty and holds no swapped release; choose another --output")
-    else:
-        atomic_write(path, json_text(parameters, indent=1, ensure_ascii=False) + "\n")
+def remove_half_written(folder: Location) -> None:
+    """Remove half-written files of a killed run from the folders of a release that the caller has claimed."""
     coco = folder / COCO_FOLDER
     images = [coco / files.images for files in SPLITS.values()]
     stages = [folder / WORK_FOLDER / name for name, _ in locations.list_folder(folder / WORK_FOLDER)]
-    for place in {folder, folder / IDENTITY_FOLDER, coco, coco / "annotations", *images, *stages}:
-        for name, _ in locations.list_folder(place):
-            if name.startswith(".") and name.endswith(PART):
-                (place / name).unlink(missing_ok=True)
+    remove_leftovers(folder / IDENTITY_FOLDER, coco, coco / "annotations", *images, *stages)
 
 
 def chunked(items: Sequence[Item], size: int, first: int = 0) -> list[Task[Item]]:

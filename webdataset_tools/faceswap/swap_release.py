@@ -17,8 +17,8 @@ from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.storage.folder_lock import locked
 from open_clip_idplugin.storage.locations import Location, location
+from open_clip_idplugin.storage.output_folder import CONTENT, claimed_folder
 from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
 from webdataset_tools.faceswap.assignment import assign, split_by_share
@@ -63,17 +63,18 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
     output = location(options.output)
-    with told_plainly(output), locked(output):
+    with told_plainly(output):
         inputs = read_inputs(options)
-        parameters = {"version": VERSION, **options.parameters(), swap_folder.CONTENT: fingerprint(inputs, model)}
-        swap_folder.claim(output, parameters)
-        finished = output / REPORT_FILE
-        if locations.is_file(finished):
-            report = SwapReport.from_json(json.loads(finished.read_text()))
-        else:
-            report = _build(options, inputs, load, create_swapper, model)
-            atomic_write(finished, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n", PRIVATE)
-        swap_folder.clear_work(output)
+        parameters = {"version": VERSION, **options.parameters(), CONTENT: fingerprint(inputs, model)}
+        with claimed_folder(output, parameters, swap_folder.RELEASE):
+            swap_folder.remove_half_written(output)
+            finished = output / REPORT_FILE
+            if locations.is_file(finished):
+                report = SwapReport.from_json(json.loads(finished.read_text()))
+            else:
+                report = _build(options, inputs, load, create_swapper, model)
+                atomic_write(finished, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n", PRIVATE)
+            swap_folder.clear_work(output)
     return report
 
 

@@ -1,48 +1,34 @@
 """A folder of drawn pictures: its settings, its marked JPEGs, and the items of one task.
 
-Role: what the swapped and the unswapped miniature share on disk. A folder is claimed by its settings; pictures appear whole
+Role: what the swapped and the unswapped miniature share on disk. Pictures appear whole
 or not at all, so that a killed run goes on where it stopped.
 """
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.storage.atomic import atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.output_folder import OutputKind, claimed_folder, remove_leftovers
 from webdataset_tools.marking import ALGORITHMIC, mark_jpeg
 
-SETTINGS_FILE = "miniature.json"
+MINIATURE = OutputKind("a miniature made with other settings", note="miniature.json")
 CONTACT_SHEET = "contact_sheet.jpg"
 _NOTE = "This picture was drawn by a program; nobody in it exists."
 _QUALITY = 85
 _TASK_SIZE = 8  # scenes or people a task
 
 
-def claim(output: Path, settings: dict[str, Any]) -> None:
-    """Record the settings in a new folder; raises IdClipError for a folder with other contents."""
-    path = output / SETTINGS_FILE
-    if path.is_file():
-        if json.loads(path.read_text()) != settings:
-            raise IdClipError(
-                f"{output} holds a miniature made with other settings; give another --output or remove it."
-            )
-        return
-    if output.exists() and any(output.iterdir()):
-        raise IdClipError(f"{output} is not empty and holds no miniature; give another --output.")
-    atomic_write(path, json_text(settings, indent=1))
-
-
-def remove_leftovers(output: Path) -> None:
-    """Remove the temporary files of a run that was killed."""
-    for leftover in output.rglob(".*.part"):
-        leftover.unlink()
+@contextmanager
+def claimed_world(output: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """`claimed_folder` for a folder of drawn pictures, all of whose folders are this run's."""
+    with claimed_folder(output, settings, MINIATURE):
+        remove_leftovers(*(path for path in output.rglob("*") if path.is_dir()))
+        yield
 
 
 def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -30,9 +30,8 @@ from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.picture_folder import (
     CONTACT_SHEET,
     chunks,
-    claim,
+    claimed_world,
     encode_picture,
-    remove_leftovers,
     write_picture,
 )
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan, ReleaseSize, plan_release
@@ -78,17 +77,17 @@ def write_release(
     IdClipError when the folder holds something else.
     """
     settings = {"version": VERSION, "seed": seed, "face_model": face_model, "size": asdict(size)}
-    claim(output, settings)
-    plan = plan_release(size, seed)
-    if not all(path.exists() for path in _text_files(output)):
-        embeddings = _draw(output, plan, workers, make_embedder or partial(engine_embedder, face_model))
-        _write_texts(output, plan)
-        if make_embedder is None:
-            engine = load_face_engine(face_model)
-            write_face_model(output, ReleaseFaceModel(engine.model_id, engine.embedding_size))
-        for split in SPLITS:
-            _write_features(output, plan, split, embeddings)
-        atomic_write(output / CONTACT_SHEET, encode_picture(draw_contact_sheet(plan)))
+    with claimed_world(output, settings):
+        plan = plan_release(size, seed)
+        if not all(path.exists() for path in _text_files(output)):
+            embeddings = _draw(output, plan, workers, make_embedder or partial(engine_embedder, face_model))
+            _write_texts(output, plan)
+            if make_embedder is None:
+                engine = load_face_engine(face_model)
+                write_face_model(output, ReleaseFaceModel(engine.model_id, engine.embedding_size))
+            for split in SPLITS:
+                _write_features(output, plan, split, embeddings)
+            atomic_write(output / CONTACT_SHEET, encode_picture(draw_contact_sheet(plan)))
     return _summarise(plan)
 
 
@@ -105,7 +104,6 @@ def _draw(
     """Draw photos and scenes; return the photos' embeddings [photos, D] by identity id."""
     for split in SPLITS.values():
         (output / COCO_FOLDER / split.images).mkdir(parents=True, exist_ok=True)
-    remove_leftovers(output)
     tasks: list[_Task] = [*chunks(plan.people), *chunks(plan.scenes)]
     total = len(plan.people) * plan.photos_per_person + sum(len(scene.faces) for scene in plan.scenes)
     embeddings: dict[str, np.ndarray] = {}

@@ -27,9 +27,8 @@ from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.picture_folder import (
     CONTACT_SHEET,
     chunks,
-    claim,
+    claimed_world,
     encode_picture,
-    remove_leftovers,
     write_picture,
 )
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleaseSize
@@ -66,11 +65,11 @@ def write_unswapped(output: Path, size: ReleaseSize, seed: int, workers: int) ->
 
     Raises IdClipError when the folder holds something else.
     """
-    claim(output, {"version": VERSION, "unswapped": True, "seed": seed, "size": asdict(size)})
-    world = plan_unswapped(size, seed)
-    if not (output / CONTACT_SHEET).exists():  # the last file
-        _write_texts(output, world, _draw(output, world, workers))
-        atomic_write(output / CONTACT_SHEET, encode_picture(draw_unswapped_sheet(world)))
+    with claimed_world(output, {"version": VERSION, "unswapped": True, "seed": seed, "size": asdict(size)}):
+        world = plan_unswapped(size, seed)
+        if not (output / CONTACT_SHEET).exists():  # the last file
+            _write_texts(output, world, _draw(output, world, workers))
+            atomic_write(output / CONTACT_SHEET, encode_picture(draw_unswapped_sheet(world)))
     return world, _summarise(world)
 
 
@@ -78,7 +77,6 @@ def _draw(output: Path, world: UnswappedPlan, workers: int) -> _Annotations:
     """Draw photos and scenes; return the scenes' annotations."""
     for subset in SUBSETS.values():
         (output / subset).mkdir(parents=True, exist_ok=True)
-    remove_leftovers(output)
     plan = world.plan
     tasks: list[_Task] = [*chunks(plan.people), *chunks(plan.scenes)]
     annotations: _Annotations = {}

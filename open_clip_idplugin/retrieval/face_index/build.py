@@ -3,10 +3,8 @@
 Role: index folder + face table of the same pictures -> the index's folder `faces/`, whole or not at all.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import faiss
 import numpy as np
@@ -26,7 +24,7 @@ from open_clip_idplugin.retrieval.face_index.reading import (
     keys_digest,
     read_info,
 )
-from open_clip_idplugin.retrieval.index_folder.generations import changing, exchange
+from open_clip_idplugin.retrieval.index_folder.generations import changing, replacing_part
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.storage.atomic import PRIVATE
 
@@ -77,16 +75,12 @@ def add_faces_to_held(index: Path, face_table: str | Path) -> FaceIndexInfo:
         digest,
         table.info.fingerprint,
     )
-    building = index / f".{FOLDER}.{uuid4().hex}"
-    building.mkdir(mode=0o700)
-    try:
+    with replacing_part(target) as building:
+        building.mkdir(mode=0o700)
         _write(building, table, rows, faces, info)
         if known is not None and same_model(known.model_id, info.model_id):
             keep_calibration(target, building)
         said = calibrate_beside(table, building)
-        _replace(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     if said is not None:
         print(said)
     return info
@@ -163,11 +157,3 @@ def candidates_index(embeddings: np.ndarray) -> faiss.Index:
     for start in range(0, count, _BLOCK):
         index.add(np.ascontiguousarray(embeddings[start : start + _BLOCK]))
     return index
-
-
-def _replace(building: Path, target: Path) -> None:
-    """Put the new folder where the old one is; whoever has the old one open keeps it."""
-    if target.exists():
-        exchange(building, target)  # the caller removes what lies at `building` now
-    else:
-        building.rename(target)

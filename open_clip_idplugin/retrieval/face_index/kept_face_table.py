@@ -5,18 +5,16 @@ of the index: faces join, leave and get other keys with them. The files may be l
 served, so that they are replaced and never written into.
 """
 
-import shutil
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.face_table_writing import join_tables
 from open_clip_idplugin.faces.model_identity import require_same_model
-from open_clip_idplugin.retrieval.index_folder.generations import exchange
+from open_clip_idplugin.retrieval.index_folder.generations import replacing_part
 
 FOLDER = "face_table"
 
@@ -63,12 +61,5 @@ def _replace(
     pictures: int,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    building = folder / f".{FOLDER}.{uuid4().hex}"
-    try:
+    with replacing_part(folder / FOLDER) as building:
         join_tables(building, parts, pictures, names)
-        if (folder / FOLDER).is_dir():
-            exchange(building, folder / FOLDER)
-        else:
-            building.rename(folder / FOLDER)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)

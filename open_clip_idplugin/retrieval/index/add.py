@@ -41,15 +41,15 @@ from open_clip_idplugin.retrieval.index_folder.card import (
 from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
 from open_clip_idplugin.retrieval.index_folder.generations import (
     Final,
-    building_folder,
+    can_go_on,
     changing,
-    discard_building,
     link_tree,
     replacing,
 )
 from open_clip_idplugin.retrieval.index_folder.removed_rows import keys_left
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.output_folder import building_folder, discard_building
 
 _NEW = "new"  # what is embedded, before it joins the rest
 _SHOWN = 5
@@ -153,7 +153,7 @@ def add_images(
             return Added(card, 0, 0, known)
         options = _fitting_options(index, card, new, loaded, options)
         plan = hashlib.sha256(json_text([card.plan, new.describe(), asdict(options)]).encode()).hexdigest()
-        with building_folder(index, json_text({"add": plan})) as building:
+        with building_folder(index, json_text({"add": plan}), can_go_on) as building:
             embedded = building / _NEW
             for name in ("img_emb", "metadata"):
                 (embedded / name).mkdir(parents=True, exist_ok=True)

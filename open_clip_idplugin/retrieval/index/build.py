@@ -37,10 +37,11 @@ from open_clip_idplugin.retrieval.index.partitions import (
 from open_clip_idplugin.retrieval.index.plan import IndexPlan, checkpoint_digest, make_plan
 from open_clip_idplugin.retrieval.index.sources import ImageSource, find_images
 from open_clip_idplugin.retrieval.index_folder.card import IndexCard, load_card, require_same_decoder
-from open_clip_idplugin.retrieval.index_folder.generations import PLAN_FILE, Final, building_folder
+from open_clip_idplugin.retrieval.index_folder.generations import Final, can_go_on
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import renamed, stored_columns
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.output_folder import building_folder, put_in_place
 
 REPORT_FILE = "index_report.json"
 Finish = Callable[[Path, list[PartitionReport]], object]
@@ -172,7 +173,7 @@ def build_index(
     if existing is not None:
         print(f"{output} is this very index already; nothing to do")
         return existing
-    with building_folder(output, plan.to_json()) as building:
+    with building_folder(output, plan.to_json(), can_go_on) as building:
         for name in ("img_emb", "metadata"):
             (building / name).mkdir(exist_ok=True)
         reports = embed_images(source, loaded, building, options)
@@ -191,9 +192,8 @@ def build_index(
         if finish is not None:
             finish(building, reports)
         shutil.rmtree(building / DONE_FOLDER)
-        (building / PLAN_FILE).unlink()
         card.write(building)
-        building.rename(output)
+        put_in_place(building, output)
     return card
 
 
@@ -212,7 +212,6 @@ def _existing_card(output: Path, plan: IndexPlan) -> IndexCard | None:
     if card is not None and card.plan == plan.digest:
         return card
     if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
         return None
     if card is not None:
         require_same_decoder(card, output)

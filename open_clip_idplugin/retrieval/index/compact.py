@@ -24,17 +24,12 @@ from open_clip_idplugin.retrieval.index.factory_key import why_unfit
 from open_clip_idplugin.retrieval.index.faiss_build import build_faiss
 from open_clip_idplugin.retrieval.index.picture_manifest import FILE_NAME as MANIFEST
 from open_clip_idplugin.retrieval.index_folder.card import IndexCard, IndexMismatch, load_card
-from open_clip_idplugin.retrieval.index_folder.generations import (
-    building_folder,
-    changing,
-    discard_building,
-    link_tree,
-    replacing,
-)
+from open_clip_idplugin.retrieval.index_folder.generations import changing, link_tree, replacing
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, read_removed
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.output_folder import building_folder, discard_building
 
 _TOWERS = {"img": "image", "text": "text"}  # of a folder of embeddings -> of the faiss index over it
 _BLOCK = 1024  # thumbnails that are copied at a time

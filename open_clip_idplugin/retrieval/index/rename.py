@@ -11,11 +11,12 @@ from pathlib import Path
 from open_clip_idplugin.retrieval.face_index.kept_face_table import rename_in_table
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index.reading import INFO_FILE, keys_digest, read_info
-from open_clip_idplugin.retrieval.index_folder.generations import building_folder, changing, link_tree, replacing
+from open_clip_idplugin.retrieval.index_folder.generations import changing, link_tree, replacing
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import key_column, read_keys
 from open_clip_idplugin.retrieval.index_folder.removed_rows import read_removed
 from open_clip_idplugin.retrieval.index_folder.row_metadata import FOLDER as UNPACKED
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
+from open_clip_idplugin.storage.output_folder import building_folder
 
 
 def rename_images(index: Path, names: Mapping[str, str], finish: Callable[[Path], object] = lambda _: None) -> int:

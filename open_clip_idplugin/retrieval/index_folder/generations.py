@@ -1,23 +1,21 @@
-"""Index folders are never changed where they lie: a new one is made beside the old one and takes its place at once.
+"""Atomic folder swap: an index folder, a new one made beside it -> the new one in its place, at once.
 
-Role: output folder -> the hidden folder in which it is made, which a killed run leaves for the next one; and the exchange
-of two folders. Whoever has the old index open keeps its files until they are closed.
+Role: index folders are never changed where they lie. Whoever has the old index open keeps its files until they are closed. Where
+the new one is made, and what a killed run leaves there, is `storage.output_folder`'s.
 """
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
-from open_clip_idplugin.storage.atomic import atomic_write
-from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.output_folder import flush_folder, locked
 
-PLAN_FILE = "plan.json"
 DONE_FOLDER = "done"  # of a folder under construction: the reports, and what else nobody needs at the end
 _NEXT = "next"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -48,33 +46,9 @@ class FolderHandle:
             os.close(descriptor)
 
 
-@contextlib.contextmanager
-def building_folder(output: Path, plan: str) -> Iterator[Path]:
-    """The hidden folder of the run, locked; what an earlier run with the same plan left there is kept.
-
-    A run that fails leaves its folder where the next one can go on with it: where a partition is done, and the refusal is not
-    `Final`.
-
-    Raises:
-        IdClipError: another run is at work there.
-    """
-    building = _hidden(output)
-    building.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(building, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise IdClipError(f"another run is building '{output}' at this moment: wait for it to end") from None
-        _keep_only_same_plan(building, plan)
-        try:
-            yield building
-        except BaseException as error:
-            if isinstance(error, Final) or not any(building.rglob(f"{DONE_FOLDER}/*.json")):
-                shutil.rmtree(building, ignore_errors=True)
-            raise
-    finally:
-        os.close(descriptor)
+def can_go_on(error: BaseException, building: Path) -> bool:
+    """Whether the next run has a use for a failed one's hidden folder: it holds a partition, and no refusal is sure to return."""
+    return not isinstance(error, Final) and any(building.rglob(f"{DONE_FOLDER}/*.json"))
 
 
 @contextlib.contextmanager
@@ -87,10 +61,7 @@ def changing(folder: Path) -> Iterator[None]:
     """
     if not folder.is_dir():
         raise IndexMismatch(f"there is no index folder '{folder}': make one with `idclip index`")
-    handle = FolderHandle(folder)
     with locked(folder):
-        if not handle.is_current():
-            raise IdClipError(f"'{folder}' was replaced at this moment: run the command again")
         yield
 
 
@@ -103,18 +74,28 @@ def replacing(folder: Path, building: Path) -> Iterator[Path]:
     shutil.copymode(folder, new)
     try:
         yield new
-        _flush(new)
+        flush_folder(new)
         exchange(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)  # half made, or the old one
     shutil.rmtree(building)
 
 
-def discard_building(folder: Path) -> None:
-    """Remove what a killed run left beside an index, the replaced index for example."""
-    if _hidden(folder).exists():
-        with building_folder(folder, "") as building:
-            shutil.rmtree(building)
+@contextlib.contextmanager
+def replacing_part(target: Path) -> Iterator[Path]:
+    """A new name beside a folder of an index; what the block makes there takes that folder's place, or none's.
+
+    Whoever has the old one open keeps it.
+    """
+    new = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        yield new
+        if target.is_dir():
+            exchange(new, target)
+        else:
+            new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # half made, or the old one
 
 
 def exchange(new: Path, old: Path) -> None:
@@ -149,26 +130,3 @@ def link_tree(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _hidden(output: Path) -> Path:
-    return output.absolute().parent / f".{output.absolute().name}.building"
-
-
-def _keep_only_same_plan(building: Path, plan: str) -> None:
-    plan_file = building / PLAN_FILE
-    if plan_file.exists() and plan_file.read_text() == plan:
-        return
-    for left in building.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    atomic_write(plan_file, plan)
-
-
-def _flush(folder: Path) -> None:
-    """Have every file on the disk before the exchange is."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

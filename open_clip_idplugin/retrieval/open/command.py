@@ -26,7 +26,7 @@ from open_clip_idplugin.retrieval.index.picture_listing import Listing, list_pic
 from open_clip_idplugin.retrieval.index.refresh import IndexRefresh
 from open_clip_idplugin.retrieval.open.open_people import GROUPS, OpenPeople
 from open_clip_idplugin.retrieval.open.open_report import REPORT_FILE, OpenReport, read_state
-from open_clip_idplugin.storage.folder_lock import locked
+from open_clip_idplugin.storage.output_folder import locked
 from open_clip_idplugin.storage.user_folder import user_folder
 
 if TYPE_CHECKING:

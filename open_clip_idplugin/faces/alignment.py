@@ -1,8 +1,8 @@
 """Alignment: a picture and a face's place in it -> the upright crop that recognisers were trained on.
 
-Role: the one place where faces are warped, whatever found them. `align_face` is the usual way, a similarity transform of five
-landmarks to reference points (ArcFace's unless an encoder has others), as insightface does it; `cut_box` is the square
-around the box, for encoders that were trained without landmarks.
+Role: the one place where faces are aligned, whatever found them, and where similarity transforms are fitted. `align_face` is
+the usual way, a similarity transform of five landmarks to reference points (ArcFace's unless an encoder has others), as
+insightface does it; `cut_box` is the square around the box, for encoders that were trained without landmarks.
 """
 
 import numpy as np
@@ -11,6 +11,10 @@ _MAX_COORDINATE = 1e6  # pixels; a landmark beyond is no landmark, and warping w
 _MIN_SPREAD = 1.0  # pixels between landmarks below which an alignment means nothing
 _MIN_DETERMINANT = 1e-12
 _ARCFACE_SIDE = 112
+# ArcFace's landmarks [5, 2] in its crop of 112 pixels: eyes, nose, corners of the mouth, from left to right in the picture.
+ARCFACE_LANDMARKS = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
 
 
 def align_face(
@@ -24,7 +28,7 @@ def align_face(
     spread = float(np.ptp(landmarks, axis=0).max()) if np.isfinite(landmarks).all() else 0.0
     if spread < _MIN_SPREAD or np.abs(landmarks).max() > _MAX_COORDINATE:
         return None
-    matrix = similarity(landmarks, reference) if reference is not None else _to_arcface(landmarks, side)
+    matrix = similarity_transform(landmarks, reference) if reference is not None else _to_arcface(landmarks, side)
     return _warp(picture, matrix, side)
 
 
@@ -43,13 +47,17 @@ def cut_box(picture: np.ndarray, box: np.ndarray, side: int, margin: float) -> n
     return _warp(picture, np.column_stack([np.eye(2) * scale, side / 2 - scale * middle]), side)
 
 
-def similarity(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The similarity transform [2, 3] that brings points [N, 2] nearest to `reference` [N, 2] (Umeyama's, least squares)."""
-    from skimage.transform import SimilarityTransform
+def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The least-squares rotation, scale and shift [2, 3] float64 from points [N, 2] to points [N, 2] (Umeyama 1991).
 
-    transform = SimilarityTransform()
-    transform.estimate(np.asarray(points, np.float64), np.asarray(reference, np.float64))
-    return transform.params[:2]
+    Not finite for points that coincide or are not finite; as OpenCV's `warpAffine` takes it.
+    """
+    with np.errstate(all="ignore"):  # judged by the result
+        a, b = (points[:, 0].astype(np.float64) + 1j * points[:, 1] for points in (source, target))
+        centred = a - a.mean()
+        factor = np.vdot(centred, b - b.mean()) / np.vdot(centred, centred)
+        shift = b.mean() - factor * a.mean()
+    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
 
 def _warp(picture: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray | None:

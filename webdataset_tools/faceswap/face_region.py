@@ -7,7 +7,8 @@ recogniser takes for the one who was there before.
 import cv2
 import numpy as np
 
-from webdataset_tools.faceswap.geometry import REFERENCE, fit_affine, pose_of, transform
+from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS
+from webdataset_tools.faceswap.geometry import fit_affine, pose_of, transform
 
 _MIDDLE, _RADII = np.array([56.0, 68.5]), np.array([43.0, 47.5])  # in ArcFace's 112-pixel frame
 _TURN = 70.0  # frame units by which the visible face moves sideways under the landmarks, per unit of `pose_of`
@@ -24,7 +25,7 @@ def outline_of(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
     direction = np.column_stack([np.cos(angles), np.sin(angles)])
     rounded = np.sign(direction) * np.abs(direction) ** (2 / _ROUNDNESS)
     turn = np.clip(pose_of(landmarks)[0], -_LARGEST_TURN, _LARGEST_TURN)
-    points = transform(fit_affine(REFERENCE, landmarks), _MIDDLE - (_TURN * turn, 0) + rounded * _RADII)
+    points = transform(fit_affine(ARCFACE_LANDMARKS, landmarks), _MIDDLE - (_TURN * turn, 0) + rounded * _RADII)
     slack = 0.02 * (box[2:] - box[:2])  # a detector's box may cut the cheek a little
     return np.clip(points, box[:2] - slack, box[2:] + slack)
 

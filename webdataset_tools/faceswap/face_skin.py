@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS
 from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
-from webdataset_tools.faceswap.geometry import REFERENCE, fit_similarity, scale_of, transform
+from webdataset_tools.faceswap.geometry import fit_similarity, scale_of, transform
 
 SIDE = 160  # pixels of the frame: ArcFace's 112 with a border
-_FRAME = REFERENCE + (SIDE - 112) / 2
+_FRAME = ARCFACE_LANDMARKS + (SIDE - 112) / 2
 _TOLERANCE = np.array([26.0, 11.0, 13.0])  # Lab units by which skin differs from its plane
 _LARGEST_FALL = np.array([25.0, 8.0, 8.0])  # of the plane from the face's middle: more is not light
 _BROWS = 13.0  # pixels of the frame above the eyes

@@ -1,4 +1,4 @@
-"""Where faces are: landmarks -> similarity and affine transforms, aligned crops.
+"""Where faces are: landmarks -> similarity and affine transforms, and the pose of a head.
 
 All landmarks are [5, 2] pixels in the order left eye, right eye, nose, left and right mouth corner as seen in the
 picture; matrices are [2, 3] float64 as OpenCV's `warpAffine` takes them.
@@ -7,11 +7,8 @@ picture; matrices are [2, 3] float64 as OpenCV's `warpAffine` takes them.
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.alignment import similarity_transform
 
-# ArcFace's reference landmarks in a 112-pixel crop (as insightface aligns).
-REFERENCE = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-)
 _LARGEST_STRETCH = 1.7  # ratio of the axes beyond which an affine fit follows a turned head, not a face's proportions
 
 
@@ -20,17 +17,9 @@ class SwapFailed(IdClipError):
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the least-squares rotation, scale and shift [2, 3] from points [n, 2] to points [n, 2] (Umeyama 1991).
-
-    Raises SwapFailed when the points coincide or are not finite.
-    """
-    with np.errstate(all="ignore"):  # judged by the result
-        a, b = (points[:, 0].astype(np.float64) + 1j * points[:, 1] for points in (source, target))
-        centred = a - a.mean()
-        factor = np.vdot(centred, b - b.mean()) / np.vdot(centred, centred)
-        shift = b.mean() - factor * a.mean()
-    matrix = np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
-    if not np.isfinite(matrix).all() or abs(factor) < 1e-3:
+    """`similarity_transform`; raises SwapFailed when the points coincide or are not finite."""
+    matrix = similarity_transform(source, target)
+    if not np.isfinite(matrix).all() or np.hypot(*matrix[:, 0]) < 1e-3:
         raise SwapFailed("the face's landmarks lie on one point")
     return matrix
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS, similarity_transform
 from webdataset_tools.miniature import photos, scenes
 from webdataset_tools.miniature.drawing import DrawnFace
 from webdataset_tools.miniature.people import Person, sample_person, swap_face
@@ -26,9 +27,6 @@ WIDE_SIZE = 96  # pixels a side of a stored crop
 MARGIN = 1.2  # ... which shows this many times the side of the aligned crop, so that training can shift and turn it
 _HARD = 4  # remainder by 5 of the numbers of hard detection pictures
 _Drawn = TypeVar("_Drawn")
-_REFERENCE = np.array(  # ArcFace's landmarks in a 112-pixel crop
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float64
-)
 
 
 @dataclass(frozen=True)
@@ -119,15 +117,6 @@ def _other_body(person: Person, rng: np.random.Generator) -> Person:
 def wide_crop(drawn: DrawnFace) -> np.ndarray:
     """The aligned face with its margin, uint8 [96, 96, 3], from exact landmarks."""
     scale = WIDE_SIZE / (112 * MARGIN)
-    target = (_REFERENCE - 55.5) * scale + (WIDE_SIZE - 1) / 2
-    matrix = similarity(np.asarray(drawn.landmarks, np.float64), target)
+    target = (ARCFACE_LANDMARKS - 55.5) * scale + (WIDE_SIZE - 1) / 2
+    matrix = similarity_transform(drawn.landmarks, target)
     return cv2.warpAffine(drawn.picture, matrix, (WIDE_SIZE, WIDE_SIZE), flags=cv2.INTER_AREA)
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The least-squares similarity [2, 3] from points [n, 2] to points [n, 2] (Umeyama 1991, in complex numbers)."""
-    a, b = source[:, 0] + 1j * source[:, 1], target[:, 0] + 1j * target[:, 1]
-    centred = a - a.mean()
-    factor = np.vdot(centred, b - b.mean()) / np.vdot(centred, centred)
-    shift = b.mean() - factor * a.mean()
-    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])

@@ -7,10 +7,10 @@ those of the published release were, so that an enrolled photo and a release emb
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from open_clip_idplugin.faces import FaceEngine, load_face_engine, load_picture
+from open_clip_idplugin.faces.alignment import align_face
 from webdataset_tools.miniature.drawing import DrawnFace
 from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.photos import identity_photo
@@ -19,10 +19,6 @@ from webdataset_tools.miniature.streams import stream
 # Pictures with known landmarks -> unit rows [N, D] float32.
 Embedder = Callable[[list[DrawnFace]], np.ndarray]
 _DETECTOR_SIDE = 192  # the photos' own size
-# ArcFace's landmarks in a 112-pixel crop.
-_REFERENCE = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-)
 
 
 def photo_name(index: int) -> str:
@@ -56,14 +52,12 @@ def _embed(engine: FaceEngine, photos: list[DrawnFace]) -> np.ndarray:
         largest = max(faces, key=lambda face: float((face.box[2:] - face.box[:2]).prod()), default=None)
         rows.append(largest.embedding if largest is not None else None)
     missed = [photo for photo, row in zip(photos, rows) if row is None]
-    rest = iter(engine.embed_crops([align_face(photo) for photo in missed]))
+    rest = iter(engine.embed_crops([aligned_crop(photo) for photo in missed]))
     return np.stack([next(rest) if row is None else row for row in rows])
 
 
-def align_face(photo: DrawnFace) -> np.ndarray:
-    """Return the aligned crop uint8 [112, 112, 3] that the drawn landmarks give (least-squares similarity)."""
-    x, y = photo.landmarks.astype(np.float64).T
-    one, none = np.ones(5), np.zeros(5)
-    system = np.concatenate([np.stack([x, -y, one, none], 1), np.stack([y, x, none, one], 1)])
-    a, b, dx, dy = np.linalg.lstsq(system, _REFERENCE.T.reshape(-1), rcond=None)[0].tolist()
-    return cv2.warpAffine(photo.picture, np.array([[a, -b, dx], [b, a, dy]]), (112, 112), flags=cv2.INTER_LINEAR)
+def aligned_crop(photo: DrawnFace) -> np.ndarray:
+    """Return the aligned crop uint8 [112, 112, 3] that the drawn landmarks give."""
+    crop = align_face(photo.picture, photo.landmarks, 112)
+    assert crop is not None  # drawn landmarks lie apart
+    return crop

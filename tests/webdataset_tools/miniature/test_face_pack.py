@@ -68,14 +68,6 @@ class TestShippedPack:
 
 
 class TestSamples:
-    def test_alignment_puts_landmarks_at_the_reference(self):
-        """Our least-squares similarity equals the one insightface aligns by."""
-        from insightface.utils import face_align
-
-        points = np.random.default_rng(0).uniform(20, 90, (5, 2))
-        ours = face_samples.similarity(points, face_align.arcface_dst.astype(float))
-        np.testing.assert_allclose(ours, face_align.estimate_norm(points, 112), atol=1e-4)
-
     def test_wide_crops_hold_the_aligned_crop(self):
         import cv2
         from insightface.utils import face_align

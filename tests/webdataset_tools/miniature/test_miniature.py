@@ -12,11 +12,12 @@ import pytest
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face
+from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS
 from webdataset_tools.miniature import identity_photos, people, scenes
 from webdataset_tools.miniature.captions import alt_text, scene_captions
 from webdataset_tools.miniature.command import miniature
 from webdataset_tools.miniature.drawing import DrawnFace, FacePose, draw_face
-from webdataset_tools.miniature.identity_photos import align_face
+from webdataset_tools.miniature.identity_photos import aligned_crop
 from webdataset_tools.miniature.palette import CLOTHES
 from webdataset_tools.miniature.people import face_vector, look_alike, sample_person, skin_group
 from webdataset_tools.miniature.photos import identity_photo
@@ -26,16 +27,13 @@ from webdataset_tools.miniature.release_writer import CONTACT_SHEET, ReleaseSumm
 from webdataset_tools.miniature.scenes import STRATA, draw_scene, face_box, sample_scene
 from webdataset_tools.release import SPLITS, load_release
 
-REFERENCE = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-)
 SIZE = ReleaseSize(SplitSize(30, 12), SplitSize(8, 8), SplitSize(40, 20), faces_per_scene=2, photos_per_person=2)
 _PROJECTION = np.random.default_rng(0).standard_normal((28 * 28 * 3, 512)).astype(np.float32)
 
 
 def embed_pixels(photos: list[DrawnFace]) -> np.ndarray:
     """Embed aligned crops by a random projection: the face pack is not what is tested here."""
-    rows = np.stack([align_face(photo)[::4, ::4].reshape(-1) for photo in photos]).astype(np.float32) / 255 - 0.5
+    rows = np.stack([aligned_crop(photo)[::4, ::4].reshape(-1) for photo in photos]).astype(np.float32) / 255 - 0.5
     rows = rows @ _PROJECTION
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -118,7 +116,7 @@ class TestPeople:
 class TestFaces:
     def test_frontal_faces_fit_the_arcface_frame(self):
         drawn = np.mean([draw_face(sample_person(n, "faces"), FacePose()).landmarks for n in range(80)], axis=0)
-        assert np.abs(drawn - REFERENCE).max() < 0.8
+        assert np.abs(drawn - ARCFACE_LANDMARKS).max() < 0.8
 
     @pytest.mark.parametrize(
         "pose", [FacePose(), FacePose(roll=20), FacePose(yaw=25, pitch=10), FacePose(yaw=-22, roll=-15)]
@@ -141,9 +139,9 @@ class TestFaces:
     def test_alignment_by_landmarks_gives_a_normal_crop(self):
         rng = np.random.default_rng(0)
         faces = [draw_face(sample_person(n, "faces"), FacePose()) for n in range(8)]
-        moved = [np.abs(align_face(face).astype(int) - face.picture).mean() for face in faces]
+        moved = [np.abs(aligned_crop(face).astype(int) - face.picture).mean() for face in faces]
         assert np.mean(moved) < 20
-        crop = align_face(identity_photo(sample_person(8, "faces"), rng))
+        crop = aligned_crop(identity_photo(sample_person(8, "faces"), rng))
         assert crop.shape == (112, 112, 3) and crop.std() > 10
 
     def test_photos_are_reproducible_and_vary(self):

@@ -50,6 +50,40 @@ class Parameter:
         return self.default is inspect.Parameter.empty and not self.variadic
 
 
+@dataclass(frozen=True)
+class SharedFlag:
+    """A flag that several verbs have: its name, its type as an annotation, what stands in for it, and its help."""
+
+    name: str
+    annotation: object
+    default: object
+    help: str
+
+
+def with_flags(
+    verb: Callable[..., None], flags: Sequence[SharedFlag], gather: Callable[[dict[str, typing.Any]], object]
+) -> Callable[..., None]:
+    """The verb with these flags behind its own; `gather` makes its last parameter of those that were given."""
+    own = inspect.signature(verb)
+    *kept, last = own.parameters.values()
+    kind = last.kind if last.kind is last.KEYWORD_ONLY else last.POSITIONAL_OR_KEYWORD
+    added = [inspect.Parameter(flag.name, kind, default=flag.default, annotation=flag.annotation) for flag in flags]
+    signature = own.replace(parameters=[*kept, *added])
+
+    @functools.wraps(verb)
+    def with_shared(*arguments: typing.Any, **named: typing.Any) -> None:
+        bound = signature.bind(*arguments, **named)
+        given = {flag.name: bound.arguments.pop(flag.name) for flag in flags if flag.name in bound.arguments}
+        verb(*bound.args, **bound.kwargs, **{last.name: gather(given)})
+
+    hints = {name: hint for name, hint in typing.get_type_hints(verb).items() if name != last.name}
+    with_shared.__signature__ = signature  # type: ignore[attr-defined]
+    with_shared.__annotations__ = {**hints, **{flag.name: flag.annotation for flag in flags}}
+    entries = [f"        {flag.name}: {flag.help}" for flag in flags]  # as a function's section Args is indented
+    with_shared.__doc__ = "\n".join([(verb.__doc__ or "").rstrip(), *entries])
+    return with_shared
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         without = _NO_VALUE.match(message)

@@ -1,18 +1,23 @@
-"""Many people into the gallery, one after the other, and an account of every photo.
+"""Bulk enrolment: (name, photos) -> a gallery and `EnrolmentReport`, an account of every photo; and the flags of its verbs.
 
-Role: (name, photos) -> a gallery and `EnrolmentReport`. A bad photo costs an entry in the report, a bad person another
-one; what is finished stays after an interruption, and a photo is never counted twice.
+Role: people one after the other. A bad photo costs an entry in the report, a bad person another one; what is finished stays
+after an interruption, and a photo is never counted twice.
 """
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from open_clip_idplugin.command_line.next_step import command
+from open_clip_idplugin.command_line.verb_arguments import SharedFlag, with_flags
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery.details import DETAIL_FLAGS, checked_details
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.likeness import same_face as same_face_of
 from open_clip_idplugin.gallery.photo_face import PhotoFace
@@ -25,6 +30,16 @@ REFUSED_PHOTO = "photo without a usable face"
 REFUSED_PERSON = "refused by the gallery"
 NO_USABLE_PHOTO = "no usable photo"
 _ALIKE_BLOCK = 1024  # people compared with all others at a time
+
+SAME_FACE_FLAG = SharedFlag(
+    "same_face",
+    float | None,
+    None,
+    "warn of two people from this cosine on (above 1 never); by default the one that different people reach once in 10,000 "
+    "pairs (see idclip calibrate).",
+)
+_REPORT = "where the account of every photo is written (default: people_report.json, beside what is enrolled)."
+_FLAGS = (SAME_FACE_FLAG, SharedFlag("report", str | None, None, _REPORT))
 
 PhotoReader = Callable[[], PhotoFace]  # finds the face of one photo; raises IdClipError or OSError
 
@@ -65,6 +80,58 @@ class EnrolmentReport:
             for one, other, cosine in self.alike[:10]
         ]
         return lines + ([f"... and {len(self.alike) - 10} more such pairs"] if len(self.alike) > 10 else [])
+
+
+@dataclass(frozen=True)
+class BulkOptions:
+    """What the verbs that enroll many people share.
+
+    Attributes:
+        details: of everybody, checked.
+        same_face: cosine of two people's means from which they are warned of; None takes the face model's.
+        report: where the account goes; None takes the default.
+    """
+
+    details: Mapping[str, str | None] = field(default_factory=dict)
+    same_face: float | None = None
+    report: str | None = None
+
+
+DEFAULTS = BulkOptions()
+
+
+def with_bulk_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the flags of `BulkOptions`, which are its last parameter."""
+    details = [flag for flag in DETAIL_FLAGS if flag.name != "word"]  # people have words of their own
+    return with_flags(verb, [*details, *_FLAGS], _bulk_options)
+
+
+def _bulk_options(given: dict[str, Any]) -> BulkOptions:
+    own = {flag.name: given.pop(flag.name) for flag in _FLAGS if flag.name in given}
+    return BulkOptions(checked_details(given), **own)
+
+
+def run_enrolment(
+    gallery: Gallery,
+    candidates: list[Candidate],
+    model_id: str,
+    options: BulkOptions,
+    report_file: Path,
+    skipped: Iterable[Skip] = (),
+    passed_over: Iterable[Skip] = (),
+) -> None:
+    """Enroll with a progress bar, write the report and print it in short.
+
+    `skipped` and `passed_over` were left out before: people, and files in their folders.
+    """
+    with tqdm(total=sum(len(person.photos) for person in candidates), unit="photo") as bar:
+        report = enroll_all(gallery, candidates, model_id, options.details, options.same_face, bar.update)
+    report.people_left_out = [*skipped, *report.people_left_out]
+    report.photos_left_out = [*passed_over, *report.photos_left_out]
+    report.write(report_file)
+    print("\n".join(report.lines()))
+    print(f"wrote {report_file}: every person and photo that was left out, and why")
+    print(f"Next: {command('list', gallery=gallery.path)}")
 
 
 def report_place(report: str | None, given: str) -> Path:

@@ -1,11 +1,13 @@
 """What is written down about an enrolled person: notes, the consent under which the face is used, and a word for the person.
 
-Role: values and their checks; knows no file.
+Role: values, their checks and the flags that give them; knows no file.
 """
 
 import datetime
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
+from open_clip_idplugin.command_line.verb_arguments import SharedFlag, with_flags
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
 from open_clip_idplugin.gallery.invisible import hidden_places, without_invisible
 from open_clip_idplugin.gallery.names import require_seen, written_out
@@ -13,6 +15,17 @@ from open_clip_idplugin.prompts import placeholder_numbers
 
 LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference
 LONGEST_WORD = 60  # characters: it stands in the texts of queries
+# Each is a flag of the verbs that enroll or edit people; None leaves a detail as it is.
+DETAIL_FLAGS = tuple(
+    SharedFlag(name, str | None, None, text)
+    for name, text in (
+        ("notes", "anything worth knowing."),
+        ("consent", "reference of the consent, such as a form's number."),
+        ("consent_date", "day on which it was given, YYYY-MM-DD."),
+        ("consent_until", "last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards."),
+        ("word", 'what the person is in a text where no identity token stands for the face, such as "a woman".'),
+    )
+)
 _DATES = ("consent_date", "consent_until")
 _TEXTS = ("notes", "consent")
 
@@ -83,6 +96,17 @@ class Details:
                 f"the consent of '{name}' ended on {self.consent_until}: renew it with `idclip edit --consent_until`, "
                 "or erase the person with `idclip forget`"
             )
+
+
+def checked_details(given: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The flags' values, for `Details.changed`; raises GalleryError for a bad one, before any work."""
+    Details().changed(**given)
+    return dict(given)
+
+
+def with_detail_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with `DETAIL_FLAGS`; its last parameter takes what was given of them, checked."""
+    return with_flags(verb, DETAIL_FLAGS, checked_details)
 
 
 def _require_date(name: str, text: str) -> None:

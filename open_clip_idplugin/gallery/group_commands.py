@@ -11,9 +11,14 @@ from open_clip_idplugin.faces.collection_crops import read_crops
 from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
 from open_clip_idplugin.faces.row_crops import Crops
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
-from open_clip_idplugin.gallery import Details, Gallery
-from open_clip_idplugin.gallery.bulk_enrolment import report_place
-from open_clip_idplugin.gallery.folder_command import run_enrolment
+from open_clip_idplugin.gallery import Gallery
+from open_clip_idplugin.gallery.bulk_enrolment import (
+    DEFAULTS,
+    BulkOptions,
+    report_place,
+    run_enrolment,
+    with_bulk_flags,
+)
 from open_clip_idplugin.gallery.group_files import (
     CSV_FILE,
     PAGE_FILE,
@@ -67,18 +72,14 @@ def suggest(
     print(f"Next: {command('enroll_groups', str(Path(output) / CSV_FILE), gallery=gallery)}")
 
 
+@with_bulk_flags
 def enroll_groups(
     groups: str,
     gallery: str | None = None,
     face_table: str | None = None,
     input: str | None = None,
     crops: bool = True,
-    notes: str | None = None,
-    consent: str | None = None,
-    consent_date: str | None = None,
-    consent_until: str | None = None,
-    same_face: float | None = None,
-    report: str | None = None,
+    options: BulkOptions = DEFAULTS,
 ) -> None:
     """Remember the people whose groups of faces were named in the groups.csv of `idclip suggest`.
 
@@ -88,17 +89,8 @@ def enroll_groups(
         face_table: where the face table is now, if it was moved.
         input: where the pictures are now, if they were moved or not given before.
         crops: keep a small picture of each face, where the pictures are known; --nocrops keeps embeddings alone.
-        notes: anything worth knowing about all of them.
-        consent: reference of everybody's consent.
-        consent_date: day on which it was given, YYYY-MM-DD.
-        consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
-        same_face: warn of two people whose means have this cosine or more; above 1 never warns.
-            By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
-        report: where the account of every photo is written (default: people_report.json, beside the groups).
     """
-    details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
-    Details().changed(**details)
-    report_file = report_place(report, groups)
+    report_file = report_place(options.report, groups)
     found, names = read_groups(Path(groups))
     if not names:
         raise IdClipError(f"no group of '{groups}' has a name yet: fill in the column name")
@@ -107,7 +99,7 @@ def enroll_groups(
     if table.info.fingerprint != found.fingerprint:
         raise IdClipError(f"the face table '{table.folder}' is not the one that was grouped: run idclip suggest again")
     candidates = candidates_of(table, found, names, lambda rows: _read_crops(rows, input or found.input), crops)
-    run_enrolment(Gallery(gallery), candidates, table.model_id, details, same_face, report_file)
+    run_enrolment(Gallery(gallery), candidates, table.model_id, options, report_file)
 
 
 def _read_crops(rows: Sequence[FaceRow], pictures: str | None) -> Crops:

@@ -8,10 +8,17 @@ from tqdm import tqdm
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_face_engine
-from open_clip_idplugin.gallery import Details, Gallery, fold_name
-from open_clip_idplugin.gallery.bulk_enrolment import Candidate, PhotoReader, report_place
+from open_clip_idplugin.gallery import Gallery, fold_name
+from open_clip_idplugin.gallery.bulk_enrolment import (
+    DEFAULTS,
+    BulkOptions,
+    Candidate,
+    PhotoReader,
+    report_place,
+    run_enrolment,
+    with_bulk_flags,
+)
 from open_clip_idplugin.gallery.face_regions import SIDE_CAR, PhotoRegions, read_regions
-from open_clip_idplugin.gallery.folder_command import run_enrolment
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.photo_folders import photos_in
 from open_clip_idplugin.gallery.region_faces import NamedFace, read_named_faces
@@ -25,18 +32,14 @@ if TYPE_CHECKING:
 UNREADABLE = "unreadable face regions"
 
 
+@with_bulk_flags
 def enroll_regions(
     folder: str,
     gallery: str | None = None,
     faces: str = "insightface:buffalo_l",
     det_size: int | None = None,
     crops: bool = True,
-    notes: str | None = None,
-    consent: str | None = None,
-    consent_date: str | None = None,
-    consent_until: str | None = None,
-    same_face: float | None = None,
-    report: str | None = None,
+    options: BulkOptions = DEFAULTS,
 ) -> None:
     """Remember the people whose faces a photo manager has named in photos or in side-car files (XMP face regions).
 
@@ -46,17 +49,8 @@ def enroll_regions(
         faces: face model, e.g. insightface:buffalo_l, insightface:miniature or insightface:<folder>.
         det_size: side of the square in which the face detector sees a region; None takes the face engine's own.
         crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
-        notes: anything worth knowing about all of them.
-        consent: reference of everybody's consent.
-        consent_date: day on which it was given, YYYY-MM-DD.
-        consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
-        same_face: warn of two people whose means have this cosine or more; above 1 never warns.
-            By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
-        report: where the account of every photo is written (default: people_report.json, into the folder).
     """
-    details = {"notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until}
-    Details().changed(**details)
-    report_file = report_place(report, folder)
+    report_file = report_place(options.report, folder)
     named, left = find_named_regions(Path(folder))
     engine = load_face_engine(faces, det_size=det_size)
     store = Gallery(gallery)
@@ -65,7 +59,7 @@ def enroll_regions(
     kept, doubtful = check_identities(found, store, engine.model_id)
     candidates = _candidates(named, kept)
     left += unplaced + doubtful
-    run_enrolment(store, candidates, engine.model_id, details, same_face, report_file, passed_over=left)
+    run_enrolment(store, candidates, engine.model_id, options, report_file, passed_over=left)
 
 
 def find_named_regions(folder: Path) -> tuple[dict[str, PhotoRegions], list[Skip]]:

@@ -6,6 +6,7 @@ never an embedding.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Details, Gallery, fold_name
+from open_clip_idplugin.gallery.details import DETAIL_FLAGS, with_detail_flags
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy
 
 
+@with_detail_flags
 def enroll(
     name: str,
     *photos: str,
@@ -30,12 +33,8 @@ def enroll(
     det_size: int | None = None,
     face: str = "only",
     crops: bool = True,
-    notes: str | None = None,
-    consent: str | None = None,
-    consent_date: str | None = None,
-    consent_until: str | None = None,
-    word: str | None = None,
     same_face: float | None = None,
+    details: Mapping[str, str | None] = MappingProxyType({}),
 ) -> None:
     """Remember a person from one or more photos; more photos can be added later under the same name.
 
@@ -47,11 +46,6 @@ def enroll(
         det_size: side of the square in which the face detector sees a photo; None takes the face engine's own.
         face: which face of a photo is meant: only (refuse photos with several), largest or center.
         crops: keep a small picture of each face in the gallery; --nocrops keeps embeddings alone.
-        notes: anything worth knowing.
-        consent: reference of the person's consent, such as a form's number.
-        consent_date: day on which it was given, YYYY-MM-DD.
-        consent_until: last day on which it holds, YYYY-MM-DD; nobody is searched for afterwards.
-        word: what the person is in a text where no identity token stands for the face, such as "a woman".
         same_face: warn when a photo has this cosine or more with a person of another name; above 1 never warns.
             By default the one that different people reach once in 10,000 pairs (see idclip calibrate).
     """
@@ -61,10 +55,6 @@ def enroll(
     from open_clip_idplugin.faces import load_face_engine
 
     policy = face_policy(face)
-    details = {
-        "notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until, "word": word,
-    }  # fmt: skip
-    Details().changed(**details)  # as with the name: a bad date is refused before the face model is loaded
     engine = load_face_engine(faces, det_size=det_size)
     enroll_photos(Gallery(gallery), name, photos, engine, policy, crops, details, same_face)
 
@@ -158,32 +148,18 @@ def _consent(details: Details) -> str:
     return f"consent {' '.join(words)}" if words else "no consent noted"
 
 
-def edit(
-    name: str,
-    notes: str | None = None,
-    consent: str | None = None,
-    consent_date: str | None = None,
-    consent_until: str | None = None,
-    word: str | None = None,
-    gallery: str | None = None,
-) -> None:
+@with_detail_flags
+def edit(name: str, gallery: str | None = None, details: Mapping[str, str | None] = MappingProxyType({})) -> None:
     """Change the notes, the consent or the word of an enrolled person; what is not given stays, an empty text takes away.
 
     Args:
         name: the person.
-        notes: anything worth knowing.
-        consent: reference of the person's consent, such as a form's number.
-        consent_date: day on which it was given, YYYY-MM-DD.
-        consent_until: last day on which it holds, YYYY-MM-DD.
-        word: what the person is in a text where no identity token stands for the face, such as "a woman".
         gallery: gallery file (default: gallery.sqlite in the user's data folder).
     """
-    changes = {
-        "notes": notes, "consent": consent, "consent_date": consent_date, "consent_until": consent_until, "word": word,
-    }  # fmt: skip
-    if all(value is None for value in changes.values()):
-        raise IdClipError(f"nothing to change was given for '{name}': use --{', --'.join(changes)}")
-    person = Gallery(gallery).edit(name, **changes)
+    if all(value is None for value in details.values()):
+        flags = ", ".join(f"--{flag.name}" for flag in DETAIL_FLAGS)
+        raise IdClipError(f"nothing to change was given for '{name}': use {flags}")
+    person = Gallery(gallery).edit(name, **details)
     notes, word = person.details.notes or "none", noun_phrase(person.details.word)
     print(f"'{person.name}': {_consent(person.details)}; notes: {notes}; in words: {word}")
 

@@ -1,9 +1,12 @@
 """Command-line parsing: types by annotation, switches, positions, and one sentence for what does not fit."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 
 from open_clip_idplugin import cli
-from open_clip_idplugin.command_line.verb_arguments import bind, flags_of, help_text
+from open_clip_idplugin.command_line.verb_arguments import SharedFlag, bind, flags_of, help_text, with_flags
 from open_clip_idplugin.errors import IdClipError
 
 
@@ -116,3 +119,39 @@ def test_a_name_that_is_no_utf_8_may_name_what_is_there(tmp_path):
     path = tmp_path / "a\udce9"
     path.touch()
     assert call(str(path))["name"] == str(path)
+
+
+FLAGS = (SharedFlag("notes", str | None, None, "anything worth knowing."), SharedFlag("limit", int, 3, "most of them."))
+CALLS: list[tuple[object, ...]] = []
+
+
+def remember(name: str, *photos: str, crops: bool = True, given: Mapping[str, object] = MappingProxyType({})) -> None:
+    """Remember somebody.
+
+    Args:
+        name: who it is.
+        photos: files.
+        crops: keep pictures.
+    """
+    CALLS.append((name, photos, crops, given))
+
+
+class TestSharedFlags:
+    shared = staticmethod(with_flags(remember, FLAGS, dict))
+
+    def test_they_are_flags_like_the_verbs_own(self):
+        assert flags_of(self.shared) == ["--name", "--crops", "--notes", "--limit"]
+        text = help_text(self.shared, "idclip remember")
+        assert "anything worth knowing." in text and "(default: 3)" in text and "given" not in text
+        bind(self.shared, ["Ada", "a.jpg", "b.jpg", "--notes", "poet", "--nocrops", "--limit=2"], "idclip remember")()
+        assert CALLS.pop() == ("Ada", ("a.jpg", "b.jpg"), False, {"notes": "poet", "limit": 2})
+        with pytest.raises(IdClipError, match="--limit is 'x', and must be a whole number"):
+            bind(self.shared, ["Ada", "--limit=x"], "idclip remember")
+
+    def test_called_from_python_it_gets_what_was_given(self):
+        self.shared("Ada")
+        assert CALLS.pop() == ("Ada", (), True, {})
+        self.shared("Ada", "a.jpg", notes="poet")
+        assert CALLS.pop() == ("Ada", ("a.jpg",), True, {"notes": "poet"})
+        with pytest.raises(TypeError, match="given"):
+            self.shared("Ada", given={})

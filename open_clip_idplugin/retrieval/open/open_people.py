@@ -18,8 +18,8 @@ from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.faces.row_crops import crops_below
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.gallery.bulk_enrolment import REPORT_FILE
-from open_clip_idplugin.gallery.folder_command import enroll_folder, run_enrolment
+from open_clip_idplugin.gallery.bulk_enrolment import REPORT_FILE, BulkOptions, run_enrolment
+from open_clip_idplugin.gallery.folder_command import enroll_folder
 from open_clip_idplugin.gallery.group_files import CSV_FILE, read_groups
 from open_clip_idplugin.gallery.group_suggestions import Suggested, SuggestOptions, candidates_of, suggest_groups
 from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER as FACE_TABLE
@@ -28,7 +28,6 @@ from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 GROUPS = "groups"
 _STALE = "groups-of-before"
 _NEIGHBOURS = "neighbours.safetensors"  # which faces look alike, so that the next run compares new ones only
-_NO_DETAILS: dict[str, str | None] = {}
 
 
 class OpenPeople:
@@ -59,7 +58,11 @@ class OpenPeople:
             return
         candidates = candidates_of(table, groups, names, lambda rows: crops_below(self._root, rows))
         run_enrolment(
-            self.gallery, candidates, table.model_id, _NO_DETAILS, self._threshold(table), self._folder / REPORT_FILE
+            self.gallery,
+            candidates,
+            table.model_id,
+            BulkOptions(same_face=self._threshold(table)),
+            self._folder / REPORT_FILE,
         )
 
     def enroll_folder(self, people: str | None, finding: FaceFinding) -> None:

@@ -3,12 +3,11 @@
 Role: a verb's function -> the same with these flags; what was given -> JSON of a request.
 """
 
-import functools
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from open_clip_idplugin.command_line.verb_arguments import SharedFlag, with_flags
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
 from open_clip_idplugin.retrieval.ranking.ranking_request import PeopleClause
@@ -31,7 +30,6 @@ RULES = (
     "min_probability",
 )
 _KINDS = {"string": str, "number": float, "integer": int, "boolean": bool, "array": str}
-_BY_POSITION_OR_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD
 # A number, or a date with or without a time as ISO 8601 writes it.
 _ORDERED = re.compile(
     r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?|\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?)?"
@@ -46,24 +44,8 @@ def with_request_flags(verb: Callable[..., None]) -> Callable[..., None]:
         for name, field in properties(schema).items()
         if name in names
     }
-    own = inspect.signature(verb)
-    flags = [
-        inspect.Parameter(name, _BY_POSITION_OR_NAME, default=_unset(field), annotation=_kind(field))
-        for name, field in fields.items()
-    ]
-    signature = own.replace(parameters=[*list(own.parameters.values())[:-1], *flags])
-
-    @functools.wraps(verb)
-    def with_flags(*args: Any, **named: Any) -> None:
-        values = signature.bind(*args, **named).arguments
-        given = {name: values.pop(name) for name in fields if name in values}
-        verb(**values, given=given)
-
-    with_flags.__signature__ = signature  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
-    entries = [f"        {name}: {_help(field)}" for name, field in fields.items()]
-    with_flags.__doc__ = "\n".join([(verb.__doc__ or "").rstrip(), *entries])
-    return with_flags
+    flags = [SharedFlag(name, _kind(field), _unset(field), _help(field)) for name, field in fields.items()]
+    return with_flags(verb, flags, lambda given: given)
 
 
 def _kind(field: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 
-from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
+from open_clip_idplugin.command_line.terminal import BAD_INPUT, print_last_line, refusal, run_as_process
 from open_clip_idplugin.command_line.verb_arguments import bind, help_text, wants_help
 from open_clip_idplugin.errors import IdClipError
 
@@ -188,7 +188,7 @@ def _usage(verbs: Mapping[str, Verb], program: str) -> str:
 
 
 def _fail(program: str, sentence: str) -> int:
-    tell(program, sentence)
+    print_last_line(program, sentence)
     return BAD_INPUT
 
 

@@ -103,12 +103,12 @@ class IdentityConfig:
             return settings
         if not isinstance(settings, Mapping):
             raise IdClipError(f"identity_cfg must be a dictionary such as {{'visual_prompts': 5}}, not {settings!r}.")
-        _known(settings)
+        _require_known(settings)
         return cls(**settings)
 
     def override(self, changes: Mapping[str, Any]) -> "IdentityConfig":
         """This config with other values for some keys; raises IdClipError as `from_dict` does."""
-        _known(changes)
+        _require_known(changes)
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class IdentityConfig:
 
 def parse_setting(name: str, text: str) -> Any:
     """The value of a key as written on a command line: "5", "true", "last:4"; raises IdClipError where it is none."""
-    _known({name: text})
+    _require_known({name: text})
     known = next(known for known in fields(IdentityConfig) if known.name == name)
     value: Any = text
     if known.type is bool:
@@ -129,7 +129,7 @@ def parse_setting(name: str, text: str) -> Any:
     return value
 
 
-def _known(settings: Mapping[str, Any]) -> None:
+def _require_known(settings: Mapping[str, Any]) -> None:
     allowed = [known.name for known in fields(IdentityConfig)]
     unknown = sorted(set(settings) - set(allowed))
     if unknown:

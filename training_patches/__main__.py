@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from open_clip_idplugin.command_line.missing_packages import require_extras
-from open_clip_idplugin.command_line.terminal import BAD_INPUT, refusal, run_as_process, tell
+from open_clip_idplugin.command_line.terminal import BAD_INPUT, print_last_line, refusal, run_as_process
 from open_clip_idplugin.hosts import patches as host_patches
 from training_patches.host_rows import IMPORTED, PARAMS
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         sentence = refusal(error)
         if sentence is None:
             raise
-        tell(PROGRAM, _last_sentence(sentence))
+        print_last_line(PROGRAM, _last_sentence(sentence))
         return BAD_INPUT
 
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.storage.locations import Location
 from webdataset_tools import report

@@ -12,7 +12,7 @@ from statistics import fmean, variance
 from benchmarks.recipes.cells import VALIDATION, CellResult
 from benchmarks.recipes.findings import Findings
 from benchmarks.recipes.recipes import RECIPES, STEPS
-from benchmarks.recipes.strata import shown
+from benchmarks.recipes.stratum_tables import shown
 from benchmarks.recipes.summary import BY_FACE, FACE_ALONE, LOOK_ALIKES, Compared, flat
 from open_clip_idplugin.evaluation.tables import Table
 

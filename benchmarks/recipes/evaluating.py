@@ -16,6 +16,7 @@ from benchmarks.recipes.bench_faces import BenchFaces
 from benchmarks.recipes.cells import VALIDATION, WITHOUT_FACE, Bench, Cell
 from benchmarks.recipes.choices import Choices, best_template, first_share, one_caption_each
 from open_clip_idplugin.checkpoints.loading import LoadedModel
+from open_clip_idplugin.evaluation.evaluation_set import unit_rows
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
 from open_clip_idplugin.evaluation.protocols import (
     PROTOCOLS,
@@ -25,7 +26,6 @@ from open_clip_idplugin.evaluation.protocols import (
     Settings,
     answer,
     ask,
-    unit_rows,
 )
 from open_clip_idplugin.evaluation.rivals import (
     CAPTION_AND_FACE,

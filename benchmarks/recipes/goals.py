@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks.recipes.cells import TEST
 from benchmarks.recipes.findings import HYBRID, Findings
 from benchmarks.recipes.recipes import PAPER
-from benchmarks.recipes.strata import FACE_MISSED, recall_name, strata_of, stratum_label
+from benchmarks.recipes.stratum_tables import FACE_MISSED, recall_name, strata_of, stratum_label
 from benchmarks.recipes.summary import BY_FACE, BY_NAME, FACE_ALONE, LOOK_ALIKES, Spread, ratio
 from open_clip_idplugin.evaluation.tables import Table
 

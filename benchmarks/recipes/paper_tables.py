@@ -18,7 +18,7 @@ from benchmarks.recipes.published import (
     times_names,
 )
 from benchmarks.recipes.recipes import ADAPTOR, PAPER
-from benchmarks.recipes.strata import shown
+from benchmarks.recipes.stratum_tables import shown
 from benchmarks.recipes.summary import BY_NAME, Spread, Summary, ratio
 from open_clip_idplugin.evaluation.tables import Table
 from open_clip_idplugin.prompts import CONFIGURATIONS

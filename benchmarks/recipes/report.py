@@ -19,7 +19,7 @@ from benchmarks.recipes.paper_tables import entity_table, general_table
 from benchmarks.recipes.plots import draw_plots
 from benchmarks.recipes.published import SOURCE
 from benchmarks.recipes.recipes import PAPER, RECIPES
-from benchmarks.recipes.strata import marked, overall_table, shown, strata_table, tuned_notes
+from benchmarks.recipes.stratum_tables import marked, overall_table, shown, strata_table, tuned_notes
 from benchmarks.recipes.summary import BY_NAME, Compared, Summary, compare, ratio
 from benchmarks.recipes.world import World
 from open_clip_idplugin.evaluation.tables import Table

@@ -41,7 +41,7 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
-def tell(program: str, sentence: str) -> None:
+def print_last_line(program: str, sentence: str) -> None:
     """Write the last line on stderr; what is no UTF-8 in it (a file's name) is written with escapes."""
     sys.stdout.flush()
     print(f"{program}: {sentence}".encode(errors="backslashreplace").decode(), file=sys.stderr)

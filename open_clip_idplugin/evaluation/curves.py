@@ -1,4 +1,4 @@
-"""Curves of t2i R@1: ranks in, points (x, y) out; y is a fraction.
+"""Curves of t2i R@1: ranks -> points (x, y); y is a fraction.
 
 Role: how the recall depends on what is searched, as pure functions of the ranks of one run. A smaller gallery is never drawn:
 a query whose right image has r better ones among N - 1 others is first in a random part of the gallery exactly if none of

@@ -1,4 +1,4 @@
-"""Who is in which image: what every evaluation searches and asks for."""
+"""Evaluation set: images, captions and who is in which image -> what every evaluation searches and asks for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,3 +71,25 @@ def unit_rows(values: np.ndarray, what: str) -> np.ndarray:
     if values.ndim != 2 or not np.isfinite(norms).all() or not norms.all():
         raise IdClipError(f"the {what} hold a zero or non-finite row; leave out people without a usable face")
     return values / norms
+
+
+def people_of(evaluation_set: EvaluationSet, first_face: bool = False) -> tuple[list[str], list[int], np.ndarray]:
+    """The P identities in sorted order, an image of each, and their faces [P, D].
+
+    A person's face is the mean of the unit embeddings that the images carry for the person, made a unit vector again (where
+    the set keeps lengths, the mean of the embeddings as they are). first_face: that of the person's first image instead, in
+    the order of the set where that is a release's, else the image with the lowest key.
+    """
+    images_of: dict[str, list[int]] = {}
+    for image, identity in enumerate(evaluation_set.identity_ids):
+        images_of.setdefault(identity, []).append(image)
+    identities = sorted(images_of)
+    faces = evaluation_set.query_faces
+    if first_face:
+        order = range(len(faces)) if evaluation_set.in_order else np.argsort(np.argsort(evaluation_set.keys))
+        chosen = [min(images_of[identity], key=order.__getitem__) for identity in identities]
+        return identities, chosen, faces[chosen]
+    means = np.stack([faces[images_of[identity]].mean(axis=0) for identity in identities])
+    if evaluation_set.face_lengths is None:
+        means = unit_rows(means, "mean face embeddings")
+    return identities, [images_of[identity][0] for identity in identities], means

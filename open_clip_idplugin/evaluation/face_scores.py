@@ -1,4 +1,4 @@
-"""Faces found in the searched images, and scores made of a context and a face: what every ranking by faces is built on.
+"""Face scores of images: faces found in the searched images + a person's face -> scores, alone or fused with a context.
 
 Role: detected faces -> similarities on demand (see `metrics.Scores`), alone and fused with those of texts or pictures.
 """

@@ -1,4 +1,4 @@
-"""Retrieval metrics as pure functions: features and relevance in, ranks and recalls (fractions in [0, 1]) out.
+"""Retrieval metrics: features and relevance -> ranks and recalls (fractions in [0, 1]), as pure functions.
 
 Role: ranks are counted block by block, so that the queries x images matrix never exists as a whole. Rule for exact
 ties, here and in `top_k`: of equally similar items the one with the lower index comes first, as in a stable sort.

@@ -1,4 +1,4 @@
-"""The two protocols: a set of images with known people, image features and a query encoder in, metrics out.
+"""Evaluation protocols: a set of images with known people, image features and a query encoder -> metrics.
 
 Role: who asks what, and which images are right answers. General retrieval: every text is a query and its own image the
 answer; entity retrieval: every identity is a query and all its images are answers. Source: arXiv 2412.21009, section 5;
@@ -16,11 +16,11 @@ from tqdm import tqdm
 from open_clip_idplugin import prompts
 from open_clip_idplugin.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.evaluation import curves, failures, metrics
+from open_clip_idplugin.evaluation import curves, metrics
 from open_clip_idplugin.evaluation.curves import Points
-from open_clip_idplugin.evaluation.evaluation_set import EvaluationSet, unit_rows
+from open_clip_idplugin.evaluation.evaluation_set import EvaluationSet, people_of
 from open_clip_idplugin.evaluation.metrics import KS, Array, CosineScores, Ranks, Scores
-from open_clip_idplugin.evaluation.results import General, Results
+from open_clip_idplugin.evaluation.results import General, Results, describe_failures, worst_queries
 from open_clip_idplugin.evaluation.strata import recalls_by_stratum
 
 PROTOCOLS = ("general", "entity")
@@ -212,34 +212,12 @@ def encode_people(
     evaluation_set: EvaluationSet, configuration: str, encoder: TextEncoder, first_face: bool = False
 ) -> np.ndarray:
     """One feature [P, E] for every identity of `people`: its six entity-only prompts, ensembled."""
-    _, first, faces = people(evaluation_set, first_face)
+    _, first, faces = people_of(evaluation_set, first_face)
     groups = [
         [prompts.expand(text, configuration, evaluation_set.names[image]) for text in prompts.entity_texts()]
         for image in first
     ]
     return encoder.encode_ensemble(groups, faces=faces if prompts.needs_face(configuration) else None)
-
-
-def people(evaluation_set: EvaluationSet, first_face: bool = False) -> tuple[list[str], list[int], np.ndarray]:
-    """The P identities in sorted order, an image of each, and their faces [P, D].
-
-    A person's face is the mean of the unit embeddings that the images carry for the person, made a unit vector again (where
-    the set keeps lengths, the mean of the embeddings as they are). first_face: that of the person's first image instead, in
-    the order of the set where that is a release's, else the image with the lowest key.
-    """
-    images_of: dict[str, list[int]] = {}
-    for image, identity in enumerate(evaluation_set.identity_ids):
-        images_of.setdefault(identity, []).append(image)
-    identities = sorted(images_of)
-    faces = evaluation_set.query_faces
-    if first_face:
-        order = range(len(faces)) if evaluation_set.in_order else np.argsort(np.argsort(evaluation_set.keys))
-        chosen = [min(images_of[identity], key=order.__getitem__) for identity in identities]
-        return identities, chosen, faces[chosen]
-    means = np.stack([faces[images_of[identity]].mean(axis=0) for identity in identities])
-    if evaluation_set.face_lengths is None:
-        means = unit_rows(means, "mean face embeddings")
-    return identities, [images_of[identity][0] for identity in identities], means
 
 
 def general_results(scores: Scores, queries: Queries, evaluation_set: EvaluationSet, settings: Settings) -> General:
@@ -298,9 +276,9 @@ def _curves(
 
 
 def _failures(scores: Scores, ranks: Ranks, queries: Queries, evaluation_set: EvaluationSet) -> list[dict[str, Any]]:
-    worst = failures.worst_queries(ranks.t2i, queries.image_of_query)
+    worst = worst_queries(ranks.t2i, queries.image_of_query)
     texts = [queries.texts[row] for row in queries.text_of_query[worst]]
-    return failures.describe(
+    return describe_failures(
         scores, queries.row_of_query[worst], texts, queries.image_of_query[worst], ranks.t2i[worst],
         evaluation_set.keys, evaluation_set.identity_ids,
     )  # fmt: skip

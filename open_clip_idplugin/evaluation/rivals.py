@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from open_clip_idplugin.evaluation import strata
+from open_clip_idplugin.evaluation.evaluation_set import people_of, unit_rows
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces, FaceScores, FusedScores
 from open_clip_idplugin.evaluation.metrics import CosineScores, Scores, row_blocks
 from open_clip_idplugin.evaluation.protocols import (
@@ -22,8 +23,6 @@ from open_clip_idplugin.evaluation.protocols import (
     Settings,
     entity_results,
     general_results,
-    people,
-    unit_rows,
 )
 from open_clip_idplugin.faces.calibration import Calibration
 from open_clip_idplugin.queries import fusion
@@ -108,11 +107,11 @@ class FacedQueries:
         if "entity" in self.settings.protocols:
             results.add(name, more=entity_results(self._people_scores(rule), self.evaluation_set, self.settings))
         results.add(name, more=_numbers_of(rule))
-        results.tuned[name] = _told(rule)
+        results.tuned[name] = _rule_to_json(rule)
         return results
 
     def _people_scores(self, rule: Fusion) -> Scores:
-        _, _, means = people(self.evaluation_set)
+        _, _, means = people_of(self.evaluation_set)
         if self.evaluation_set.face_lengths is not None:  # cosines have no use for them
             means = unit_rows(means, "mean face embeddings")
         faces = FaceScores(means, self.faces, rule.unseen, self.settings.device)
@@ -181,5 +180,5 @@ def _numbers_of(rule: Fusion) -> dict[str, float]:
     return {"face_weight": 0.0 if rule.rule == fusion.NONE else rule.weight, "unseen_face": rule.unseen}
 
 
-def _told(rule: Fusion) -> dict[str, str | float]:
+def _rule_to_json(rule: Fusion) -> dict[str, str | float]:
     return {"rule": rule.rule, **_numbers_of(rule)}

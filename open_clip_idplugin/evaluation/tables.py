@@ -1,4 +1,4 @@
-"""Results as tables: for the console and Markdown in percent, for JSON and CSV as the fractions they are.
+"""Result tables: fractions -> Markdown and console in percent, JSON and CSV as they are.
 
 Role: `protocols.Results` in, text out. One row a configuration, one column a metric; sums of recalls in percent too.
 """

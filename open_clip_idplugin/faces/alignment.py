@@ -1,4 +1,4 @@
-"""Alignment: a picture and a face's place in it -> the upright crop that recognisers were trained on.
+"""Face alignment: a picture and a face's place in it -> the upright crop that recognisers were trained on.
 
 Role: the one place where faces are aligned, whatever found them, and where similarity transforms are fitted. `align_face` is
 the usual way, a similarity transform of five landmarks to reference points (ArcFace's unless an encoder has others), as

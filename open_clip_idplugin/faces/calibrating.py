@@ -1,28 +1,36 @@
-"""Fitting a calibration: genuine and impostor scores -> `Calibration` with operating points and intervals.
+"""Fitting a calibration: genuine and impostor scores, or a collection's face table -> `Calibration` with operating points.
 
-Role: what `score_fits` finds, with a table of operating points after ISO/IEC 19795-1. Intervals of thresholds come from drawing
-people again (bootstrap of subjects: pairs that share a person are not independent), those of shares are Wilson's.
+What `score_distributions` finds, as a table of operating points after ISO/IEC 19795-1. Intervals of thresholds come from
+drawing people again (bootstrap of subjects: pairs that share a person are not independent), those of shares are Wilson's. A
+collection that joins an index calibrates a model that nobody has measured, and is compared with what is known of one that
+somebody has.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.faces.calibration import (
+from open_clip_idplugin.faces.calibration import FMR_NAMES, Calibration, OperatingPoint, assumed_genuines
+from open_clip_idplugin.faces.calibration_files import FILE, load_calibration, user_file, write_calibration
+from open_clip_idplugin.faces.face_table import FaceTable
+from open_clip_idplugin.faces.score_distributions import (
     ASSUMED,
+    FEWEST_IMPOSTORS,
     GROUPS,
-    Calibration,
+    CalibrationError,
     Genuines,
     Impostors,
-    OperatingPoint,
     Pairs,
-    assumed_genuines,
+    genuines_of,
+    impostors_of,
+    rates_of,
+    upper_quantiles,
 )
-from open_clip_idplugin.faces.score_fits import FEWEST_IMPOSTORS, genuines_of, impostors_of, rates_of, upper_quantiles
-from open_clip_idplugin.faces.score_pairs import Scores
+from open_clip_idplugin.faces.score_pairs import LEAST_FACE, CollectedFaces, Scores, collect_scores
 
 RATES = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)
 _ASSUMED_PAIRS = 20
@@ -152,3 +160,44 @@ def describe_genuines(genuines: Genuines) -> str:
         "of groups that the model itself found: provisional, and too high" if genuines.origin == GROUPS else "of labels"
     )
     return f"{genuines.pairs} pairs {words}"
+
+
+def calibrate_collection(table: FaceTable) -> tuple[Calibration | None, str | None]:
+    """Measure a face model of which nothing is known on a collection without labels, or compare the collection.
+
+    Returns:
+        The new calibration, None where the model has one or the collection is too small; and a sentence for people, None where
+        there is nothing to say.
+    """
+    known = load_calibration(table.model_id)
+    try:
+        faces = CollectedFaces.of_table(table)
+        scores = collect_scores(faces, groups=known.assumed)
+        if not known.assumed:
+            return None, misfit(known, scores.impostors)
+        source = f"{len(faces)} faces of '{table.info.input}', without names"
+        measured = calibrate_scores(scores, table.model_id, source, faces=len(faces), least_face=LEAST_FACE)
+    except CalibrationError as error:
+        if not known.assumed:
+            return None, None
+        reason = f"nobody has measured the face model '{table.model_id}', and this collection cannot: {error}"
+        return None, f"{reason}; until then {known.source}"
+    return measured, (
+        f"the face model '{table.model_id}' was measured on this collection: names from cosine "
+        f"{measured.threshold(FMR_NAMES):.3f} on; one person: {describe_genuines(measured.genuines)}"
+    )
+
+
+def calibrate_beside(table: FaceTable, folder: Path) -> str | None:
+    """Keep what was measured beside the faces of an index, and for this user where nothing of the model is there.
+
+    Returns a sentence for people; None where there is nothing to say, or `folder` has a calibration already.
+    """
+    if (folder / FILE).exists():
+        return None
+    measured, said = calibrate_collection(table)
+    if measured is not None:
+        write_calibration(folder / FILE, measured)
+        if not user_file(measured.model_id).exists():  # enrolling and grouping know as well
+            write_calibration(user_file(measured.model_id), measured)
+    return said

@@ -17,78 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.score_distributions import (
+    ASSUMED,
+    CalibrationError,
+    Genuines,
+    Impostors,
+    Pairs,
+    columns,
+    to_cosine,
+    to_distance,
+)
 
 FORMAT = "face-calibration-v1"
 FMR_NAMES = 1e-3  # of whatever says who somebody is: names at faces, filters, clauses of a query
 FMR_WARNINGS = 1e-4  # of whatever is compared with everybody unasked: warnings, groups
 REFERENCE_DEVIATION = 0.19  # of the drawn world's pack, for which weights were tuned: `fusion` scales the others' to it
-LABELS, GROUPS, ASSUMED = "labels", "groups", "assumed"  # how it is known that two photos show one person
 _NORMAL = NormalDist()
 _GRID = np.linspace(-1, 1, 2001)
 _LEAST = 1e-300
 _UNSEEN_RATE = 0.1
 _MOST_POINTS = 1000  # of a curve
-
-Pairs = tuple[tuple[float, float], ...]
-
-
-class CalibrationError(IdClipError):
-    """A file or a number that is no calibration, or scores that none can be made of."""
-
-
-@dataclass(frozen=True)
-class Impostors:
-    """Scores of different people.
-
-    Attributes:
-        mean, deviation: of the cosines' body, robust (median, scaled median absolute deviation).
-        distance, distance_deviation: mean and deviation of the normal distribution whose lower tail is that of the
-            distances of embeddings, sqrt(2 - 2 cosine).
-        pairs: how many were compared; 0 where nothing was measured.
-        quantiles: (false match rate, cosine), the rate falling as far as at least ten pairs lie above.
-    """
-
-    mean: float
-    deviation: float
-    distance: float
-    distance_deviation: float
-    pairs: int
-    quantiles: Pairs
-
-    def threshold(self, fmr: float) -> float:
-        """The cosine that different people reach with this false match rate; raises CalibrationError outside 0 ... 1."""
-        require_rate(fmr)
-        rates, cosines = _columns(self.quantiles)
-        if fmr > rates[0]:
-            return float(max(min(cosines[0], self.mean + self.deviation * _upper(fmr)), -1.0))
-        if fmr >= rates[-1]:
-            return float(np.interp(-math.log(fmr), -np.log(rates), cosines))
-        beyond = self.distance_deviation * (_upper(fmr) - _upper(float(rates[-1])))
-        return to_cosine(max(to_distance(float(cosines[-1])) - beyond, 0.0))
-
-    def false_match_rate(self, cosine: float) -> float:
-        """Share of different people who reach this cosine."""
-        rates, cosines = _columns(self.quantiles)
-        if cosine < cosines[0]:
-            return max(float(rates[0]), 1 - _NORMAL.cdf((cosine - self.mean) / self.deviation))
-        if cosine <= cosines[-1]:
-            return float(np.exp(np.interp(cosine, cosines, np.log(rates))))
-        beyond = (to_distance(float(cosines[-1])) - to_distance(cosine)) / self.distance_deviation
-        return _NORMAL.cdf(-(_upper(float(rates[-1])) + beyond))
-
-
-@dataclass(frozen=True)
-class Genuines:
-    """Scores of two photos of one person, in the terms of `Impostors`; `quantiles`: (false non-match rate, cosine)."""
-
-    mean: float
-    deviation: float
-    distance: float
-    distance_deviation: float
-    pairs: int
-    quantiles: Pairs
-    origin: str = LABELS  # GROUPS: of people whom the model itself told apart; ASSUMED: no pair was there
 
 
 @dataclass(frozen=True)
@@ -151,7 +99,7 @@ class Calibration:
         """Share of photos of one person that stay below this cosine; from a normal distribution where none were measured."""
         if not self.genuines.quantiles:
             return _NORMAL.cdf((self.genuines.distance - to_distance(cosine)) / -self.genuines.distance_deviation)
-        rates, cosines = _columns(self.genuines.quantiles)
+        rates, cosines = columns(self.genuines.quantiles)
         return float(np.interp(cosine, cosines, rates, left=0.0, right=1.0))
 
     def standardise(self, cosines: Any) -> Any:
@@ -242,7 +190,7 @@ class Calibration:
         means = [value for part in both for value in (part.mean, part.distance)]
         if not all(1e-6 < float(value) <= 2 for value in deviations) or not all(-1 <= float(v) <= 2 for v in means):
             raise ValueError("means and deviations of cosines out of range")
-        rates, cosines = _columns(self.impostors.quantiles)
+        rates, cosines = columns(self.impostors.quantiles)
         if not len(rates):
             raise ValueError("there is no curve of false match rates")
         if not (np.diff(rates) < 0).all() or not (np.diff(cosines) >= 0).all() or not 0 < rates[-1] <= rates[0] < 1:
@@ -272,23 +220,6 @@ class Calibration:
         return np.maximum.accumulate(np.log(np.maximum(ratio, _LEAST))) + 1e-9 * _GRID
 
 
-def require_rate(fmr: float) -> float:
-    """The rate itself; raises CalibrationError where it does not lie between 0 and 1."""
-    if not isinstance(fmr, (int, float)) or not 0 < fmr < 1:
-        raise CalibrationError(f"a false match rate lies between 0 and 1, such as 0.001; {fmr!r} does not")
-    return float(fmr)
-
-
-def to_distance(cosine: float) -> float:
-    """Distance of unit vectors with this cosine."""
-    return math.sqrt(max(2 - 2 * cosine, 0.0))
-
-
-def to_cosine(distance: float) -> float:
-    """Cosine of unit vectors of this distance."""
-    return 1 - distance * distance / 2
-
-
 def assumed_genuines(impostors: Impostors) -> Genuines:
     """Where nobody's photos could be compared: three quarters of the distance that one impostor in 10,000 comes to.
 
@@ -308,19 +239,9 @@ def assumed_calibration(model_id: str) -> Calibration:
     return Calibration(model_id, impostors, assumed_genuines(impostors), source=words)
 
 
-def _upper(rate: float) -> float:
-    """Deviations above the mean that a normal distribution passes with this rate."""
-    return -_NORMAL.inv_cdf(rate)
-
-
 def _cdf(values: np.ndarray) -> np.ndarray:
     """Share of a normal distribution below each value."""
     return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in values])
-
-
-def _columns(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    table = np.asarray(pairs, np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
 
 
 def _pairs(values: Any) -> Pairs:

@@ -6,7 +6,6 @@ scores, no embedding; those of the user are readable by their owner alone, like 
 """
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,9 +13,11 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from open_clip_idplugin.faces.calibration import Calibration, CalibrationError, assumed_calibration
+from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
 from open_clip_idplugin.faces.model_identity import ModelIdentity, same_model
+from open_clip_idplugin.faces.score_distributions import CalibrationError
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
+from open_clip_idplugin.storage.locations import user_folder
 
 FILE = "calibration.json"
 _FOLDER = "calibrations"
@@ -24,10 +25,9 @@ _MOST_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
 
 
-def user_folder() -> Path:
-    """Where the user's own calibrations are: beside the gallery (XDG base directory specification)."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "open_clip_idplugin" / _FOLDER
+def calibration_folder() -> Path:
+    """Where the user's own calibrations are: beside the gallery."""
+    return user_folder() / _FOLDER
 
 
 def load_calibration(model_id: str | None, beside: Path | None = None) -> Calibration:
@@ -76,7 +76,7 @@ def user_file(model_id: str) -> Path:
     """Where the user's calibration of this model is kept: named by the model's kind and digest, or its name."""
     identity = ModelIdentity.parse(model_id)
     words = f"{identity.kind}-{identity.digest or identity.name}"
-    return user_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)}.json"
+    return calibration_folder() / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)}.json"
 
 
 def _candidates(model_id: str, beside: Path | None) -> Iterator[Calibration]:

@@ -1,4 +1,4 @@
-"""dlib's face nets behind our interface: the one real engine that pip alone brings (extra `dlib`); 128 numbers a face.
+"""dlib adapter: its face nets -> detector and encoder of 128 numbers; the one real engine that pip alone brings (extra `dlib`).
 
 Role: engine kind `dlib`. `dlib:hog` finds upright faces quickly, `dlib:cnn` turned ones too and slowly without a GPU; both embed
 alike. The encoder cuts its own crops (`dlib.get_face_chip`, 150 pixels, padding 0.25): on ArcFace's it is bad. The files
@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.faces.detector_input import shrink_to
-from open_clip_idplugin.faces.engine import Detection
+from open_clip_idplugin.faces.engine import Detection, EngineOptions, shrink_to
 from open_clip_idplugin.faces.errors import EngineUnknown, PackNotFound, ProviderUnavailable
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
-from open_clip_idplugin.faces.options import EngineOptions
 
 _PACKAGE = "face_recognition_models"
 _PREDICTOR = "shape_predictor_5_face_landmarks.dat"

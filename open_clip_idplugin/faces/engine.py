@@ -1,4 +1,4 @@
-"""The face engine: pictures -> typed faces with aligned crops and unit embeddings.
+"""Face engine: pictures -> typed faces with aligned crops and unit embeddings.
 
 Detection runs picture by picture (detectors' graphs take one), the recogniser over the crops of all pictures in batches.
 Detectors and encoders are anything with the two small interfaces here; `loading.py` makes them from a spec.
@@ -15,6 +15,29 @@ from open_clip_idplugin.faces.alignment import align_face
 from open_clip_idplugin.faces.errors import EmbeddingBroken, EngineInvalid
 from open_clip_idplugin.faces.face import Face, FacePolicy, choose_aligned_face, choose_face
 from open_clip_idplugin.pictures import PictureSource, load_picture
+
+_MOST_SIDE = 8192  # a detector's input of this side takes 800 MB
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Options of `load_face_engine`.
+
+    det_size: side of the square in which the detector sees a picture, in pixels; None: the engine's own.
+    providers: of onnxruntime; None: CUDA where it is available, else the CPU. threads: of one call; None: the host's.
+    """
+
+    det_size: int | None = None
+    providers: tuple[str, ...] | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.det_size is not None and (not 64 <= self.det_size <= _MOST_SIDE or self.det_size % 32):
+            raise IdClipError(
+                f"det_size {self.det_size} does not fit the detector; give a multiple of 32 from 64 to {_MOST_SIDE}."
+            )
+        if self.threads is not None and self.threads < 1:
+            raise IdClipError(f"threads must be at least 1, got {self.threads}.")
 
 
 @dataclass(frozen=True)
@@ -194,3 +217,17 @@ class FaceEngine:
             usable = np.isfinite(raw).all(axis=1) & np.isfinite(norms) & (norms > 0)
             rows.extend(row / norm if good else None for row, norm, good in zip(raw, norms, usable))
         return rows
+
+
+def shrink_to(picture: np.ndarray, det_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scale RGB uint8 [H, W, 3] down until its longer side is `det_size` pixels; smaller pictures stay as they are.
+
+    Returns the picture and [2] float32: what x and y in it are multiplied with to be those of the original.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = min(1.0, det_size / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+    return image, np.array([width / size[0], height / size[1]], np.float32)

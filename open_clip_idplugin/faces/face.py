@@ -1,4 +1,4 @@
-"""One face as every detector and encoder reports it, and the rule for which of several faces is the person."""
+"""Face record: one face as every detector and encoder reports it, and which of several faces is the person."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""The faces of a picture collection on disk: what `idclip faces` writes and what searches for faces read.
+"""Face table: the faces of a picture collection on disk, as `idclip faces` writes and searches for faces read them.
 
 Role: the format, and its reader. A folder holds `faces.parquet` (a row a face), `embeddings.npy` ([N, D] float32, rows of
 length 1) and `metadata.json` (model id, counts, fingerprint). Both are mapped into memory, not read; both hold biometric

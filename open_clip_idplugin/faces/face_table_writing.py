@@ -1,4 +1,4 @@
-"""From the parts to the table: one Parquet file, one array of embeddings, and what describes them.
+"""Face table writing: parts -> one Parquet file, one array of embeddings, and what describes them.
 
 Role: the parts in their order, one at a time in memory. The metadata is written last: a folder that has it is finished.
 """

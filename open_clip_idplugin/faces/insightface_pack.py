@@ -1,4 +1,4 @@
-"""insightface's models behind our interface: a pack -> detector and encoder (onnxruntime sessions made by insightface).
+"""insightface adapter: a pack -> detector and encoder (onnxruntime sessions made by insightface).
 
 Role: engine kind `insightface`. Pictures are RGB here and BGR in insightface; the reversal happens in this module alone.
 """
@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.faces.engine import Detection
+from open_clip_idplugin.faces.engine import Detection, EngineOptions
 from open_clip_idplugin.faces.errors import DetectorMissing, ModelUnreadable, PackInvalid
 from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
-from open_clip_idplugin.faces.onnx_sessions import GPU, session_settings, usable_cores
-from open_clip_idplugin.faces.options import EngineOptions
+from open_clip_idplugin.faces.onnx_files import GPU, session_settings, usable_cores
 from open_clip_idplugin.faces.pack_files import Pack, find_pack
 from open_clip_idplugin.model_store.registry import MODELS
 

@@ -1,4 +1,4 @@
-"""Says once a process under which licence loaded face models may be used: the weights' licence is seldom the code's."""
+"""Licence notices: a loaded face model -> one line on stderr, once a process; weights' licences are seldom the code's."""
 
 import sys
 

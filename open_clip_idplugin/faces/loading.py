@@ -1,4 +1,4 @@
-"""From a spec such as `insightface:buffalo_l` to a face engine: which detector, which encoder, on what hardware.
+"""Engine loading: a spec such as `insightface:buffalo_l` -> a face engine (which detector, which encoder, on what hardware).
 
 Role: the table of kinds of engines. A kind gives a detector, an encoder or both; `A+B` takes the detector of A and the
 encoder of B. Kinds of other packages and plain functions join by `outside_engines`. Modules of hosts are imported with the
@@ -10,9 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
-from open_clip_idplugin.faces.engine import FaceDetector, FaceEncoder, FaceEngine
+from open_clip_idplugin.faces.engine import EngineOptions, FaceDetector, FaceEncoder, FaceEngine
 from open_clip_idplugin.faces.errors import EngineUnknown
-from open_clip_idplugin.faces.options import EngineOptions
 from open_clip_idplugin.faces.outside_engines import find_maker, make_engine, require_detector, require_encoder
 
 DEFAULT_SPEC = "insightface:buffalo_l"

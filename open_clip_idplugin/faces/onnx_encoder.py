@@ -1,4 +1,4 @@
-"""ONNX recognition nets as face encoders: any graph and a description of its input -> embeddings (onnxruntime).
+"""ONNX adapter: a recognition net and a description of its input -> face embeddings (onnxruntime).
 
 Role: engine kind `onnx`, an encoder without a detector. `onnx:<file>` takes the description from `<file>.json`
 (`net.onnx.json`, or `net.json`), see `onnx_description`. Runs in batches unless the graph takes one crop at a time.
@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.faces.alignment import align_face, cut_box
-from open_clip_idplugin.faces.engine import Detection
+from open_clip_idplugin.faces.engine import Detection, EngineOptions
 from open_clip_idplugin.faces.errors import PackInvalid, PackNotFound
 from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
 from open_clip_idplugin.faces.onnx_description import OnnxDescription, read_description
-from open_clip_idplugin.faces.onnx_files import model_files
-from open_clip_idplugin.faces.onnx_sessions import GPU, open_session
-from open_clip_idplugin.faces.options import EngineOptions
+from open_clip_idplugin.faces.onnx_files import GPU, model_files, open_session
 
 _BATCH, _GPU_BATCH = 32, 128
 _MOST_NUMBERS = 4096  # more is a classifier of a training set's people, not an embedding

@@ -1,4 +1,4 @@
-"""OpenCV's pair behind our interface: YuNet finds faces (MIT), SFace embeds them in 128 numbers (Apache 2.0).
+"""OpenCV adapter: YuNet (MIT) -> faces, SFace (Apache 2.0) -> 128 numbers each.
 
 Role: engine kind `opencv`, a folder with `face_detection_yunet_*.onnx` and `face_recognition_sface_*.onnx` of OpenCV's model
 zoo. OpenCV's nets hold state, so that calls of several threads wait for each other. Pictures are RGB here, BGR there.
@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_idplugin.faces.detector_input import shrink_to
-from open_clip_idplugin.faces.engine import Detection
+from open_clip_idplugin.faces.engine import Detection, EngineOptions, shrink_to
 from open_clip_idplugin.faces.errors import (
     DetectorMissing,
     ModelUnreadable,
@@ -24,7 +23,6 @@ from open_clip_idplugin.faces.errors import (
 from open_clip_idplugin.faces.licences import announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, weights_hash
 from open_clip_idplugin.faces.onnx_files import read_graph
-from open_clip_idplugin.faces.options import EngineOptions
 from open_clip_idplugin.model_store import how_to_get, opencv_folder
 
 _DETECTOR, _RECOGNISER = "face_detection_yunet", "face_recognition_sface"

@@ -1,4 +1,4 @@
-"""Face engines of other packages: a function of an installed module, or an entry point -> detector and encoder.
+"""Engine plugins: a function of an installed module, or an entry point -> detector and encoder.
 
 Role: specs `<module>:<function>` and `<module>:<function>:<name>`, and `<entry point>:<name>` of the group
 `open_clip_idplugin.face_engines`, whose entry points name such a function. It is called as `function(name, options)`
@@ -13,10 +13,9 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.faces.engine import FaceDetector, FaceEncoder
+from open_clip_idplugin.faces.engine import EngineOptions, FaceDetector, FaceEncoder
 from open_clip_idplugin.faces.errors import EngineInvalid
 from open_clip_idplugin.faces.licences import announce
-from open_clip_idplugin.faces.options import EngineOptions
 
 GROUP = "open_clip_idplugin.face_engines"
 Maker = Callable[[str, EngineOptions], Any]

@@ -1,4 +1,4 @@
-"""Which files make up a face pack: name -> folder -> model files by task, without the network and without sessions.
+"""Face pack lookup: name -> folder -> model files by task, without the network and without sessions.
 
 insightface would start a download (without a timeout) for a folder that is missing, and answers a broken folder with
 bare assertions; here every such case ends in `PackNotFound` or `PackInvalid`.

@@ -1,9 +1,9 @@
-"""Face crops of a table's rows, cut from their pictures again: tables keep where faces are, and no pixels.
+"""Crops of a face table's rows: rows + the pictures or collection that they come from -> aligned crops.
 
-Role: rows + picture -> aligned crops by what names a face.
+Tables keep where faces are, and no pixels. Of shards only the wanted ones are read, each from its beginning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from open_clip_idplugin.faces.alignment import align_face
 from open_clip_idplugin.faces.face_table import FaceRow
 from open_clip_idplugin.pictures import ImageRejected, PictureSource, load_picture
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.collection import Collection, PictureFile, PictureTask, ShardTask, Task, read_pictures
+from open_clip_idplugin.pictures.keys import place_of
 
 CROP_SIZE = 112
 FaceName = tuple[str | None, str, int]
@@ -46,3 +47,34 @@ def crops_below(root: Path, rows: Sequence[FaceRow]) -> Crops:
         for key, faces in by_file.items()
         for name, crop in aligned_crops(Path(str(place_of(root, key))), faces)
     }
+
+
+def read_crops(rows: Sequence[FaceRow], collection: Collection) -> Crops:
+    """The aligned crops [112, 112, 3] of the rows' faces by `face_of`, as far as the pictures are still there."""
+    wanted: dict[tuple[str | None, str], list[FaceRow]] = {}
+    for row in rows:
+        wanted.setdefault((row.shard, row.key), []).append(row)
+    crops: Crops = {}
+    for task in _tasks(collection, set(wanted)):
+        for picture in read_pictures(task):
+            if not isinstance(picture, PictureFile):
+                continue
+            faces = wanted.pop((picture.shard, picture.key), [])
+            crops.update(aligned_crops(picture.content, faces))
+            if not any(shard == picture.shard for shard, _ in wanted):
+                break
+    return crops
+
+
+def _tasks(collection: Collection, names: Set[tuple[str | None, str]]) -> list[Task]:
+    """What must be read for the pictures of these names."""
+    shards = {shard for shard, _ in names}
+    tasks: list[Task] = []
+    for task in collection.tasks:
+        if isinstance(task, ShardTask) and task.shard in shards:
+            tasks.append(task)
+        elif isinstance(task, PictureTask):
+            keys = tuple(key for key in task.keys if (None, key) in names)
+            if keys:
+                tasks.append(PictureTask(task.name, task.root, keys))
+    return tasks

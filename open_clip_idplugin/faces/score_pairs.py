@@ -13,10 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from open_clip_idplugin.faces.calibration import FMR_WARNINGS, GROUPS, LABELS
+from open_clip_idplugin.faces.calibration import FMR_WARNINGS
 from open_clip_idplugin.faces.face_table import FaceTable
 from open_clip_idplugin.faces.grouping import group_faces
-from open_clip_idplugin.faces.score_fits import FEWEST_GENUINES, body_threshold, impostors_of, require_enough
+from open_clip_idplugin.faces.score_distributions import (
+    FEWEST_GENUINES,
+    GROUPS,
+    LABELS,
+    body_threshold,
+    impostors_of,
+    require_enough,
+)
 
 UNKNOWN = -1  # whose face it is
 MOST_PAIRS = 400_000  # impostors, drawn at random where there are more
@@ -114,7 +121,7 @@ def collect_scores(faces: CollectedFaces, seed: int = 0, groups: bool = True) ->
         groups: look for genuine pairs where nobody is named.
 
     Raises:
-        CalibrationError: fewer than `score_fits.FEWEST_IMPOSTORS` pairs in all.
+        CalibrationError: fewer than `score_distributions.FEWEST_IMPOSTORS` pairs in all.
     """
     first, second = _some_pairs(len(faces), seed)
     together = faces.photos[first] == faces.photos[second]

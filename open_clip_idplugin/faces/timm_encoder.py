@@ -1,4 +1,4 @@
-"""timm models as face encoders: a model's name and a local checkpoint -> embeddings, on the GPU where torch has one.
+"""timm adapter: a model's name and a local checkpoint -> face embeddings, on the GPU where torch has one.
 
 Role: engine kind `timm`, an encoder without a detector. `<name>@<checkpoint>` takes the input size, mean and deviation
 from timm's configuration of that name; a folder in the form of timm's hub (`config.json` beside the weights) brings its
@@ -15,6 +15,7 @@ import numpy as np
 
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.engine import EngineOptions
 from open_clip_idplugin.faces.errors import (
     EngineUnknown,
     ModelUnreadable,
@@ -25,7 +26,6 @@ from open_clip_idplugin.faces.errors import (
 )
 from open_clip_idplugin.faces.licences import UNKNOWN_LICENCE, announce
 from open_clip_idplugin.faces.model_identity import ModelIdentity, description_hash, weights_hash
-from open_clip_idplugin.faces.options import EngineOptions
 from open_clip_idplugin.storage.weight_files import TORCHSCRIPT, kind_of
 
 if TYPE_CHECKING:

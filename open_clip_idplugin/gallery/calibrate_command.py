@@ -24,7 +24,7 @@ from open_clip_idplugin.gallery.calibration_report import (
     summary,
 )
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.left_out import Skip, reason_lines
 
@@ -79,7 +79,7 @@ def calibrate(
     measured = calibrate_scores(scores, parts[-1].model_id, source, faces=len(together), least_face=least_face)
     prior = (measured.expected_images, measured.highest_prior)
     measured = measured.with_prior(expected_images or prior[0], highest_prior or prior[1])
-    _tell(measured, scores)
+    _print_summary(measured, scores)
     if output is not None:
         _write(Path(output), measured, scores)
     if store:
@@ -97,7 +97,7 @@ class _Part:
     source: str
 
 
-def _tell(measured: Calibration, scores: Scores) -> None:
+def _print_summary(measured: Calibration, scores: Scores) -> None:
     print("\n".join(summary(measured)))
     print(f"\n{operating_table(measured)}")
     known = load_calibration(measured.model_id)

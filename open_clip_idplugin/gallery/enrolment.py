@@ -15,7 +15,7 @@ from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import photo_quality
 from open_clip_idplugin.gallery.rows import Person
 from open_clip_idplugin.gallery.store import Gallery
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine, FacePolicy

@@ -13,7 +13,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery.region_frames import UPRIGHT, Frames, find_frames
 from open_clip_idplugin.gallery.region_metadata import NotedFace, RegionNotes, read_notes
 from open_clip_idplugin.pictures import ImageRejected, open_image, orientation_of, xmp_of
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.pictures.xmp import MOST_BYTES
 
 SIDE_CAR = ".xmp"

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from open_clip_idplugin.gallery.errors import GalleryBusy, GalleryError
 from open_clip_idplugin.gallery.schema import prepare
 from open_clip_idplugin.storage.atomic import PRIVATE
-from open_clip_idplugin.storage.user_folder import user_folder
+from open_clip_idplugin.storage.locations import user_folder
 
 _BUSY = re.compile(r"is (locked|busy)")  # SQLite's words; Python 3.10 has no error codes
 

@@ -16,7 +16,7 @@ from open_clip_idplugin.gallery.bulk_enrolment import (
 from open_clip_idplugin.gallery.enrolment import read_photo
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.gallery.verbs import face_policy
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 
 
 @with_bulk_flags

@@ -7,9 +7,8 @@ from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.calibration import FMR_WARNINGS
 from open_clip_idplugin.faces.calibration_files import load_calibration
-from open_clip_idplugin.faces.collection_crops import read_crops
 from open_clip_idplugin.faces.face_table import FaceRow, load_face_table
-from open_clip_idplugin.faces.row_crops import Crops
+from open_clip_idplugin.faces.row_crops import Crops, read_crops
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.bulk_enrolment import (

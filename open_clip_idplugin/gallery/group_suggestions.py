@@ -23,7 +23,7 @@ from open_clip_idplugin.gallery.grouping import find_unknown
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import quality_of
 from open_clip_idplugin.gallery.store import Gallery
-from open_clip_idplugin.pictures.names import label_of
+from open_clip_idplugin.pictures.keys import label_of
 
 CropReader = Callable[[Sequence[FaceRow]], Crops]
 

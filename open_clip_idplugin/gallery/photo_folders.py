@@ -9,7 +9,7 @@ from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import fold_name
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.pictures.passed_over import is_junk
 from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.storage.identity_names import IDENTITY_FILE, read_identity_names

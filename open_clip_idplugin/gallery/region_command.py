@@ -23,7 +23,7 @@ from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.photo_folders import photos_in
 from open_clip_idplugin.gallery.region_faces import NamedFace, read_named_faces
 from open_clip_idplugin.gallery.region_identity import check_identities
-from open_clip_idplugin.pictures.names import key_of, place_of
+from open_clip_idplugin.pictures.keys import key_of, place_of
 from open_clip_idplugin.storage.left_out import Skip, reason_lines
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from open_clip_idplugin.gallery.photo_folders import BAD_NAME
 from open_clip_idplugin.gallery.region_frames import lay
 from open_clip_idplugin.gallery.region_metadata import NotedFace
 from open_clip_idplugin.gallery.region_placing import fit_regions, overlap, place_regions
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.storage.left_out import Skip
 
 if TYPE_CHECKING:

@@ -72,15 +72,17 @@ def checked_config(config: Any, place: str) -> dict[str, Any]:
     return dict(config)
 
 
-def told_files() -> Iterator[Path]:
+def known_config_files() -> Iterator[Path]:
     """Files that the environment variable and installed packages name; what cannot be read is logged and left out."""
     for place in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         yield from _files_or_warning(VARIABLE, functools.partial(Path, place))
     for entry in importlib.metadata.entry_points(group=GROUP):
-        yield from _files_or_warning(f"the entry point {entry.name} = {entry.value}", functools.partial(_told, entry))
+        yield from _files_or_warning(
+            f"the entry point {entry.name} = {entry.value}", functools.partial(_place_of, entry)
+        )
 
 
-def _told(entry: importlib.metadata.EntryPoint) -> str | Path:
+def _place_of(entry: importlib.metadata.EntryPoint) -> str | Path:
     told = entry.load()
     return told if isinstance(told, (str, Path)) else str(importlib.resources.files(told))
 
@@ -107,7 +109,7 @@ def takes_faces(model: str, model_config: str | Path | None = None) -> bool:
     open_clip is asked where it is imported already. Raises IdClipError as `config_files` and `read_config` do.
     """
     named = [] if model_config is None else config_files(model_config)
-    for path in [*named, MODEL_CONFIGS / f"{model}.json", *told_files()]:
+    for path in [*named, MODEL_CONFIGS / f"{model}.json", *known_config_files()]:
         if path.stem == model and path.is_file():
             return takes_faces_by(read_config(path))
     if model.startswith(FOLDER_PREFIX):

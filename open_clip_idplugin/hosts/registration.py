@@ -21,10 +21,10 @@ from open_clip_idplugin.hosts.own_models import (
     MODEL_CONFIGS,
     checked_config,
     config_files,
+    known_config_files,
     read_config,
     remember,
     takes_faces_by,
-    told_files,
 )
 from open_clip_idplugin.hosts.pretrained import IDENTITY_MODELS as IDENTITY_MODELS
 
@@ -38,7 +38,7 @@ def register() -> None:
     patches.apply(OPEN_CLIP)
     for name in IDENTITY_MODELS:
         add_identity_model(MODEL_CONFIGS / f"{name}.json")
-    for path in told_files():
+    for path in known_config_files():
         try:
             _add(path)
         except IdClipError as error:  # of somebody else's file; open_clip must stay importable

@@ -1,7 +1,13 @@
 """Face models on this disk: which there are, where they lie, and how they get there when somebody asks for them."""
 
+from open_clip_idplugin.model_store.installation import (
+    get_model,
+    insightface_folder,
+    opencv_folder,
+    remove_model,
+    state_of,
+)
 from open_clip_idplugin.model_store.registry import MODELS, FaceModel, ModelFile, how_to_get
-from open_clip_idplugin.model_store.store import get_model, insightface_folder, opencv_folder, remove_model, state_of
 
 __all__ = [
     "MODELS",

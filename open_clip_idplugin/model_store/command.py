@@ -4,8 +4,7 @@ Role: words -> a table, or a fetched or removed folder.
 """
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.model_store.registry import MODELS, FaceModel
-from open_clip_idplugin.model_store.store import (
+from open_clip_idplugin.model_store.installation import (
     THERE,
     folder_of,
     get_model,
@@ -13,6 +12,7 @@ from open_clip_idplugin.model_store.store import (
     remove_model,
     state_of,
 )
+from open_clip_idplugin.model_store.registry import MODELS, FaceModel
 
 _ACTIONS = ("list", "get", "remove")
 _SHIPPED = ("miniature", "insightface:miniature", "there", "-", "this package's (MIT)")

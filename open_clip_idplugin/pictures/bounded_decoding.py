@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from open_clip_idplugin.errors import Busy
 from open_clip_idplugin.pictures import errors
-from open_clip_idplugin.pictures.bounds import MAX_BYTES, MAX_PIXELS
+from open_clip_idplugin.pictures.bounds import MAX_BYTES, MAX_PIXELS, scanned_pixels
 from open_clip_idplugin.pictures.decoding import load_image, open_image
 from open_clip_idplugin.pictures.decoding_process import (
     ANSWER,
@@ -30,7 +30,6 @@ from open_clip_idplugin.pictures.decoding_process import (
     REQUEST,
     SIZE,
 )
-from open_clip_idplugin.pictures.file_parts import scanned_pixels
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,15 +1,21 @@
-"""Which pictures there are: a folder tree, a glob or tar shards -> tasks for the workers.
+"""Collection of pictures: a folder tree, a glob or tar shards -> tasks for workers -> the bytes of their pictures.
 
-Role: names only, no pixels. The tasks depend on the collection alone, so that any number of workers, and any number of
-interruptions, write the same parts. Pictures of a folder are dealt in order of their paths; a shard is one task.
+The tasks depend on the collection alone, so that any number of workers, and any number of interruptions, write the same parts.
+Pictures of a folder are dealt in order of their paths; a shard is one task. A damaged shard gives what lies before the damage,
+and a Skip; so does what cannot be read.
 """
 
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.keys import key_of, label_of, place_of
 from open_clip_idplugin.pictures.passed_over import PassedOver
+from open_clip_idplugin.pictures.tar_samples import picture_member, tar_samples
 from open_clip_idplugin.pictures.walk import FoundPictures, walk_pictures
+from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location, location
 
 PICTURES_PER_PART = 512
@@ -86,3 +92,79 @@ def _shard_tasks(text: str, found: FoundPictures) -> list[ShardTask]:
     if len({place.name for place in found.shards}) < len(found.shards):
         raise IdClipError(f"--input: {text} names several shards of one file name; give them folder by folder")
     return [ShardTask(f"{number:06d}", str(place)) for number, place in enumerate(found.shards)]
+
+
+UNREADABLE = "missing or unreadable file"
+TOO_LARGE = "file too large"
+DAMAGED_SHARD = "damaged shard"
+NO_PICTURE = "sample without a picture"
+_MOST_BYTES = 1 << 29  # a file beyond is no photograph, and would fill the memory
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture as it is stored."""
+
+    shard: str | None
+    key: str
+    path: str
+    content: bytes
+
+    @property
+    def label(self) -> str:
+        """Its name in reports."""
+        return label_of(self.shard, self.key)
+
+
+def read_pictures(task: Task) -> Iterator["PictureFile | Skip"]:
+    """The pictures of a task in order."""
+    return _read_files(task) if isinstance(task, PictureTask) else _read_shard(task)
+
+
+def _read_files(task: PictureTask) -> Iterator["PictureFile | Skip"]:
+    root = location(task.root)
+    for key in task.keys:
+        yield _read_file(place_of(root, key), key)
+
+
+def _read_file(place: Location, key: str) -> "PictureFile | Skip":
+    try:
+        if place.stat().st_size > _MOST_BYTES:
+            return Skip(key, TOO_LARGE)
+        return PictureFile(None, key, key, place.read_bytes())
+    except OSError as error:
+        return Skip(key, UNREADABLE, error.strerror or type(error).__name__)
+
+
+def _read_shard(task: ShardTask) -> Iterator["PictureFile | Skip"]:
+    shard = task.shard
+    try:
+        with location(task.place).open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            yield from _samples(tar, shard)
+            if _breaks_off(stream, tar):
+                yield Skip(shard, DAMAGED_SHARD, "it breaks off")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        yield Skip(shard, DAMAGED_SHARD, str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
+def _samples(tar: tarfile.TarFile, shard: str) -> Iterator["PictureFile | Skip"]:
+    """The picture of every sample."""
+    for key, members in tar_samples(tar):
+        member = picture_member(members)
+        yield (
+            Skip(label_of(shard, key), NO_PICTURE) if member is None else _read_member(tar, members[member], shard, key)
+        )
+
+
+def _read_member(tar: tarfile.TarFile, entry: tarfile.TarInfo, shard: str, key: str) -> "PictureFile | Skip":
+    if entry.size > _MOST_BYTES:
+        return Skip(label_of(shard, key), TOO_LARGE)
+    content = tar.extractfile(entry)
+    return PictureFile(shard, key, key_of(entry.name), content.read() if content else b"")
+
+
+def _breaks_off(stream: BinaryIO, tar: tarfile.TarFile) -> bool:
+    """Whether something else than the end's zeros follows: tarfile takes a damaged header for the end."""
+    stream.seek(tar.offset)
+    return any(stream.read(_BLOCK))

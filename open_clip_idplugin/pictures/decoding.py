@@ -1,4 +1,4 @@
-"""The one picture decoder: a path, bytes, Pillow image or array -> RGB, or `ImageRejected`.
+"""Picture decoder: a path, bytes, Pillow image or array -> RGB, or `ImageRejected`; the only one.
 
 Every picture that meets an image tower or a face model passes through here, so that vectors, faces, thumbnails and boxes
 are of the same pixels: upright, 8 bit, alpha on white, sRGB, the first frame. A picture that needs none of this comes out
@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Union, cast
 import numpy as np
 
 from open_clip_idplugin.pictures import formats
-from open_clip_idplugin.pictures.bounds import MAX_BYTES, MAX_PIXELS, check_header, check_size, too_many_pixels
+from open_clip_idplugin.pictures.bounds import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    check_header,
+    check_parts,
+    check_size,
+    too_many_pixels,
+)
 from open_clip_idplugin.pictures.colour import to_srgb
 from open_clip_idplugin.pictures.errors import (
     DecoderMissing,
@@ -27,7 +34,6 @@ from open_clip_idplugin.pictures.errors import (
     PictureTooSmall,
     PixelsUnusable,
 )
-from open_clip_idplugin.pictures.file_parts import check_parts
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Why a picture cannot be used: one class per way it can fail, each with a one-sentence message.
+"""Picture errors: one class per way a picture can fail, each with a one-sentence message.
 
 Catch the family `ImageRejected`, or the one case that matters.
 """

@@ -1,4 +1,4 @@
-"""What a walk over a collection leaves alone, and why: names -> reasons, counted by extension.
+"""Walk account: names that a walk leaves alone -> reasons, counted by extension.
 
 Role: a path below the root -> the reason against it, or None for a picture; many of them -> an account for reports.
 """

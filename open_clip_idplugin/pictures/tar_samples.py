@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 
 from open_clip_idplugin.pictures.formats import PICTURE_EXTENSIONS
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError)
 # A sample's key ends at the first dot of the file name; this is webdataset's rule.

@@ -1,4 +1,4 @@
-"""Small pictures for showing results, kept beside the index in SQLite.
+"""Thumbnails: small pictures of an index's rows <-> SQLite beside the index.
 
 Role: picture -> JPEG thumbnail, and result ids -> thumbnails. They are not in the metadata, which clip-retrieval
 holds in memory as a whole; one file with random access also beats a million small ones. Images that are added later

@@ -1,4 +1,4 @@
-"""The one walk over collections: a folder, a glob, tars, a brace pattern or a URL -> the pictures or shards there.
+"""Collection walk: a folder, a glob, tars, a brace pattern or a URL -> the pictures or shards there, exact copies once.
 
 Role: names and sizes only, no pixels (files of one size are compared for exact copies). The same extensions in any case, links
 followed once, what programs leave beside pictures passed over, and an account of everything that is not read.
@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import passed_over
-from open_clip_idplugin.pictures.copies import find_copies
 from open_clip_idplugin.pictures.formats import PICTURE_EXTENSIONS
-from open_clip_idplugin.pictures.names import key_of, place_of
+from open_clip_idplugin.pictures.keys import key_of, place_of
 from open_clip_idplugin.pictures.passed_over import Account, PassedOver, is_junk, reason_against
 from open_clip_idplugin.storage import locations
+from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.locations import Location, location
 
 if TYPE_CHECKING:
@@ -243,3 +244,32 @@ def _remote_files(root: "UPath") -> dict[str, int]:
     start = len(root.path.rstrip("/")) + 1
     found = root.fs.find(root.path, detail=True)
     return {name[start:]: int(entry.get("size") or 0) for name, entry in found.items()}
+
+
+_ENDS = 4096  # bytes at each end that are compared first
+
+
+def find_copies(paths: Sequence[Path], sizes: Sequence[int]) -> dict[int, int]:
+    """Number of a file -> number of the earlier one with the same bytes; empty and unreadable files are no copies."""
+    groups = [list(range(len(paths)))]
+    for look in (sizes.__getitem__, lambda number: _ends(paths[number]), lambda number: file_sha256(paths[number])):
+        groups = [part for group in groups for part in _alike(group, look)]
+    return {number: group[0] for group in groups for number in group[1:]}
+
+
+def _alike(group: list[int], look: Callable[[int], Hashable]) -> list[list[int]]:
+    """The parts of a group, of two or more, for which `look` gives the same."""
+    parts: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for number in group:
+        try:
+            parts[look(number)].append(number)
+        except OSError:
+            continue
+    return [part for seen, part in parts.items() if len(part) > 1 and seen != 0 and seen != -1]
+
+
+def _ends(path: Path) -> bytes:
+    with path.open("rb") as file:
+        first = file.read(_ENDS)
+        file.seek(max(0, path.stat().st_size - _ENDS))
+        return first + file.read(_ENDS)

@@ -1,4 +1,4 @@
-"""Late fusion: the similarity of a whole image and the similarity of its faces become one score.
+"""Late fusion: similarities of whole images and of their faces -> one score.
 
 Role: pure arithmetic, the only one: the search service and the evaluation both rank by it, so that what is measured is what is
 served. `context` is the cosine of query and image; `face` the cosine of the person and the best matching face of the image.

@@ -1,4 +1,4 @@
-"""How the people of a query enter its text: as identity tokens, as words, or as both.
+"""Query encoding of people: texts with placeholders + faces -> vectors, the people as identity tokens, words or both.
 
 Role: texts with placeholders + people -> vectors. A token needs an adaptor that was trained with the face model of the faces;
 `why_no_token` is the only place that says whether there is one. Words name nobody: who uses them must rank by faces.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: write to a temporary name, then rename or upload.
+"""Atomic files: content -> a temporary name, then renamed or uploaded, so that a file is there whole or not at all.
 
 Role: every output of this project passes through here, so that a killed run never leaves half a file under a final name.
 """

@@ -1,4 +1,4 @@
-"""What was left out of a result and why.
+"""Left-out samples: what a long job could not use, and why.
 
 Role: `Skip` entries of readers and workers -> counts by reason and lines for a reader.
 """

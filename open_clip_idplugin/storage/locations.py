@@ -1,4 +1,4 @@
-"""Places named by a path or a URL: local folders, s3://, hf://, memory:// and whatever else fsspec knows.
+"""Locations: a path or a URL (s3://, hf://, memory:// and whatever fsspec knows) -> what behaves like `pathlib.Path`.
 
 Role: text of an option -> something that behaves like `pathlib.Path`. Local places, file:// too, become plain paths, so that
 nothing changes for them and no package is needed; all others are universal_pathlib's `UPath`. Write through `atomic`.
@@ -161,3 +161,9 @@ def remove_folder(place: Location) -> None:
         shutil.rmtree(place, ignore_errors=True)
     elif place.exists():
         place.fs.rm(place.path, recursive=True)
+
+
+def user_folder() -> Path:
+    """`$XDG_DATA_HOME/open_clip_idplugin`, by default `~/.local/share/open_clip_idplugin`; it need not exist."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "open_clip_idplugin"

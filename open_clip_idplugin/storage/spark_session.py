@@ -1,4 +1,4 @@
-"""The Spark session of the commands that have `--distributor pyspark`: the one there is, the environment's, or a local one.
+"""Spark session: the one there is, the environment's, or a local one, for `--distributor pyspark`.
 
 Role: number of threads -> `SparkContext`; and Spark's errors -> one sentence.
 """

@@ -8,9 +8,9 @@ import pytest
 from evaluation_fixtures import BagOfWords, MatrixScores, small_set
 
 from open_clip_idplugin.evaluation import curves, strata
-from open_clip_idplugin.evaluation.failures import worst_queries
 from open_clip_idplugin.evaluation.metrics import general_ranks
 from open_clip_idplugin.evaluation.protocols import Settings, run
+from open_clip_idplugin.evaluation.results import worst_queries
 from webdataset_tools import evaluation_data
 
 

@@ -8,8 +8,9 @@ from evaluation_fixtures import BagOfWords, small_set, unit
 
 from open_clip_idplugin import prompts
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.evaluation.evaluation_set import people_of
 from open_clip_idplugin.evaluation.metrics import KS
-from open_clip_idplugin.evaluation.protocols import EvaluationSet, Settings, general_queries, people, run
+from open_clip_idplugin.evaluation.protocols import EvaluationSet, Settings, general_queries, run
 
 
 def test_every_text_is_a_query_and_is_encoded_once():
@@ -120,7 +121,7 @@ def test_faces_are_unit_and_people_are_means():
     evaluation_set, _ = small_set()
     assert np.linalg.norm(evaluation_set.faces, axis=1) == pytest.approx(np.ones(9))
     mixed = EvaluationSet(("a", "b"), (1, 2), ("n1", "n1"), ("x", "x"), (("a",), ("b",)), np.array([[3, 0], [0, 9.0]]))
-    identities, first, faces = people(mixed)
+    identities, first, faces = people_of(mixed)
     assert (identities, first) == (["n1"], [0])
     assert faces == pytest.approx(unit(np.array([[1, 1]])))
 

@@ -12,17 +12,10 @@ from face_index_fixtures import unit, write_face_table
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import calibration_files
 from open_clip_idplugin.faces.calibrating import calibrate_scores, misfit, wilson
-from open_clip_idplugin.faces.calibration import (
-    ASSUMED,
-    GROUPS,
-    LABELS,
-    Calibration,
-    CalibrationError,
-    assumed_calibration,
-)
+from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
 from open_clip_idplugin.faces.calibration_files import load_calibration, read_calibration, user_file, write_calibration
 from open_clip_idplugin.faces.face_table import load_face_table
-from open_clip_idplugin.faces.score_fits import impostors_of
+from open_clip_idplugin.faces.score_distributions import ASSUMED, GROUPS, LABELS, CalibrationError, impostors_of
 from open_clip_idplugin.faces.score_pairs import UNKNOWN, CollectedFaces, Scores, collect_scores
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.calibrate_command import calibrate

@@ -9,8 +9,7 @@ from face_engine_fixtures import needs_dlib
 
 from open_clip_idplugin.faces import EngineUnknown, PackNotFound, ProviderUnavailable, load_face_engine
 from open_clip_idplugin.faces.dlib_models import load_encoder, to_five_points
-from open_clip_idplugin.faces.engine import Detection
-from open_clip_idplugin.faces.options import EngineOptions
+from open_clip_idplugin.faces.engine import Detection, EngineOptions
 
 
 @pytest.fixture(scope="module")

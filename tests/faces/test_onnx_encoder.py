@@ -11,10 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import PackInvalid, PackNotFound, load_face_engine, same_model
 from open_clip_idplugin.faces.alignment import align_face, cut_box
+from open_clip_idplugin.faces.engine import EngineOptions
 from open_clip_idplugin.faces.errors import EngineUnknown, ModelUnreadable
 from open_clip_idplugin.faces.onnx_description import TEMPLATE, DescriptionError, read_description
 from open_clip_idplugin.faces.onnx_encoder import OnnxEncoder, load_encoder
-from open_clip_idplugin.faces.options import EngineOptions
 
 WHOLE = {"input_size": 112, "channels": "RGB", "pixel_range": 255, "mean": 127.5, "deviation": 127.5}
 

@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch
-from open_clip_idplugin.faces.neighbour_graph import find_neighbours, load_graph
+from open_clip_idplugin.faces.grouping import find_neighbours, load_graph
 from open_clip_idplugin.gallery import Gallery, group_commands
 from open_clip_idplugin.gallery.group_commands import enroll_groups
 from open_clip_idplugin.gallery.grouping import group_faces

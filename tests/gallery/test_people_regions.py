@@ -12,8 +12,9 @@ from region_fixtures import block, compact, joined, keywords, microsoft, save, v
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_face_engine
-from open_clip_idplugin.faces.calibration import Calibration, Impostors, assumed_genuines
+from open_clip_idplugin.faces.calibration import Calibration, assumed_genuines
 from open_clip_idplugin.faces.calibration_files import user_file, write_calibration
+from open_clip_idplugin.faces.score_distributions import Impostors
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.face_regions import read_regions
 from open_clip_idplugin.gallery.region_command import enroll_regions

@@ -111,7 +111,7 @@ def test_processes_that_are_started_later_know_the_models(tmp_path, monkeypatch)
     path = write(tmp_path)
     add_models(path)
     add_models(tmp_path)
-    assert config_files(tmp_path) == [path] == list(own_models.told_files())  # noted once, by its file
+    assert config_files(tmp_path) == [path] == list(own_models.known_config_files())  # noted once, by its file
     forget(NAME)
     register()  # what importing open_clip does there
     assert open_clip.get_model_config(NAME) == CONFIG

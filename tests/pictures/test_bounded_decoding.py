@@ -21,7 +21,7 @@ from open_clip_idplugin.pictures import (
     PictureDamaged,
     PictureTooLarge,
     bounded_decoding,
-    file_parts,
+    bounds,
     load_image,
     open_image,
 )
@@ -81,7 +81,7 @@ class TestAsEverywhere:
     def test_many_scans_need_one(self, decoders, monkeypatch):
         content = saved(Image.fromarray(photograph(300, 400)), "JPEG", progressive=True)
         scans = content.count(b"\xff\xda")
-        assert file_parts.scanned_pixels(content) == scans * 300 * 400 > 2 * 300 * 400
+        assert bounds.scanned_pixels(content) == scans * 300 * 400 > 2 * 300 * 400
         monkeypatch.setattr(bounded_decoding, "_QUICK", 300 * 400)
         assert decode_picture(content).tobytes() == load_image(content).tobytes()
         assert process_of(decoders) is not None
@@ -185,7 +185,7 @@ class TestEndlessParts:
         for door in (load_image, open_image):
             with pytest.raises(PictureTooLarge, match="parts"):
                 door(jpeg_with(filling * 2_000_000))
-        assert file_parts.scanned_pixels(jpeg_with(filling * 2_000_000)) is None
+        assert bounds.scanned_pixels(jpeg_with(filling * 2_000_000)) is None
         assert time.monotonic() - begun < 5
 
     def test_of_a_png(self):
@@ -221,7 +221,7 @@ class TestEndlessParts:
         flat = saved(Image.new("RGB", (20, 20)), "BMP")
         for content in (runs, plain, gif, flat):
             assert load_image(content).size == (20, 20)
-        monkeypatch.setattr(file_parts, "_MOST_READ_IN_PYTHON", 10)
+        monkeypatch.setattr(bounds, "_MOST_READ_IN_PYTHON", 10)
         for content in (runs, plain, gif):
             with pytest.raises(PictureTooLarge, match="too long in this format"):
                 load_image(content)

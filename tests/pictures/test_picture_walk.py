@@ -17,7 +17,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery.photo_folders import photos_in
 from open_clip_idplugin.pictures import DECODER_VERSION, formats, load_image, passed_over
 from open_clip_idplugin.pictures.collection import find_collection
-from open_clip_idplugin.pictures.names import key_of, place_of
+from open_clip_idplugin.pictures.keys import key_of, place_of
 from open_clip_idplugin.pictures.walk import pictures_below, walk_pictures
 from open_clip_idplugin.retrieval.index import add as index_add
 from open_clip_idplugin.retrieval.index import build as index

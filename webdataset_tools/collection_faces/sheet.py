@@ -9,9 +9,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from open_clip_idplugin.faces.collection_crops import read_crops
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable, load_face_table
-from open_clip_idplugin.faces.row_crops import CROP_SIZE, face_of
+from open_clip_idplugin.faces.row_crops import CROP_SIZE, face_of, read_crops
 from open_clip_idplugin.pictures.collection import find_collection
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from webdataset_tools.collection_faces.options import FacesOptions

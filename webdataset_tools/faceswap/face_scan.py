@@ -12,7 +12,7 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, ImageRejected, load_picture
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import face_quality, object_masks, reasons

@@ -89,7 +89,7 @@ def load_identities(folder: Location, attributes: Location | None = None) -> Ide
 
 
 def _photos(folder: Location, skipped: list[Skip]) -> tuple[str, ...]:
-    """Names of the photos (see `pictures.names`); what else lies there is noted."""
+    """Names of the photos (see `pictures.keys`); what else lies there is noted."""
     found = pictures_below(folder, subfolders=False)
     for entry in found.passed_over:
         detail = f"{entry.count} x {entry.extension or 'no extension'}"

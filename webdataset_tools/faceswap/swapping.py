@@ -15,7 +15,7 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import reasons

@@ -11,8 +11,8 @@ import numpy as np
 
 from open_clip_idplugin.command_line.next_step import command
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.faces.calibrating import calibrate_beside
 from open_clip_idplugin.faces.calibration_files import keep_calibration
-from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.retrieval.face_index.reading import (

@@ -16,11 +16,17 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face, FaceEngine, ImageRejected
-from open_clip_idplugin.faces.face_parts import PARTS_FOLDER, PartNotes, read_notes
+from open_clip_idplugin.faces.face_parts import (
+    MODEL_FAILED,
+    PARTS_FOLDER,
+    PartCollector,
+    PartNotes,
+    PicturePlace,
+    read_notes,
+)
 from open_clip_idplugin.faces.face_table import METADATA_FILE, FaceTableInfo, load_face_table
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
 from open_clip_idplugin.faces.finding import FaceFinding, find_faces, load_engine
-from open_clip_idplugin.faces.part_collecting import MODEL_FAILED, PartCollector, PicturePlace
 from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER
 from open_clip_idplugin.storage.left_out import Skip
 

@@ -22,7 +22,7 @@ from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.queries.fusion import match_faces
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
-from open_clip_idplugin.retrieval.index_folder.selection import probing
+from open_clip_idplugin.retrieval.index_folder.id_selector import probing
 from open_clip_idplugin.storage.finite_json import json_text
 
 FOLDER = "faces"

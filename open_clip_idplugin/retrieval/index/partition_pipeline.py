@@ -25,10 +25,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
-from open_clip_idplugin.faces.part_collecting import PicturePlace
+from open_clip_idplugin.faces.face_parts import PicturePlace
 from open_clip_idplugin.identity_text import PLACEHOLDER
 from open_clip_idplugin.pictures import ImageRejected, PictureMissing, PictureSource, load_image, read_picture
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter, make_thumbnail
 from open_clip_idplugin.retrieval.face_index.passing_faces import FaceReader, PartFaces, passing_engine
 from open_clip_idplugin.retrieval.index.partitions import CANNOT_READ, EmbedOptions, PartitionReport, Partitions

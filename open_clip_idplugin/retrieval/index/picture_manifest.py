@@ -1,15 +1,23 @@
-"""Manifest of an index: the picture files that it was made from, as they were then.
+"""Manifest of an index: picture folders as they are listed now, and the files that an index was made from.
 
-Role: index folder <-> `pictures.parquet`. It lies in the index folder and changes places with it, so that the two never
-disagree; what it says of a file (name, size, time of change, SHA-256) tells later whether the file must be read again.
+Role: folders -> `Listing`, nothing being opened; index folder <-> `pictures.parquet`. The manifest lies in the index folder and
+changes places with it, so that the two never disagree; what it says of a file (name, size, time of change, SHA-256) tells later
+whether the file must be read again. Exact copies stay in the list: which of them is indexed depends on what was indexed before.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.pictures.keys import key_of
+from open_clip_idplugin.pictures.passed_over import PassedOver
+from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.storage.atomic import atomic_path
+
+UNREACHABLE = "file that cannot be reached"
+
 
 FILE_NAME = "pictures.parquet"
 
@@ -79,3 +87,57 @@ def read_manifest(path: Path) -> list[KnownPicture] | None:
         return [KnownPicture(*row) for row in zip(*(texts[name] for name in _COLUMNS), strict=True)]
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise IdClipError(f"'{path}' is damaged ({error}): make the index again in another folder") from None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of some folders, sorted by name, and what was passed over."""
+
+    root: Path
+    folders: tuple[Path, ...]
+    pictures: tuple[KnownPicture, ...]
+    passed_over: tuple[PassedOver, ...]
+
+
+def list_pictures(folders: Sequence[str]) -> Listing:
+    """List the pictures below one or more folders.
+
+    Raises:
+        IdClipError: no such folder, one inside another, or one without pictures.
+    """
+    places = tuple(dict.fromkeys(_existing(folder) for folder in folders))
+    for place in places:
+        if any(other in place.parents for other in places):
+            raise IdClipError(f"'{place}' lies inside another of the folders: name the outer one alone")
+    root = Path(os.path.commonpath(places))
+    pictures: list[KnownPicture] = []
+    passed_over: list[PassedOver] = []
+    for place in places:
+        before = len(pictures)
+        _list_folder(place, root, pictures, passed_over)
+        if len(pictures) == before:
+            raise IdClipError(
+                f"there are no pictures in '{place}': is it the right folder, and its disk there? Nothing was changed"
+            )
+    return Listing(root, places, tuple(sorted(pictures, key=lambda picture: picture.name)), tuple(passed_over))
+
+
+def _existing(folder: str) -> Path:
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise IdClipError(f"there is no folder '{folder}': give a folder of pictures")
+    return place.resolve()
+
+
+def _list_folder(place: Path, root: Path, pictures: list[KnownPicture], passed_over: list[PassedOver]) -> None:
+    found = pictures_below(place, copies=False)
+    below = "" if place == root else f"{key_of(place.relative_to(root).as_posix())}/"
+    passed_over += [replace(entry, example=f"{below}{entry.example}") for entry in found.passed_over]
+    for key in found.keys:
+        path = Path(str(found.place(key)))
+        try:
+            status = path.stat()
+        except OSError:  # a link that leads nowhere
+            passed_over.append(PassedOver(path.suffix.lower(), UNREACHABLE, 1, f"{below}{key}"))
+        else:
+            pictures.append(KnownPicture(f"{below}{key}", status.st_size, status.st_mtime_ns))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.retrieval.face_index.kept_face_table import keep_only
 from open_clip_idplugin.retrieval.index.partitions import CANNOT_READ, EmbedOptions, PartitionReport
 from open_clip_idplugin.retrieval.index.picture_changes import Changes, find_changes, hash_file, unreadable
@@ -96,14 +96,14 @@ class IndexRefresh:
         if self._index.exists() and not self._manifest.exists():
             raise IndexMismatch(f"'{self._index}' was not made by `idclip open`: choose another --output")
         self._finish_pending()
-        before = self._known()
+        before = self._indexed_pictures()
         changes = find_changes(before, listed, lambda picture: hash_file(Path(str(place_of(self._root, picture.name)))))
         self._check_gone(changes, before)
         self._remove(changes)
         self._rename(changes, before)
         self._add(changes)
         compacted = self._compact()
-        after = self._known()
+        after = self._indexed_pictures()
         alive = keys_left(self._index)
         with changing(self._index):
             keep_only(self._index, alive)  # also without the faces of what was hidden by hand
@@ -130,7 +130,7 @@ class IndexRefresh:
     def _pending(self) -> Path:
         return self._index.with_name(f"{self._index.name}.{_PENDING}")
 
-    def _known(self) -> list[KnownPicture]:
+    def _indexed_pictures(self) -> list[KnownPicture]:
         """The manifest without what is leaving, whose rows are hidden once more: a killed run may not have come to it."""
         known = read_manifest(self._manifest) or []
         self._hide([picture.name for picture in known if picture.state == LEAVING])
@@ -141,7 +141,7 @@ class IndexRefresh:
         pending = read_manifest(self._pending)
         if pending is None:
             return
-        known = {(picture.name, picture.size, picture.mtime_ns) for picture in self._known()}
+        known = {(picture.name, picture.size, picture.mtime_ns) for picture in self._indexed_pictures()}
         self._embed([each for each in pending if (each.name, each.size, each.mtime_ns) not in known])
 
     def _check_gone(self, changes: Changes, before: Sequence[KnownPicture]) -> None:
@@ -180,7 +180,7 @@ class IndexRefresh:
         write_manifest(self._pending, changes.add)
         self._embed(changes.add)
         if first and changes.kept:
-            write_manifest(self._manifest, [*self._known(), *changes.kept])
+            write_manifest(self._manifest, [*self._indexed_pictures(), *changes.kept])
 
     def _embed(self, add: Sequence[KnownPicture]) -> None:
         """Embed files and add them to index and manifest; then nothing is pending any more."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from open_clip_idplugin.pictures.names import key_of
+from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.pictures.tar_samples import BROKEN_TAR, Members, picture_member, read_member, tar_samples
 from open_clip_idplugin.retrieval.index.sources import CAPTION_MEMBER, RECORD_MEMBER, ImageSource, Shard
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.formats import PICTURE_EXTENSIONS
-from open_clip_idplugin.pictures.names import place_of
+from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
 from open_clip_idplugin.pictures.tar_samples import BROKEN_TAR, picture_member, tar_samples
 from open_clip_idplugin.pictures.walk import FoundPictures, digest_of, walk_pictures
@@ -40,7 +40,7 @@ class Shard:
 @dataclass(frozen=True)
 class ImageSource:
     """Pictures to index: `shards` (without the keys of `left_out`), or else the pictures of `folder` under their `keys`
-    (relative paths, see `pictures.names`) of `sizes` bytes; and what the walk passed over."""
+    (relative paths, see `pictures.keys`) of `sizes` bytes; and what the walk passed over."""
 
     shards: tuple[Shard, ...] = ()
     folder: Path | None = None

@@ -18,8 +18,8 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.thumbnails import Thumbnails
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch, load_card
 from open_clip_idplugin.retrieval.index_folder.generations import FolderHandle, changing
+from open_clip_idplugin.retrieval.index_folder.id_selector import selected
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
-from open_clip_idplugin.retrieval.index_folder.selection import selected
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 

@@ -16,18 +16,18 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.gallery.group_files import CSV_FILE, PAGE_FILE
 from open_clip_idplugin.model_store import MODELS, state_of
-from open_clip_idplugin.model_store.store import THERE
+from open_clip_idplugin.model_store.installation import THERE
 from open_clip_idplugin.retrieval.face_index.change import require_fitting_faces
 from open_clip_idplugin.retrieval.face_index.passing_faces import passing_engine
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index.reading import read_info
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
-from open_clip_idplugin.retrieval.index.picture_listing import Listing, list_pictures
+from open_clip_idplugin.retrieval.index.picture_manifest import Listing, list_pictures
 from open_clip_idplugin.retrieval.index.refresh import IndexRefresh
 from open_clip_idplugin.retrieval.open.open_people import GROUPS, OpenPeople
 from open_clip_idplugin.retrieval.open.open_report import REPORT_FILE, OpenReport, read_state
+from open_clip_idplugin.storage.locations import user_folder
 from open_clip_idplugin.storage.output_folder import locked
-from open_clip_idplugin.storage.user_folder import user_folder
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints.loading import LoadedModel
@@ -110,7 +110,7 @@ def open_pictures(
     with locked(folder):
         report = _bring_up_to_date(listing, refresh, known, people, finding)
         report.write(folder)
-    _tell(report, folder)
+    _print_summary(report, folder)
     if not serve:
         settings: dict[str, object] = {"model": model, "checkpoint": weights, "model_config": model_config}
         settings |= {"faces": spec, "det_size": det_size, "device": device, "precision": precision}
@@ -213,7 +213,7 @@ def _bring_up_to_date(
     return report
 
 
-def _tell(report: OpenReport, folder: Path) -> None:
+def _print_summary(report: OpenReport, folder: Path) -> None:
     print("\n".join(report.lines()))
     print(f"wrote {folder}: what was done and left out is in {REPORT_FILE}")
     if report.groups is not None and report.groups.groups:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin.faces.calibrating import calibrate_beside
 from open_clip_idplugin.faces.calibration import FMR_WARNINGS, Calibration
 from open_clip_idplugin.faces.calibration_files import FILE as CALIBRATION_FILE
 from open_clip_idplugin.faces.calibration_files import load_calibration, read_calibration
-from open_clip_idplugin.faces.collection_calibration import calibrate_beside
 from open_clip_idplugin.faces.face_table import FaceTable, load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.faces.row_crops import crops_below

@@ -1,4 +1,4 @@
-"""Why an image was found: its scores, the matched faces and their boxes, and a sentence.
+"""Explanation of a result: one place of a `Ranking` -> scores, matched faces with their boxes, and a sentence.
 
 Role: one place of a `Ranking` -> the fields that a result has beside clip-retrieval's own.
 """
@@ -27,7 +27,7 @@ def explain(
         values["text_similarity"] = similarity
     if names:
         values["person_as"] = parts.person_as
-    reasons = [f"{'text' if parts.from_text else 'image'} similarity {similarity:.3f}{_written(parts, choice)}"]
+    reasons = [f"{'text' if parts.from_text else 'image'} similarity {similarity:.3f}{_wording(parts, choice)}"]
     if match is not None and faces is not None:
         matched = [_matched(name, person, match, place, faces) for person, name in enumerate(names)]
         values |= _face_fields(matched, match, place)
@@ -39,7 +39,7 @@ def explain(
     return {**values, "why": "; ".join(reasons)}
 
 
-def _written(parts: QueryParts, choice: int) -> str:
+def _wording(parts: QueryParts, choice: int) -> str:
     """What the people were written as, where that is no identity token."""
     text = parts.alternatives[choice].in_words
     return f" to '{text}'" if text is not None else ""

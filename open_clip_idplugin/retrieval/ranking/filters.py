@@ -1,7 +1,4 @@
-"""Which rows of an index a request may see, by the columns of its metadata.
-
-Role: `filters` and `exclude_ids` of a request + the metadata -> a mask of rows.
-"""
+"""Metadata filters: `filters` and `exclude_ids` of a request + an index's columns -> a mask of rows that it may see."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

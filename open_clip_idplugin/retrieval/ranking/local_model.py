@@ -1,4 +1,4 @@
-"""What the flags of a verb name: model, gallery and face model, loaded for answering queries on this machine.
+"""Model loading for queries: the flags of a verb -> model, gallery and face engine on this machine.
 
 Role: names and paths -> `LoadedModel` and `People`.
 """

@@ -1,4 +1,4 @@
-"""A request's texts and people -> the vectors that images are compared with.
+"""Query encoding: a request's texts and people -> the vectors and faces that images are compared with.
 
 Role: request + people + encoder -> `QueryParts`. "Any of" makes one alternative for every person; "all of" and the people
 of the text's placeholders are in each alternative. A picture, a vector or a row given as the query stands for the text.
@@ -131,12 +131,12 @@ def _encode(
     """One alternative a choice of people, by the text."""
     clause = bool(request.people.wanted)
     groups = [_texts(request.text, required, persons, clause, person_as) for persons in choices]
-    told = [_told(texts, persons, clause) for texts, persons in zip(groups, choices, strict=True)]
-    rows, words = [persons.faces for persons in told], [persons.words for persons in told]
+    placed = [_with_a_place(texts, persons, clause) for texts, persons in zip(groups, choices, strict=True)]
+    rows, words = [persons.faces for persons in placed], [persons.words for persons in placed]
     vectors = encode_people(encoder, person_as, groups, rows, words)
     shown = [
         in_words(texts[0], persons.words) if person_as != TOKEN and len(choice) else None
-        for texts, persons, choice in zip(groups, told, choices, strict=True)
+        for texts, persons, choice in zip(groups, placed, choices, strict=True)
     ]
     return [Alternative(*entry) for entry in zip(vectors, choices, shown, strict=True)]
 
@@ -155,7 +155,7 @@ def _texts(text: str | None, required: int, persons: Persons, clause: bool, pers
     return [with_people(text, len(persons)) if person_as == WORDS else introduced(text, len(persons))]
 
 
-def _told(texts: Sequence[str], persons: Persons, clause: bool) -> Persons:
+def _with_a_place(texts: Sequence[str], persons: Persons, clause: bool) -> Persons:
     """Those who have a place in the texts; the people of a clause may be sought by their faces alone."""
     if not clause:
         return persons

@@ -1,4 +1,4 @@
-"""The people of a query: photos, embeddings and enrolled names -> one face embedding each.
+"""Query people: photos, embeddings and enrolled names of a request -> one face embedding each.
 
 Role: what a request says about people -> [F, D] float32. Knows the gallery and the face engine of a service, and
 refuses vectors of different face models, which mean nothing to each other.

@@ -1,4 +1,4 @@
-"""From a query's vectors to rows, best first: candidates, exact scores, fusion, thresholds, duplicates.
+"""Ranking: a query's vectors + an index and its faces -> rows, best first (candidates, exact scores, fusion, thresholds).
 
 Role: `QueryParts` + an index and its faces -> `Ranking`. Candidates come from the image index and from the face index; each
 is scored exactly. Up to `MOST_EXACT` rows every allowed row is a candidate. Equal scores are ordered by row, and the
@@ -14,7 +14,7 @@ import numpy as np
 from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration
 from open_clip_idplugin.queries import fusion
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, PersonMatches
-from open_clip_idplugin.retrieval.index_folder.selection import selected
+from open_clip_idplugin.retrieval.index_folder.id_selector import selected
 from open_clip_idplugin.retrieval.index_folder.vectors import StoredVectors
 from open_clip_idplugin.retrieval.ranking.query_parts import Alternative, Persons, QueryParts
 from open_clip_idplugin.retrieval.ranking.ranking_request import RankingRequest

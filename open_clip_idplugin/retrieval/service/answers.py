@@ -1,4 +1,4 @@
-"""What the endpoints share: JSON in and out, pictures beside results, errors as HTTP 400.
+"""Request parsing and error mapping: JSON in and out, pictures beside results, refusals as HTTP 400.
 
 Role: the thin layer between Flask and the two services (`knn_service`, `service`).
 """

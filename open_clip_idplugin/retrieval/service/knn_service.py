@@ -1,7 +1,4 @@
-"""clip-retrieval's knn-service, with people in the query.
-
-Role: a checked request + an opened index + people -> results, best first.
-"""
+"""Query answering: a checked request + an opened index + people -> results, best first, in clip-retrieval's knn-service."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How much one request may ask of the service: its pictures are checked before they are decoded, and decoded under a deadline.
+"""Request limits: options -> `Limits`; a request -> the same with its pictures fetched and looked at, or BadRequest.
 
 Role: options -> `Limits`; bytes of a picture -> nothing or pixels, or BadRequest in one sentence.
 """

@@ -1,4 +1,4 @@
-"""One served index: clip-retrieval's resource (model, faiss index, metadata) with what identity queries need beside it.
+"""Index loading: an index folder + a loaded model -> clip-retrieval's resource with vectors, faces and removed rows beside it.
 
 Role: index folder + loaded model -> `IdentityResource`. The folder may be one that `idclip index` made or one of
 clip-retrieval's own; the first kind is refused when its image tower is not the served model's.

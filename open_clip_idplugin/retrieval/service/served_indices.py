@@ -1,4 +1,4 @@
-"""The indices that a running service answers from, and how a new one takes an old one's place.
+"""Hot reload of indices: index folders -> opened indices by name, followed when another folder takes an old one's place.
 
 Role: index folders + opener -> opened indices by name, as they are now. Once a second at most a request looks whether another
 folder lies where an index was (see `generations`); a thread opens it, and later requests get it. Requests that are being
@@ -65,11 +65,11 @@ class ServedIndices:
             if due:
                 self._next_check = now + CHECK_SECONDS
         if due:
-            self._look()
+            self._open_what_changed()
         with self._lock:
             return self._resources
 
-    def _look(self) -> None:
+    def _open_what_changed(self) -> None:
         for name, folder in self._folders.items():
             stamp = _stamp(folder)
             with self._lock:

@@ -17,7 +17,7 @@ from retrieval_fixtures import PLAIN, tiny_models  # noqa: F401
 from open_clip_idplugin import cli
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.model_store import store
+from open_clip_idplugin.model_store import installation as store
 from open_clip_idplugin.retrieval import serve
 from open_clip_idplugin.retrieval.open import command as open_verb
 from open_clip_idplugin.retrieval.ranking.local_model import LocalModel

@@ -1,4 +1,4 @@
-r"""Keys of pictures: file names in any encoding <-> text that can be stored, joined and printed.
+r"""Picture keys: file names in any encoding <-> text that can be stored, joined and printed.
 
 A key is the path below the collection's root, with /. Names are bytes to a file system, and old ones are often no UTF-8; such
 bytes stand in the key as `\xfc`, and the file is found again by it. Names that are text are their own keys.

@@ -1,4 +1,4 @@
-"""Searching a faiss index among some of its rows only.
+"""IDSelector: a mask of allowed rows -> faiss search parameters that look among these rows only, for each kind of index.
 
 Role: a mask of allowed rows -> the search parameters of that kind of index.
 """

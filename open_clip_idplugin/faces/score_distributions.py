@@ -5,12 +5,15 @@ tenth is continued: of distances, since cosines near 1 are crowded. Medians and 
 and some people have a twin.
 """
 
+import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-from open_clip_idplugin.faces.calibration import GROUPS, CalibrationError, Genuines, Impostors, to_cosine
+from open_clip_idplugin.errors import IdClipError
 
+LABELS, GROUPS, ASSUMED = "labels", "groups", "assumed"  # how it is known that two photos show one person
 FEWEST_IMPOSTORS = 100
 FEWEST_ABOVE = 10  # impostors above a threshold that is called measured
 _TAIL = 0.1  # share of the impostors, the highest, that the tail is fitted to
@@ -18,6 +21,67 @@ FEWEST_GENUINES = 5
 _SCALE = 1.4826  # of the median absolute deviation, to be a normal distribution's deviation
 _DIGITS = 6
 _NORMAL = NormalDist()
+
+
+Pairs = tuple[tuple[float, float], ...]
+
+
+class CalibrationError(IdClipError):
+    """A file or a number that is no calibration, or scores that none can be made of."""
+
+
+@dataclass(frozen=True)
+class Impostors:
+    """Scores of different people.
+
+    Attributes:
+        mean, deviation: of the cosines' body, robust (median, scaled median absolute deviation).
+        distance, distance_deviation: mean and deviation of the normal distribution whose lower tail is that of the
+            distances of embeddings, sqrt(2 - 2 cosine).
+        pairs: how many were compared; 0 where nothing was measured.
+        quantiles: (false match rate, cosine), the rate falling as far as at least ten pairs lie above.
+    """
+
+    mean: float
+    deviation: float
+    distance: float
+    distance_deviation: float
+    pairs: int
+    quantiles: Pairs
+
+    def threshold(self, fmr: float) -> float:
+        """The cosine that different people reach with this false match rate; raises CalibrationError outside 0 ... 1."""
+        require_rate(fmr)
+        rates, cosines = columns(self.quantiles)
+        if fmr > rates[0]:
+            return float(max(min(cosines[0], self.mean + self.deviation * _upper(fmr)), -1.0))
+        if fmr >= rates[-1]:
+            return float(np.interp(-math.log(fmr), -np.log(rates), cosines))
+        beyond = self.distance_deviation * (_upper(fmr) - _upper(float(rates[-1])))
+        return to_cosine(max(to_distance(float(cosines[-1])) - beyond, 0.0))
+
+    def false_match_rate(self, cosine: float) -> float:
+        """Share of different people who reach this cosine."""
+        rates, cosines = columns(self.quantiles)
+        if cosine < cosines[0]:
+            return max(float(rates[0]), 1 - _NORMAL.cdf((cosine - self.mean) / self.deviation))
+        if cosine <= cosines[-1]:
+            return float(np.exp(np.interp(cosine, cosines, np.log(rates))))
+        beyond = (to_distance(float(cosines[-1])) - to_distance(cosine)) / self.distance_deviation
+        return _NORMAL.cdf(-(_upper(float(rates[-1])) + beyond))
+
+
+@dataclass(frozen=True)
+class Genuines:
+    """Scores of two photos of one person, in the terms of `Impostors`; `quantiles`: (false non-match rate, cosine)."""
+
+    mean: float
+    deviation: float
+    distance: float
+    distance_deviation: float
+    pairs: int
+    quantiles: Pairs
+    origin: str = LABELS  # GROUPS: of people whom the model itself told apart; ASSUMED: no pair was there
 
 
 def impostors_of(scores: np.ndarray) -> Impostors:
@@ -98,3 +162,31 @@ def upper_quantiles(ordered: np.ndarray, weights: np.ndarray | None) -> tuple[np
     distances = np.sqrt(np.maximum(2 - 2 * cosines[tail], 0))
     slope, mean = np.polyfit(places, distances, 1) if tail.sum() > 1 else (0.0, distances[-1])
     return cosines, round(float(mean), _DIGITS), round(max(-float(slope), 1e-5), _DIGITS)
+
+
+def require_rate(fmr: float) -> float:
+    """The rate itself; raises CalibrationError where it does not lie between 0 and 1."""
+    if not isinstance(fmr, (int, float)) or not 0 < fmr < 1:
+        raise CalibrationError(f"a false match rate lies between 0 and 1, such as 0.001; {fmr!r} does not")
+    return float(fmr)
+
+
+def to_distance(cosine: float) -> float:
+    """Distance of unit vectors with this cosine."""
+    return math.sqrt(max(2 - 2 * cosine, 0.0))
+
+
+def to_cosine(distance: float) -> float:
+    """Cosine of unit vectors of this distance."""
+    return 1 - distance * distance / 2
+
+
+def _upper(rate: float) -> float:
+    """Deviations above the mean that a normal distribution passes with this rate."""
+    return -_NORMAL.inv_cdf(rate)
+
+
+def columns(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """The two numbers of K pairs as two arrays [K]."""
+    table = np.asarray(pairs, np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]

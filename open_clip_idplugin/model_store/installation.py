@@ -13,8 +13,8 @@ from open_clip_idplugin.model_store.registry import MODELS, FaceModel
 from open_clip_idplugin.model_store.unpacking import unpack
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.locations import user_folder
 from open_clip_idplugin.storage.output_folder import locked, put_in_place
-from open_clip_idplugin.storage.user_folder import user_folder
 
 ORIGIN_FILE = "origin.json"  # what was fetched, from where, under which licence
 THERE, MISSING, INCOMPLETE = "there", "missing", "incomplete"
@@ -54,7 +54,7 @@ def get_model(name: str, accept_licence: bool = False, mirror: str | None = None
     Raises IdClipError: unknown name, licence not accepted, no room or no right to write, and whatever `fetch_file` and
     `unpack` refuse.
     """
-    model = _known(name)
+    model = _registered(name)
     folder = folder_of(model)
     if state_of(model) == THERE:
         return folder
@@ -81,7 +81,7 @@ def remove_model(name: str) -> Path:
 
     Raises IdClipError where there is none, and for a folder that somebody else made.
     """
-    model = _known(name)
+    model = _registered(name)
     folder = folder_of(model)
     making = folder.parent / f".{folder.name}.part"
     if making.is_dir():
@@ -95,7 +95,7 @@ def remove_model(name: str) -> Path:
     return folder
 
 
-def _known(name: str) -> FaceModel:
+def _registered(name: str) -> FaceModel:
     if name not in MODELS:
         raise IdClipError(f"there is no model {name!r} to fetch; choose one of {', '.join(MODELS)}")
     return MODELS[name]

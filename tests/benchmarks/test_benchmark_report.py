@@ -9,7 +9,7 @@ import pytest
 from benchmark_fixtures import CURVES, full_results
 from training_fixtures import small_world, write_shards
 
-from benchmarks.recipes import ablation, docs_pages, goals, pages, paper_tables, published, strata
+from benchmarks.recipes import ablation, docs_pages, goals, pages, paper_tables, published, stratum_tables
 from benchmarks.recipes import cells as cells_module
 from benchmarks.recipes.cells import Bench, Cell, CellResult
 from benchmarks.recipes.collecting import collect
@@ -91,7 +91,7 @@ def test_the_paper_s_tables_show_ours_beside_the_published_numbers():
 
 def test_strata_are_ordered_and_the_best_is_bold():
     findings = gather(full_results(), {})
-    table = strata.strata_table("By stratum", findings)
+    table = stratum_tables.strata_table("By stratum", findings)
     assert [row[0] for row in table.rows] == [
         "face missed", "face detected", "face pixels 16-24", "face pixels 8-16", "look-alikes",
     ]  # fmt: skip
@@ -103,9 +103,9 @@ def test_strata_are_ordered_and_the_best_is_bold():
         "filter by face, then CLIP text",
     )
     assert table.rows[0][1] == "10" and table.rows[0][-1] == "**45.0 ± 0.0**"
-    (note,) = strata.tuned_notes(findings)
+    (note,) = stratum_tables.tuned_notes(findings)
     assert "hybrid: rule weighted, face weight 0.3; best template: `[ENTITY]. [CAPTION]`" in note
-    assert strata.overall_table("Overall", findings).rows[-1][1] == "**70.5 ± 0.7**"
+    assert stratum_tables.overall_table("Overall", findings).rows[-1][1] == "**70.5 ± 0.7**"
 
 
 def test_every_recipe_is_shown_by_query_and_the_best_is_bold():

@@ -20,8 +20,8 @@ from open_clip_idplugin.model_store import (
     ModelFile,
     fetching,
     get_model,
+    installation,
     remove_model,
-    store,
     unpacking,
 )
 from open_clip_idplugin.model_store.unpacking import unpack
@@ -137,7 +137,7 @@ def test_files_come_whole_with_their_origin(server, opencv, home, capsys):
     folder = get_model("opencv", mirror=server.address)
     assert folder == home / "data" / "open_clip_idplugin" / "models" / "opencv"
     assert (folder / "yunet.onnx").read_bytes() == DETECTOR and (folder / "sface.onnx").read_bytes() == ENCODER
-    assert opencv.files[0].sha256 in (folder / store.ORIGIN_FILE).read_text()
+    assert opencv.files[0].sha256 in (folder / installation.ORIGIN_FILE).read_text()
     assert [path.name for path in folder.parent.iterdir()] == ["opencv"]  # nothing half done beside it
     server.asked.clear()
     assert get_model("opencv", mirror=server.address) == folder and server.asked == []
@@ -159,7 +159,7 @@ def test_the_same_command_goes_on_after_a_failure(server, opencv, home):
     server.cut = 10_000
     with pytest.raises(IdClipError, match=r"yunet\.onnx broke off after 40,000 of 102,400 bytes .*the same command"):
         get_model("opencv", mirror=server.address)
-    assert not store.opencv_folder().exists()
+    assert not installation.opencv_folder().exists()
     server.cut, server.asked = None, []
     folder = get_model("opencv", mirror=server.address)
     assert (folder / "yunet.onnx").read_bytes() == DETECTOR
@@ -188,7 +188,7 @@ def test_another_file_is_thrown_away(server, opencv, content, length, sentence):
     server.files["/yunet.onnx"], server.length = content, length
     with pytest.raises(IdClipError, match=sentence):
         get_model("opencv", mirror=server.address)
-    assert not store.opencv_folder().exists()
+    assert not installation.opencv_folder().exists()
     server.files["/yunet.onnx"], server.length = DETECTOR, True
     assert (get_model("opencv", mirror=server.address) / "yunet.onnx").read_bytes() == DETECTOR
 
@@ -255,7 +255,7 @@ def test_where_nothing_can_be_written(server, opencv, pack, home):
     (home / "data").write_text("a file where the folder should be")
     with pytest.raises(IdClipError, match=r"cannot make the folder .*opencv\.part"):
         get_model("opencv", mirror=server.address)
-    folder = store.insightface_folder("buffalo_sc")
+    folder = installation.insightface_folder("buffalo_sc")
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(
@@ -268,16 +268,16 @@ def test_where_nothing_can_be_written(server, opencv, pack, home):
 
 
 def test_an_empty_folder_of_a_broken_download_is_no_hindrance(server, pack):
-    store.insightface_folder("buffalo_sc").mkdir(parents=True)
+    installation.insightface_folder("buffalo_sc").mkdir(parents=True)
     assert (get_model("buffalo_sc", accept_licence=True, mirror=server.address) / "rec.onnx").exists()
 
 
 def test_no_room_and_a_second_command_at_once(server, opencv, monkeypatch):
     writing = pytest.raises(IdClipError, match=r"another process is writing to .*\.opencv\.part; wait for it to end")
-    with locked(store.opencv_folder().parent / ".opencv.part"), writing:
+    with locked(installation.opencv_folder().parent / ".opencv.part"), writing:
         get_model("opencv", mirror=server.address)
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(installation.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(IdClipError, match=r"opencv needs 0 MB, and there are 0 MB left"):
         get_model("opencv", mirror=server.address)
     assert server.asked == []
@@ -358,7 +358,7 @@ def test_the_verb_lists_fetches_and_removes(server, opencv, pack, home, capsys):
     assert any(
         line.split()[:3] == ["opencv", "opencv:default", "there"] for line in capsys.readouterr().out.splitlines()
     )
-    assert idclip("models", "remove", "opencv") == 0 and not store.opencv_folder().exists()
+    assert idclip("models", "remove", "opencv") == 0 and not installation.opencv_folder().exists()
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_opencv_default_is_the_fetched_folder(home, monkeypatch):
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("network used"))
     with pytest.raises(PackNotFound, match=r"models/opencv .*does not exist; `idclip models get opencv` fetches it"):
         load_face_engine("opencv:default")
-    folder = store.opencv_folder()
+    folder = installation.opencv_folder()
     folder.mkdir(parents=True)
     write_yunet(folder)
     write_sface(folder)
@@ -402,7 +402,7 @@ def test_private_paths_stay_in_the_users_folder(home):
     from open_clip_idplugin.gallery.file import default_gallery
 
     assert default_gallery() == home / "data" / "open_clip_idplugin" / "gallery.sqlite"
-    assert Path(store.opencv_folder()).parent.parent == default_gallery().parent
+    assert Path(installation.opencv_folder()).parent.parent == default_gallery().parent
 
 
 def test_the_registry_agrees_with_a_file_from_its_project():

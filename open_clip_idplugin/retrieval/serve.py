@@ -74,8 +74,7 @@ def serve(
         max_text: longest text in characters.
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
-    from open_clip_idplugin.retrieval.service.access import read_token
-    from open_clip_idplugin.retrieval.service.proxies import parse_networks
+    from open_clip_idplugin.retrieval.service.access import parse_networks, read_token
 
     access = choose_access(host, read_token(token_file), host_names, allow_cors, read_only_people)
     access = replace(access, trusted_proxies=parse_networks(trusted_proxies))

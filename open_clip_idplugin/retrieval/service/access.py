@@ -1,8 +1,7 @@
-"""Who may ask the service: token, the name it is called by, the origin of a request, and headers of answers.
+"""Access control: the token, the names a service is called by, the origin of a request, proxies -> a closed Flask application.
 
-Role: `Access` + Flask application -> the same application, closed. Without a token everybody who reaches the port may
-ask, which is why `serve` wants one for every address but this machine's own. Also here: errors as JSON in one sentence,
-because an error is an answer too.
+Without a token everybody who reaches the port may ask, which is why `serve` wants one for every address but this machine's own.
+Also here: response headers, and error mapping: every error becomes JSON with one sentence, because an error is an answer too.
 """
 
 import ipaddress
@@ -10,6 +9,7 @@ import logging
 import os
 import secrets
 import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from werkzeug.exceptions import HTTPException
 
 from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.retrieval.service.login import Login
-from open_clip_idplugin.retrieval.service.proxies import Network, TrustedProxies
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 TOKEN_VARIABLE = "IDCLIP_TOKEN"
 SHORTEST_TOKEN = 16  # characters
 _OPEN = ("/healthz", "/login")  # answered without token
@@ -155,6 +155,53 @@ def _with_headers(response: flask.Response, access: Access) -> flask.Response:
     response.headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if access.allow_cors else "same-origin")
     response.headers.setdefault("Cache-Control", "no-store")  # answers hold people's pictures and names
     return response
+
+
+class TrustedProxies:
+    """The application behind its proxies: it sees the client's address and scheme instead of the proxy's.
+
+    X-Forwarded-For and X-Forwarded-Proto of anybody else are left unread: whoever reaches the port could write them.
+    """
+
+    def __init__(self, app: Any, networks: Sequence[Network]) -> None:
+        self._app = app
+        self._networks = networks
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """WSGI."""
+        address = environ.get("REMOTE_ADDR", "")
+        if self._trusts(address):
+            # Each proxy adds whom it was asked by at the end: the last one that is no proxy of ours is the client.
+            for told in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+                if not self._trusts(address) or not _is_address(told.strip()):
+                    break
+                address = told.strip()
+            environ["REMOTE_ADDR"] = address
+            scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
+            if scheme in ("http", "https"):
+                environ["wsgi.url_scheme"] = scheme
+        answer: Iterable[bytes] = self._app(environ, start_response)
+        return answer
+
+    def _trusts(self, address: str) -> bool:
+        return _is_address(address) and any(ipaddress.ip_address(address) in network for network in self._networks)
+
+
+def parse_networks(listed: str | None) -> tuple[Network, ...]:
+    """Addresses and networks ("10.0.0.0/8"), separated by commas; raises IdClipError for what is neither."""
+    entries = [entry.strip() for entry in (listed or "").split(",") if entry.strip()]
+    try:
+        return tuple(ipaddress.ip_network(entry) for entry in entries)
+    except ValueError as error:
+        raise IdClipError(f"--trusted_proxies takes addresses and networks, separated by commas: {error}") from None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _http_error(error: HTTPException) -> Any:

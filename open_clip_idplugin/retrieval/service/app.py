@@ -31,13 +31,11 @@ from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.service.limits import Limits
 from open_clip_idplugin.retrieval.service.monitoring import add_monitoring
 from open_clip_idplugin.retrieval.service.openapi import describe_service
-from open_clip_idplugin.retrieval.service.page import add_page
-from open_clip_idplugin.retrieval.service.people_service import PeopleService
-from open_clip_idplugin.retrieval.service.people_views import add_people
+from open_clip_idplugin.retrieval.service.page import add_page, add_stock_page
+from open_clip_idplugin.retrieval.service.people_service import PeopleService, add_people
 from open_clip_idplugin.retrieval.service.picture_urls import fetch_picture
 from open_clip_idplugin.retrieval.service.served_indices import ServedIndices, open_indices
 from open_clip_idplugin.retrieval.service.service_info import describe_indices
-from open_clip_idplugin.retrieval.service.stock_page import add_stock_page
 
 
 class RowMetadataService(MetadataService):

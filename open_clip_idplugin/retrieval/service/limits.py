@@ -1,6 +1,6 @@
 """Request limits: options -> `Limits`; a request -> the same with its pictures fetched and looked at, or BadRequest.
 
-Role: options -> `Limits`; bytes of a picture -> nothing or pixels, or BadRequest in one sentence.
+Pictures are checked before they are decoded, and decoded under a deadline.
 """
 
 from collections.abc import Callable

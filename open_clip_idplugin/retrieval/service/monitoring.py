@@ -1,6 +1,6 @@
-"""What watches the service: `/healthz` and Prometheus metrics, clip-retrieval's and ours.
+"""Monitoring: Flask application -> the same with `/healthz` and Prometheus metrics, clip-retrieval's and ours.
 
-Role: Flask application -> the same with two addresses more. clip-retrieval empties the process's registry when it is
+clip-retrieval empties the process's registry when it is
 imported, so that our metrics are made after it.
 """
 

@@ -1,14 +1,17 @@
-"""What the search page asks about people: who is enrolled, who is in a picture; and what it changes.
+"""People over HTTP: checked JSON, gallery, face engine and served indices -> who is enrolled, who is in a picture, what changes.
 
-Role: checked JSON + gallery, face engine and served indices -> JSON. Nothing is kept between requests: the gallery is read
-anew, so that whoever was enrolled or forgotten a moment ago is known or unknown at once. Answers hold names, notes and small
-pictures of faces, never an embedding.
+The addresses lie below `/people/`, for the search page. All take POST with JSON and nothing else, which other origins' pages
+cannot send unasked (see `access`); what changes the gallery is refused where the service is read-only. Nothing is kept between
+requests: the gallery is read anew, so that whoever was enrolled or forgotten a moment ago is known or unknown at once. Answers
+hold names, notes and small pictures of faces, never an embedding.
 """
 
 import base64
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import flask
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.gallery import Gallery, GalleryError, Person, fold_name
@@ -16,10 +19,9 @@ from open_clip_idplugin.gallery.enrolment import enroll_faces, to_photo_face
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, without_path
-from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest
+from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest, Request
 from open_clip_idplugin.retrieval.service.answerable import choose_index
-from open_clip_idplugin.retrieval.service.indexed_face import indexed_face, require_row
-from open_clip_idplugin.retrieval.service.known_faces import faces_in_image, faces_in_photo
+from open_clip_idplugin.retrieval.service.answers import answer, json_body
 from open_clip_idplugin.retrieval.service.limits import Limits
 from open_clip_idplugin.retrieval.service.people_requests import (
     EnrollRequest,
@@ -29,10 +31,19 @@ from open_clip_idplugin.retrieval.service.people_requests import (
     ListRequest,
     RenameRequest,
 )
+from open_clip_idplugin.retrieval.service.picture_faces import (
+    faces_in_image,
+    faces_in_photo,
+    indexed_face,
+    require_row,
+)
 from open_clip_idplugin.retrieval.service.served_indices import ServedIndices
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face
+
+_View = tuple[str, type[Request], Callable[[Any], dict[str, Any]]]
+_READ_ONLY = "this service changes nobody: it was started with --read_only_people, or others reach it without a token"
 
 
 class PeopleService:
@@ -170,3 +181,34 @@ def _without_paths(gallery: Gallery | None) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise IdClipError(f"the gallery cannot be read or written: {reason}") from None
+
+
+def add_people(app: flask.Flask, service: PeopleService, may_edit: bool) -> None:
+    """Serve everything about people; `may_edit`: also what changes the gallery."""
+    reading: list[_View] = [
+        ("list", ListRequest, service.list_people),
+        ("in-image", InImageRequest, service.in_image),
+        ("in-photo", InPhotoRequest, service.in_photo),
+    ]
+    editing: list[_View] = [
+        ("enroll", EnrollRequest, service.enroll),
+        ("rename", RenameRequest, service.rename),
+        ("forget", ForgetRequest, service.forget),
+    ]
+    for name, schema, work in reading:
+        _add_view(app, name, schema, work, True)
+    for name, schema, work in editing:
+        _add_view(app, name, schema, work, may_edit)
+
+
+def _add_view(
+    app: flask.Flask, name: str, schema: type[Request], work: Callable[[Any], dict[str, Any]], allowed: bool
+) -> None:
+    def view() -> Any:
+        if not allowed:
+            return {"message": _READ_ONLY}, 403
+        if flask.request.mimetype != "application/json":
+            flask.abort(415)
+        return answer(lambda: work(schema.read(json_body())))
+
+    app.add_url_rule(f"/people/{name}", f"people-{name}", view, methods=["POST"])

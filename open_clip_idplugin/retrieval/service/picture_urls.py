@@ -1,8 +1,8 @@
-"""Pictures behind addresses that requests name, fetched so that nobody reaches this network's own machines through it.
+"""Fetching without SSRF: http(s) address that a request names -> bytes of a picture.
 
-Role: http(s) address -> bytes. Names are resolved once, every address found must be a public one, and the connection is
-made to the address that was checked; redirects go through the same check. Size is bounded, and time by one deadline over all
-hops, names and handshakes included. The host's own fetcher does none of this and is never called.
+Nobody reaches this network's own machines through it. Names are resolved once, every address found must be a public one, and the
+connection is made to the address that was checked; redirects go through the same check. Size is bounded, and time by one deadline
+over all hops, names and handshakes included. The host's own fetcher does none of this and is never called.
 """
 
 import contextlib

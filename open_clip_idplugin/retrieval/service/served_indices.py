@@ -1,8 +1,8 @@
 """Hot reload of indices: index folders -> opened indices by name, followed when another folder takes an old one's place.
 
-Role: index folders + opener -> opened indices by name, as they are now. Once a second at most a request looks whether another
-folder lies where an index was (see `generations`); a thread opens it, and later requests get it. Requests that are being
-answered keep what they began with, and an index that cannot be opened leaves the old one in its place.
+Once a second at most a request looks whether another folder lies where an index was (see `generations`); a thread opens it, and
+later requests get it. Requests that are being answered keep what they began with, and an index that cannot be opened leaves the
+old one in its place.
 """
 
 import logging

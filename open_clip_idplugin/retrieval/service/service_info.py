@@ -1,6 +1,6 @@
-"""What a page needs to know of the service before the first search: indices, defaults, limits, and what is allowed.
+"""Service description: served indices, people, limits and access -> the JSON of `/service-info`.
 
-Role: served indices + people + limits + access -> the JSON of `/service-info`.
+It is what a page needs to know before the first search: indices, defaults, limits, and what is allowed.
 """
 
 from typing import Any

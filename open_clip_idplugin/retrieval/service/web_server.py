@@ -1,6 +1,6 @@
-"""A Flask application on a port: the waitress server, with a door that is open from the start and closes slowly.
+"""Web server with graceful shutdown: a WSGI application that is still to be loaded -> waitress on a port.
 
-Role: a way to load an application -> a running service. The port answers `/healthz` with "loading" (503) until the
+The port answers `/healthz` with "loading" (503) until the
 application is there. A stop signal lets the requests at hand finish, refusing new ones.
 """
 
@@ -119,7 +119,7 @@ class WebServer:
     ) -> None:
         """Bind; raises IdClipError when the address cannot be had.
 
-        keep_proxy_headers: leave X-Forwarded-* to the application (see `proxies`).
+        keep_proxy_headers: leave X-Forwarded-* to the application (see `TrustedProxies`).
         """
         import waitress
 

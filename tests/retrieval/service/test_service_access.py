@@ -31,7 +31,7 @@ from open_clip_idplugin.retrieval.index.embed import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People
-from open_clip_idplugin.retrieval.service import access, answers, login, picture_urls, proxies
+from open_clip_idplugin.retrieval.service import access, answers, login, picture_urls
 from open_clip_idplugin.retrieval.service.access import Access
 from open_clip_idplugin.retrieval.service.app import create_app
 from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
@@ -155,7 +155,7 @@ class TestToken:
         assert int(answer.headers["Retry-After"]) > 0
 
     def test_clients_behind_a_proxy(self, make_client):
-        networks = proxies.parse_networks("10.0.0.0/8, ::1")
+        networks = access.parse_networks("10.0.0.0/8, ::1")
         client = make_client(access=Access(TOKEN, None, trusted_proxies=networks))
 
         def post(token, told, peer="10.0.0.1", scheme="https"):
@@ -174,7 +174,7 @@ class TestToken:
         assert "Secure" not in post(TOKEN, "198.51.100.8", scheme="http").headers["Set-Cookie"]
         assert "Secure" not in post(TOKEN, "x", peer="198.51.100.9").headers["Set-Cookie"]
         with pytest.raises(IdClipError, match="--trusted_proxies"):
-            proxies.parse_networks("10.0.0.1/8")
+            access.parse_networks("10.0.0.1/8")
 
     def test_where_it_comes_from(self, tmp_path, monkeypatch):
         monkeypatch.delenv(access.TOKEN_VARIABLE, raising=False)

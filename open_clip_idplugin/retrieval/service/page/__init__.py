@@ -1,7 +1,9 @@
-"""The search page: plain HTML, CSS and JavaScript files beside this module, served as they are.
+"""Search pages: a Flask application -> the same with our page at `/`, and clip-retrieval's own below `/stock/`.
 
-Role: Flask application -> the page at `/`, its files below `/page/`. Nothing is built and nothing is fetched from elsewhere; the
-files hold no data of the service, which is why they need no token.
+Ours is plain HTML, CSS and JavaScript beside this module, served as it is below `/page/`: nothing is built and nothing is fetched
+from elsewhere; the files hold no data of the service, which is why they need no token. The stock page is served where
+clip-retrieval's wheel brought it along, with its files as they were; it asks for `config.json` beside it to learn where the
+service is.
 """
 
 import hashlib
@@ -18,6 +20,9 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 START = "index.html"
+STOCK_PREFIX = "/stock"
+# It styles itself by attributes in its templates, which the service's own rule forbids.
+_STOCK_STYLES = "style-src 'self' 'unsafe-inline'"
 
 
 def add_page(app: flask.Flask) -> None:
@@ -36,3 +41,25 @@ def add_page(app: flask.Flask) -> None:
 
     app.add_url_rule("/", "page", lambda: send(START))
     app.add_url_rule("/page/<name>", "page-file", send)
+
+
+def add_stock_page(app: flask.Flask, rules: str) -> None:
+    """Serve the stock page; `rules`: the service's Content-Security-Policy."""
+    import clip_retrieval
+
+    folder = Path(clip_retrieval.__file__).parent.parent / "front" / "build"
+    if not (folder / "index.html").exists():
+        return
+    relaxed = rules.replace("style-src 'self'", _STOCK_STYLES)
+
+    def send(name: str = "index.html") -> Any:
+        answer = flask.send_from_directory(folder, name)
+        answer.headers["Content-Security-Policy"] = relaxed
+        return answer
+
+    def settings() -> Any:
+        return {"defaultBackend": flask.request.host_url, "defaultIndex": "", "urlColumn": "url"}
+
+    app.add_url_rule(f"{STOCK_PREFIX}/", "stock-page", send)
+    app.add_url_rule(f"{STOCK_PREFIX}/config.json", "stock-settings", settings)
+    app.add_url_rule(f"{STOCK_PREFIX}/<path:name>", "stock-file", send)

@@ -9,9 +9,8 @@ silently find nothing (16-bit pixels, floats), silently read damaged files or cr
 import io
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Union, cast
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
@@ -21,10 +20,9 @@ from open_clip_idplugin.pictures.bounds import (
     MAX_PIXELS,
     check_header,
     check_parts,
-    check_size,
     too_many_pixels,
 )
-from open_clip_idplugin.pictures.colour import to_srgb
+from open_clip_idplugin.pictures.colour import array_to_rgb, to_rgb
 from open_clip_idplugin.pictures.errors import (
     DecoderMissing,
     NoPicture,
@@ -43,11 +41,8 @@ PictureSource = Union[str, os.PathLike[str], bytes, "Image.Image", np.ndarray]
 MIN_SIDE = 16  # of what a face detector looks at
 _ORIENTATION = 0x0112
 _XMP_OF_TIFF = 700
-_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
-_GREY_MODES = ("L", "LA", "La", "1")
 _MOST_EXIF = 4 << 20  # bytes; a JPEG's block has 64 kB, and a list of numbers may fill a larger one
 _NO_MEMORY = "it takes more memory to decode than there is; scale it down"
-_STRIP = 1 << 20  # pixels that are converted at a time where numbers wider than 8 bit lie between
 
 
 def load_picture(source: PictureSource) -> np.ndarray:
@@ -66,7 +61,7 @@ def load_picture(source: PictureSource) -> np.ndarray:
     """
     name = _name_of(source)
     if isinstance(source, np.ndarray):
-        pixels = _array_to_rgb(source, name)
+        pixels = array_to_rgb(source, name)
     else:
         image, content = _opened(source, name)
         _require_side(*image.size, name)
@@ -88,7 +83,7 @@ def load_image(source: PictureSource) -> "Image.Image":
 
     name = _name_of(source)
     if isinstance(source, np.ndarray):
-        return Image.fromarray(np.ascontiguousarray(_array_to_rgb(source, name)))
+        return Image.fromarray(np.ascontiguousarray(array_to_rgb(source, name)))
     return _decoded(*_opened(source, name), name)
 
 
@@ -215,7 +210,7 @@ def _decoded(image: "Image.Image", content: bytes | None, name: str) -> "Image.I
     except Exception as error:  # as above: damaged data raises whatever the decoder met
         raise PictureDamaged(name, f"its data is damaged or truncated ({_short(error)})") from None
     try:
-        rgb = _upright(_to_rgb(image, name), orientation_of(image))
+        rgb = _upright(to_rgb(image, name), orientation_of(image))
     except (ValueError, OSError) as error:
         if isinstance(error, PixelsUnusable):
             raise
@@ -241,94 +236,6 @@ def _upright(image: "Image.Image", orientation: int) -> "Image.Image":
         8: ways.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
-
-
-def _to_rgb(image: "Image.Image", name: str) -> "Image.Image":
-    profile = image.info.get("icc_profile")
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _by_strips(image, _eight_bit_of(image, name, profile))
-    if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        return _by_strips(image, lambda strip: _over_white(strip, profile))
-    if profile and image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
-    if profile or image.mode == "RGB":
-        return to_srgb(image, profile)
-    return image.convert("RGB")
-
-
-def _by_strips(image: "Image.Image", convert: "Callable[[Image.Image], Image.Image]") -> "Image.Image":
-    """Convert to RGB some rows at a time, so that what lies between takes little memory."""
-    from PIL import Image
-
-    width, height = image.size
-    result = Image.new("RGB", image.size)
-    rows = max(1, _STRIP // width)
-    for top in range(0, height, rows):
-        box = (0, top, width, min(height, top + rows))
-        result.paste(convert(image.crop(box)), box)
-    return result
-
-
-def _eight_bit_of(image: "Image.Image", name: str, profile: bytes | None) -> "Callable[[Image.Image], Image.Image]":
-    """What turns rows of a picture of wide integers or floats into RGB."""
-    from PIL import Image
-
-    dtype: type = np.float32 if image.mode == "F" else np.uint16
-    if image.mode == "I":  # 32-bit integers, which nearly always hold 8- or 16-bit values
-        low, high = (int(bound) for bound in cast("tuple[int, int]", image.getextrema()))
-        if low < 0 or high > 65_535:
-            raise PixelsUnusable(name, f"its integer values {low} to {high} fit neither 8 nor 16 bits")
-        dtype = np.uint8 if high <= 255 else np.uint16
-
-    def convert(strip: "Image.Image") -> "Image.Image":
-        return to_srgb(Image.fromarray(_to_eight_bit(np.asarray(strip).astype(dtype), name)), profile)
-
-    return convert
-
-
-def _over_white(image: "Image.Image", profile: bytes | None) -> "Image.Image":
-    """Composite a picture with alpha, of any mode, on white."""
-    from PIL import Image
-
-    if image.mode == "La":
-        image = image.convert("LA")
-    rgba = image.convert("RGBA")
-    grey = image.mode in _GREY_MODES
-    colour = image.convert("LA").getchannel("L") if grey and profile else rgba.convert("RGB")
-    result = Image.new("RGB", image.size, "white")
-    result.paste(to_srgb(colour, profile), mask=rgba.getchannel("A"))
-    return result
-
-
-def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
-    """uint8, uint16 or float [H, W], [H, W, 1 | 3 | 4] -> uint8 [H, W, 3]."""
-    from PIL import Image
-
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise PixelsUnusable(name, "an array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]")
-    check_size(array.shape[1], array.shape[0], name)
-    array = _to_eight_bit(array, name)
-    if array.shape[2] == 1:
-        return np.repeat(array, 3, axis=2)
-    if array.shape[2] == 4:
-        return np.asarray(_by_strips(Image.fromarray(array), lambda strip: _over_white(strip, None)))
-    return array
-
-
-def _to_eight_bit(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise PixelsUnusable(name, "its values must be uint8, uint16 or floats in [0, 1]")
-    if not np.isfinite(array).all():
-        raise PixelsUnusable(name, "it holds values that are not finite")
-    if array.min() < 0 or array.max() > 1:
-        raise PixelsUnusable(name, "floats must lie in [0, 1]; give 0 to 255 as uint8")
-    return np.rint(array * 255).astype(np.uint8)
 
 
 def _short(error: BaseException) -> str:

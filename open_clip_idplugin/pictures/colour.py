@@ -1,8 +1,8 @@
 """Colour conversion: pixels of any mode, depth or ICC profile -> 8-bit RGB in sRGB, what image models are trained on.
 
-16-bit values are scaled, transparency is composited on white, some rows at a time so that little lies between in memory. A profile
-that says sRGB in other words, is damaged or belongs to another kind of pixels changes nothing: the result is then what Pillow's own
-conversion gives, bit for bit.
+16-bit values are scaled and transparency is composited on white, some rows at a time so that little lies between in memory. A
+profile that says sRGB in other words, is damaged or belongs to another kind of pixels changes nothing: the result is then what
+Pillow's own conversion gives, bit for bit.
 """
 
 import io

@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from measuring import report
 from PIL import Image, ImageDraw
 
 from webdataset_tools.release import load_release
@@ -224,12 +225,6 @@ def draw(kind: str, source: np.random.Generator) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
-
-
-def report(title: str, ratios: list[float]) -> None:
-    """Print the median of the ratios and their range."""
-    median = statistics.median(ratios)
-    print(f"{title}: {median:.2f} (median of {len(ratios)}; {min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

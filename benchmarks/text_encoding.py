@@ -7,22 +7,13 @@ largest beside it. Random weights of ViT-B-32's shape; nothing is downloaded.
 import argparse
 import json
 import platform
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import open_clip
 import torch
+from measuring import CAPTIONS, paired, report
 
 import open_clip_idplugin
-
-CAPTIONS = (
-    "A man in a red jacket is feeding a horse over a wooden fence.",
-    "Two people are looking at a map in front of a train station.",
-    "A woman holds a tennis racket while waiting for the ball on the court.",
-    "A child sits at a table with a large birthday cake and several presents.",
-)
 
 
 def main() -> None:
@@ -49,25 +40,6 @@ def main() -> None:
             report(f"{size} captions, IdCLIP / plain", ratios)
             ratios = paired(partial(identity.encode_text, people), partial(plain.encode_text, texts), arguments.rounds)
             report(f"{size} captions with a face token / plain captions", ratios)
-
-
-def paired(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> list[float]:
-    """Time both in turns and return ours / theirs for each round, after one warm-up of each."""
-    ours(), theirs()
-    return [seconds(ours) / seconds(theirs) for _ in range(rounds)]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def report(title: str, ratios: list[float]) -> None:
-    """Print the median of the ratios and their range."""
-    median = statistics.median(ratios)
-    print(f"{title}: {median:.2f} (median of {len(ratios)}; {min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ import statistics
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from measuring import CAPTIONS, paired, peak_on_cpu, peak_on_gpu, report, seconds
 from open_clip import get_input_dtype
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip_train.data import get_wds_dataset
@@ -56,16 +56,6 @@ REGIMES = (  # title, what is locked on our side, on theirs
     ("image tower locked", ("image",), ("image",)),
     ("adaptor / image tower locked", ("image", "text"), ("image",)),
     (PROMPTED, (), ()),
-)
-CAPTIONS = (
-    "A man in a red jacket is feeding a horse over a wooden fence.",
-    "Two people are looking at a map in front of a train station.",
-    "A woman holds a tennis racket while waiting for the ball.",
-    "A child sits at a table with a large birthday cake.",
-    "A man riding a wave on top of a surfboard.",
-    "A young girl is standing in the kitchen with a bowl of fruit.",
-    "A person in a black suit talking on a phone near the window.",
-    "A boy jumps over a ramp on his skateboard at the park.",
 )
 
 
@@ -299,50 +289,6 @@ def random_sample(number: int, size: tuple[int, int], random: np.random.Generato
     )  # fmt: skip
     face = random.standard_normal(FACE_DIM).astype(np.float32)
     return Sample(sample_key(number, identity), stream.getvalue(), CAPTIONS[0], face, None, record)
-
-
-def paired(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> list[float]:
-    """Time both in turns and return ours / theirs for each round, after one warm-up of each."""
-    ours(), theirs()
-    return [seconds(ours) / seconds(theirs) for _ in range(rounds)]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    synchronize()
-    start = time.perf_counter()
-    work()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def report(title: str, ratios: list[float]) -> None:
-    """Print the median of the ratios and their range."""
-    median = statistics.median(ratios)
-    print(f"{title}: {median:.2f} (median of {len(ratios)}; {min(ratios):.2f} to {max(ratios):.2f})", flush=True)
-
-
-def peak_on_gpu(work: Callable[[], object]) -> int:
-    """Most bytes that a call holds at a time beyond those held before it."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def peak_on_cpu(work: Callable[[], object]) -> int:
-    """Most bytes that a call holds at a time beyond those held before it: torch's allocations and releases in order."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(changes), default=0)
 
 
 if __name__ == "__main__":

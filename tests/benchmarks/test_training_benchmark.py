@@ -34,7 +34,9 @@ def benchmark(tmp_path_factory):
     path = ROOT / "benchmarks" / "training.py"
     spec = importlib.util.spec_from_file_location("training_benchmark", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # as Python does for a script
+        spec.loader.exec_module(module)
     return module
 
 

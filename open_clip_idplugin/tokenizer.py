@@ -21,7 +21,6 @@ from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import PLACEHOLDER, UNKNOWN_IDENTITY, IdentityText, identity_key
 from open_clip_idplugin.prompts import PLACEHOLDERS, placeholder_numbers
-from open_clip_idplugin.replaced import ORIGINAL
 from open_clip_idplugin.token_splicing import Splicer, splicer_for
 
 _HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's; its version 2 knows the first only
@@ -224,8 +223,6 @@ def _keys(identity_ids: Sequence[str] | None, count: int) -> torch.Tensor:
 
 def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip's get_tokenizer -> one that wraps the tokenizers of IdCLIP models (for the patch table)."""
-    if hasattr(original, ORIGINAL):
-        return original
 
     @functools.wraps(original)
     def get_tokenizer(
@@ -248,7 +245,6 @@ def identity_tokenizer_or(original: Callable[..., Any]) -> Callable[..., Any]:
             return base
         return IdentityTokenizer(base, IdentityConfig.from_dict(identity_cfg), model_name)
 
-    setattr(get_tokenizer, ORIGINAL, original)
     return get_tokenizer
 
 

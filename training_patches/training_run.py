@@ -28,7 +28,7 @@ from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.registration import add_models
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.storage.weight_files import first_lines
-from open_clip_idplugin.tokenizer import IdentityTokenizer, identity_tokenizer_or, tokenizer_missing
+from open_clip_idplugin.tokenizer import IdentityTokenizer, tokenizer_missing
 from training_patches import params
 from training_patches.checkpoints import (
     BEST,
@@ -152,11 +152,11 @@ class TrainingRun:
         freeze_temperature(self.model, self.options)
         return created
 
-    def get_tokenizer(self, host: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The host's; that of an IdCLIP knows the model as the flags have made it."""
+    def get_tokenizer(self, _host: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """open_clip's as it is registered; that of an IdCLIP knows the model as the flags have made it."""
         name = args[0] if args else kwargs["model_name"]
         try:
-            tokenizer = identity_tokenizer_or(host)(*args, **kwargs)
+            tokenizer = open_clip.get_tokenizer(*args, **kwargs)
         except (OSError, ImportError) as error:  # of a plain model; those of ours have their sentence
             raise tokenizer_missing(name, open_clip.get_model_config(name), error) from None
         if isinstance(tokenizer, IdentityTokenizer) and isinstance(self.model, IdCLIP):

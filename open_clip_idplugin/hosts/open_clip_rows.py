@@ -7,18 +7,20 @@ by what takes their place.
 from __future__ import annotations
 
 import functools
+import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from open_clip_idplugin.hosts.patches import PatchRow
 from open_clip_idplugin.hosts.pretrained import download_with_remedy, with_identity_tags
-from open_clip_idplugin.replaced import ORIGINAL
+
+_log = logging.getLogger(__name__)
 
 
 def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip.factory's CustomTextCLIP -> one that makes an IdCLIP of configs with an `identity_cfg`."""
-    if hasattr(original, ORIGINAL):
-        return original
 
     @functools.wraps(original, updated=())
     def custom_text_clip(*args: Any, identity_cfg: Any = None, **settings: Any) -> Any:
@@ -26,10 +28,25 @@ def identity_model_or(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*args, **settings)
         from open_clip_idplugin.model import IdCLIP  # whose parts may be what imports open_clip, and are not whole then
 
+        _warn_of_training_without_faces()
         return functools.partial(IdCLIP, identity_cfg=identity_cfg)(*args, **settings)
 
-    setattr(custom_text_clip, ORIGINAL, original)
     return custom_text_clip
+
+
+@functools.cache  # once a process
+def _warn_of_training_without_faces() -> None:
+    """Say what open_clip's own training command leaves out, where this process is that command (the first rank says it)."""
+    import torch
+
+    main = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    distributed = torch.distributed
+    first = not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    if main.parts[-2:] == ("open_clip_train", "main.py") and first:
+        _log.warning(
+            "open_clip_train.main trains an IdCLIP with captions alone: no face reaches its adaptor. To train it with the faces "
+            "of shards: python -m training_patches, with the same flags (python -m training_patches --help)."
+        )
 
 
 def _identity_tokenizer_or_original(original: Any) -> Any:
@@ -71,6 +88,28 @@ OPEN_CLIP: tuple[PatchRow, ...] = (
         targets=("open_clip.factory:_MODEL_CONFIGS",),
         reason="check only: model folders enter it for as long as they are built; add_model_config keeps what it was given",
         hosts=_CHECKED,
+    ),
+    PatchRow(
+        targets=("open_clip.factory:_MODEL_CONFIG_PATHS",),
+        reason="check only: open_clip has a function that adds a config and none that removes one",
+        hosts=_CHECKED,
+    ),
+    PatchRow(
+        targets=("open_clip.factory:add_model_config", "open_clip:add_model_config"),
+        reason="check only: the public door by which the models enter",
+        hosts=_CHECKED,
+        parameters=("path",),
+    ),
+    PatchRow(
+        targets=("open_clip:list_models", "open_clip.factory:list_models"),
+        reason="check only: which names are taken",
+        hosts=_CHECKED,
+    ),
+    PatchRow(
+        targets=("open_clip:get_model_config", "open_clip.factory:get_model_config"),
+        reason="check only: what a name stands for",
+        hosts=_CHECKED,
+        parameters=("model_name",),
     ),
     PatchRow(
         targets=("open_clip.push_to_hf_hub:save_config_for_hf",),

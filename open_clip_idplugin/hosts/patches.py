@@ -2,15 +2,16 @@
 
 Role: rows `PatchRow` -> replaced attributes of host modules. The public doors of open_clip (`add_model_config`,
 subclassing) come first; a row is for what has no door. All rows of a table are checked before the first one is
-applied, so that a host that has moved on is refused in a sentence and left as it was. The rows themselves stand in a file
-for each host: `open_clip_rows` and `clip_retrieval` beside this one, open_clip's training command in `training_patches`.
+applied, so that a host that has moved on is refused in a sentence and left as it was. What took whose place is known here
+alone: nothing is replaced twice. The rows themselves stand in a file for each host: `open_clip_rows` and `clip_retrieval`
+beside this one, open_clip's training command in `training_patches`.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,49 +41,80 @@ class PatchRow:
 
 @dataclass(frozen=True)
 class _Applied:
-    original: Any
+    before: Any  # what comes back when the row is undone
     replaced_by: Any
 
 
-_applied: dict[str, _Applied] = {}
+_applied: dict[str, _Applied] = {}  # by target
+
+
+def mismatches(rows: Sequence[PatchRow]) -> Iterator[HostMismatchError]:
+    """Every way in which the installed hosts are not as the rows expect, each with its sentence."""
+    for row in rows:
+        for target in row.targets:
+            try:
+                _check(row, target, _original(target))
+            except HostMismatchError as error:
+                yield error
 
 
 def verify(rows: Sequence[PatchRow]) -> None:
     """Check that every host object is there and looks as its row expects; raises HostMismatchError."""
-    for row in rows:
-        for target in row.targets:
-            _check(row, target, _original(target))
+    for error in mismatches(rows):
+        raise error
 
 
 def apply(rows: Sequence[PatchRow]) -> None:
-    """Verify all rows, then put the replacements in place; a row that is applied already is left alone."""
+    """Verify all rows, then put the replacements in place: all of them or, where something is raised, none.
+
+    A row that is applied already is left alone.
+    """
     verify(rows)
-    for row in rows:
-        if row.replacement is None:
-            continue
-        missing = [target for target in row.targets if target not in _applied]
-        if not missing:
-            continue
-        done = next((_applied[target] for target in row.targets if target in _applied), None)
-        replaced_by = done.replaced_by if done else row.replacement(_original(row.targets[0]))
-        for target in missing:
-            owner, name = _locate(target)
-            _applied[target] = _Applied(getattr(owner, name), replaced_by)
-            setattr(owner, name, replaced_by)
+    placed: list[str] = []
+    try:
+        for row in rows:
+            if row.replacement is not None:
+                _place(row, placed)
+    except BaseException:
+        for target in reversed(placed):
+            _put_back(target)
+        raise
 
 
 def restore(rows: Sequence[PatchRow]) -> None:
     """Put the originals back, last row first; raises HostMismatchError where somebody has replaced the replacement."""
     for row in reversed(rows):
         for target in reversed(row.targets):
-            done = _applied.get(target)
-            if done is None:
-                continue
-            owner, name = _locate(target)
-            if getattr(owner, name) is not done.replaced_by:
-                raise HostMismatchError(f"{target} was changed by something else after this plugin; undo that first.")
-            setattr(owner, name, done.original)
-            del _applied[target]
+            if target in _applied:
+                _put_back(target)
+
+
+def _place(row: PatchRow, placed: list[str]) -> None:
+    """Replace the targets of a row that still hold the host's object, and note them in `placed` one by one."""
+    assert row.replacement is not None
+    done = next((_applied[target] for target in row.targets if target in _applied), None)
+    if done is None:
+        original = _original(row.targets[0])
+        done = _Applied(original, row.replacement(original))
+    for target in row.targets:
+        if target in _applied:
+            continue
+        owner, name = _locate(target)
+        found = getattr(owner, name)
+        # A module that imported the name late holds the replacement already, and is to hold the host's own in the end.
+        before = done.before if found is done.replaced_by else found
+        setattr(owner, name, done.replaced_by)
+        _applied[target] = _Applied(before, done.replaced_by)
+        placed.append(target)
+
+
+def _put_back(target: str) -> None:
+    owner, name = _locate(target)
+    done = _applied[target]
+    if getattr(owner, name) is not done.replaced_by:
+        raise HostMismatchError(f"{target} was changed by something else after this plugin; undo that first.")
+    setattr(owner, name, done.before)
+    del _applied[target]
 
 
 def is_applied(row: PatchRow) -> bool:
@@ -110,10 +142,12 @@ def _locate(target: str) -> tuple[Any, str]:
 
 
 def _original(target: str) -> Any:
+    """The host's own object, also where a replacement was imported by name."""
     if target in _applied:
-        return _applied[target].original
+        return _applied[target].before
     owner, name = _locate(target)
-    return getattr(owner, name)
+    found = getattr(owner, name)
+    return next((done.before for done in _applied.values() if done.replaced_by is found), found)
 
 
 def _check(row: PatchRow, target: str, original: Any) -> None:

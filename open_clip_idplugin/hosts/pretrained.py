@@ -9,7 +9,6 @@ from typing import Any
 
 from open_clip_idplugin.assets import MODEL_CONFIGS, shipped
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.replaced import ORIGINAL
 
 PREFIX = "IdCLIP-"  # of the shipped models, whose pretrained tags are those of the plain model
 
@@ -42,8 +41,6 @@ def with_identity_tags(tags: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
 
 def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
     """open_clip.factory's download_pretrained -> one that, for our models, says what to do when it fails."""
-    if hasattr(original, ORIGINAL):
-        return original
 
     @functools.wraps(original)
     def download_pretrained(cfg: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -56,7 +53,6 @@ def download_with_remedy(original: Callable[..., Any]) -> Callable[..., Any]:
         except (OSError, RuntimeError, ValueError) as error:
             raise weights_missing(cfg[_OWN], cfg, error) from error
 
-    setattr(download_pretrained, ORIGINAL, original)
     return download_pretrained
 
 

@@ -33,11 +33,19 @@ _added: dict[str, Path | None] = {}  # name -> file, None for a config that came
 
 
 def register() -> None:
-    """Register the package's models and those of users; raises HostMismatchError if open_clip is of an unknown make."""
+    """Register the package's models and those of users.
+
+    Raises HostMismatchError if open_clip is of an unknown make; then, and after any other error, open_clip is as it was.
+    """
+    patches.verify(OPEN_CLIP)
     importlib.import_module("open_clip_idplugin.hosts.miniature_tower")  # timm learns the name that a config uses
     patches.apply(OPEN_CLIP)
-    for name in IDENTITY_MODELS:
-        add_identity_model(MODEL_CONFIGS / f"{name}.json")
+    try:
+        for name in IDENTITY_MODELS:
+            add_identity_model(MODEL_CONFIGS / f"{name}.json")
+    except Exception:
+        unregister()
+        raise
     for path in known_config_files():
         try:
             _add(path)
@@ -46,7 +54,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Undo `register` and everything that was added since (for tests)."""
+    """Undo `register` and everything that was added since."""
     factory = importlib.import_module("open_clip.factory")
     patches.restore(OPEN_CLIP)
     for name, path in _added.items():

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.replaced import ORIGINAL
 from open_clip_idplugin.storage.lightning_checkpoint import is_lightning, lightning_tensors, read_lightning
 from open_clip_idplugin.storage.torchscript_archive import read_archive, stored_tensors
 from open_clip_idplugin.weight_keys import OPENAI_FACTS, from_reference
@@ -108,8 +107,6 @@ def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
     Lightning checkpoints and the reference implementation's names are read as well.
     Whoever asks the host for more than weights gets what the host does.
     """
-    if hasattr(original, ORIGINAL):
-        return original
 
     @functools.wraps(original)
     def load_state_dict(checkpoint_path: str, device: Any = None, weights_only: bool = True) -> Any:
@@ -123,7 +120,6 @@ def reading_tensors_only(original: Callable[..., Any]) -> Callable[..., Any]:
         content = original(checkpoint_path, device=device, weights_only=weights_only)
         return _in_our_names(content) if isinstance(content, Mapping) else content
 
-    setattr(load_state_dict, ORIGINAL, original)
     return load_state_dict
 
 

@@ -87,6 +87,52 @@ def test_a_host_that_has_moved_on_is_refused_and_left_as_it_was(host, settings, 
     assert first.load is original and second.load is original
 
 
+def test_a_replacement_that_fails_takes_the_others_back(host):
+    first, second = host
+    original, first.save = first.load, "not what the row expects"
+
+    def fail(saved):
+        return saved.no_such_attribute
+
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        apply([row(), row(targets=("fakehost:save",), replacement=fail)])
+    assert first.load is original and second.load is original and not is_applied(row())
+    apply([row()])
+    assert first.load("x") == ("patched", "loaded", "x", True)
+    restore([row()])
+
+
+def test_a_module_that_imported_the_replacement_gets_the_hosts_own_back(host):
+    first, second = host
+    original = first.load
+    apply([row(targets=("fakehost:load",))])
+    second.load = first.load  # `from fakehost import load`, run now
+    verify([row(targets=("fakehost.user:load",), marker='"loaded"')])  # of the host's own source
+    apply([row()])
+    assert second.load is first.load and second.load("x") == ("patched", "loaded", "x", True)
+    restore([row()])
+    assert second.load is original and first.load is original
+
+
+def test_another_table_gets_the_hosts_own_and_puts_back_what_it_found(host):
+    """As training does with functions that open_clip's main imported by name after the registration."""
+    first, second = host
+    apply([row(targets=("fakehost:load",))])
+    second.load = ours = first.load
+    training = row(targets=("fakehost.user:load",), replacement=lambda original: lambda path: ("run", *original(path)))
+    apply([training])
+    assert second.load("x") == ("run", "loaded", "x", True)
+    restore([training])
+    assert second.load is ours
+    restore([row(targets=("fakehost:load",))])
+
+
+def test_all_that_does_not_fit_is_told_at_once(host):
+    rows = [row(targets=("fakehost:gone",)), row(), row(parameters=("device",), targets=("fakehost:load",))]
+    said = [str(error) for error in host_patches.mismatches(rows)]
+    assert len(said) == 2 and "fakehost:gone" in said[0] and "no longer takes device" in said[1]
+
+
 def test_checks_that_hold(host):
     verify([row(parameters=("path", "strict"), marker='"loaded"', replacement=None)])
     apply([row(replacement=None)])

@@ -52,6 +52,21 @@ assert len(factory._MODEL_CONFIG_PATHS) == 1
 assert factory.CustomTextCLIP is open_clip.CustomTextCLIP
 assert open_clip.get_tokenizer is factory.get_tokenizer and open_clip.get_tokenizer.__module__ == "open_clip.factory"
 assert factory.download_pretrained is open_clip.download_pretrained is pretrained.download_pretrained
+
+from open_clip_idplugin.hosts import registration
+add = registration.add_identity_model
+def fail_halfway(path):
+    assert "H-14" not in path.stem, "halfway"
+    return add(path)
+registration.add_identity_model = fail_halfway
+try:
+    registration.register()
+except AssertionError:
+    assert not ours() and len(factory._MODEL_CONFIG_PATHS) == 1 and factory.CustomTextCLIP is open_clip.CustomTextCLIP
+else:
+    raise SystemExit("a registration that fails halfway must raise")
+registration.add_identity_model = add
+
 open_clip_idplugin.register()
 assert open_clip.list_models() == registered[0] and factory.CustomTextCLIP is not registered[1]
 tiny = dict(vision_cfg=dict(image_size=32, layers=1, width=64, patch_size=16),

@@ -302,7 +302,7 @@ def test_relative_vocabularies_are_the_packages_own(tiny_identity_models, tmp_pa
 def test_unknown_models_are_the_hosts_business(tiny_identity_models):
     import open_clip
 
-    original = open_clip.get_tokenizer.open_clip_idplugin_original
+    original = open_clip.get_tokenizer.__wrapped__
     results = []
     for function in (original, open_clip.get_tokenizer):
         try:

@@ -16,10 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
+from open_clip.transformer import TextTransformer
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from open_clip_idplugin.adaptor import IdentityAdaptor
 from open_clip_idplugin.config import NO_BLOCKS, IdentityConfig, blocks_text
+from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.lora import merge_lora, remove_lora, set_lora
 from open_clip_idplugin.text_prompts import set_text_prompts
@@ -136,6 +139,20 @@ class IdCLIP(CustomTextCLIP):
         without: dict[str, Any] = {f.name: f.default for f in fields(IdentityConfig) if f.name.startswith("lora_")}
         self.identity_cfg = replace(self.identity_cfg, **without)
 
+    def __prepare_scriptable__(self) -> CustomTextCLIP:
+        """What torch.jit.script compiles in this model's place: the plain CLIP on the same weights, for texts without faces.
+
+        Programs that know open_clip alone ask for `jit=True` (clip-retrieval's backend does by default), and identity tokens
+        are no TorchScript. Raises IdClipError where the plain towers would give other features.
+        """
+        if own := sorted({part_of(name) for name in self.state_dict()} & set(OWN_PARTS) - {ADAPTOR}):
+            raise IdClipError(
+                f"an IdCLIP with {', '.join(own)} cannot be compiled by TorchScript: say jit=False (clip-retrieval: "
+                "--use_jit False)."
+            )
+        text = _shared(self.text, TextTransformer, without="adaptor")
+        return _shared(self, CustomTextCLIP, text=text)
+
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that timm's optimizers should not decay."""
@@ -212,3 +229,11 @@ class IdCLIP(CustomTextCLIP):
             _log.info("The checkpoint holds no %s: initial values are kept.", ", ".join(lacking))
         state_dict.update({prefix + name: value for name, value in own.items() if part_of(name) in lacking})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _shared(module: nn.Module, kind: type[nn.Module], without: str = "", **parts: nn.Module) -> Any:
+    """Another module object of class `kind` with the same weights and settings, and other (or fewer) parts."""
+    shared: Any = object.__new__(kind)
+    held = {name: part for name, part in module._modules.items() if name != without}
+    shared.__dict__.update(module.__dict__, _modules={**held, **parts})
+    return shared

@@ -358,3 +358,22 @@ def test_pooling_at_a_named_eos_token(create, tokenizer, faces):
     text = tokenizer(["[TOK] runs", "a [TOK] on the beach"], faces=faces[:2])
     assert torch.equal(named.encode_text(text), usual.encode_text(text))
     assert torch.equal(named.encode_text(text.tokens), usual.encode_text(text.tokens))
+
+
+@torch.no_grad()
+def test_torchscript_compiles_the_plain_model_on_the_same_weights(create, tokenizer):
+    """As programs do that know open_clip alone and ask for jit=True; the model itself stays as it is."""
+    model = create().eval()
+    scripted = torch.jit.script(model)
+    images, tokens = images_for("IdCLIP-ViT-tiny"), tokenizer(TEXTS)
+    assert torch.equal(scripted.encode_image(images), model.encode_image(images))
+    torch.testing.assert_close(scripted.encode_text(tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-5)
+    faces = torch.nn.functional.normalize(torch.ones(1, 512), dim=-1)
+    assert model.encode_text(tokenizer(["[TOK] runs"], faces=faces)).isfinite().all()
+    assert next(scripted.parameters()).data_ptr() == next(model.parameters()).data_ptr()
+
+
+@pytest.mark.parametrize("part", ["visual_prompts", "text_prompts"])
+def test_torchscript_of_towers_that_are_not_plain_is_refused(create, part):
+    with pytest.raises(IdClipError, match=f"an IdCLIP with {part} cannot be compiled by TorchScript: say jit=False"):
+        torch.jit.script(create(identity_cfg={part: 2}))

@@ -29,6 +29,7 @@ class Verb(typing.NamedTuple):
 
 # What people want, in the order of `--help`.
 TRY, DATA, TRAIN, SEARCH, PEOPLE = "Try it", "Make data", "Train and measure", "Search", "People"
+INSTALLATION = "This installation"
 _WRITTEN = ("output", "gallery", "index", "report")  # flags that name what a verb writes
 
 
@@ -125,6 +126,14 @@ VERBS: Mapping[str, Verb] = {
     ),
     "import_people": Verb(
         "open_clip_idplugin.gallery.exchange_verbs:import_people", "enroll the people of such a file", PEOPLE
+    ),
+    "doctor": Verb(
+        "open_clip_idplugin.doctor.command:doctor", "say what is installed, what lacks and what is wrong", INSTALLATION
+    ),
+    "hosts": Verb(
+        "open_clip_idplugin.hosts.autoload:hosts",
+        "let open_clip's and clip-retrieval's own commands know the models",
+        INSTALLATION,
     ),
 }
 

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "evaluation": (*BELOW_QUERIES, "queries"),
     "retrieval.index_folder": (*WORDS, "storage", "pictures"),
     "retrieval.face_index": (*BELOW_FACES, "faces", "queries", "retrieval.index_folder"),
+    "doctor": (*BELOW_RETRIEVAL, *INDEX),
     "retrieval.index": (*BELOW_RETRIEVAL, *INDEX),
     "retrieval.ranking": (*BELOW_RETRIEVAL, *INDEX),
     "retrieval.service": (*BELOW_RETRIEVAL, *INDEX, "retrieval.index", "retrieval.ranking"),

@@ -135,6 +135,18 @@ def rows(run: Any) -> tuple[PatchRow, ...]:
     )
 
 
+def all_rows() -> tuple[PatchRow, ...]:
+    """Everything that training changes or relies on, to be looked at: these rows cannot be applied."""
+    return (PARAMS, *IMPORTED, *rows(_NoRun()))
+
+
+class _NoRun:
+    """Has every method of a run, none of which does anything."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *_arguments, **_settings: None
+
+
 def _before(method: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A method that takes the host's function as its first argument -> the replacement of a row."""
     return lambda original: functools.wraps(original)(functools.partial(method, original))

@@ -64,10 +64,15 @@ def missing_sentence(error: ImportError) -> str | None:
 
 def require_extras(*extras: str) -> None:
     """Raise IdClipError naming everything that lacks of `extras`, before any work."""
-    lacking = [module for module, extra in EXTRAS.items() if extra in extras and not _is_there(module)]
+    lacking = lacking_modules(*extras)
     if lacking:
         remedy = install_command(*dict.fromkeys(EXTRAS[module] for module in lacking))
         raise IdClipError(f"the packages {', '.join(lacking)} are needed and not installed: {remedy}")
+
+
+def lacking_modules(*extras: str) -> list[str]:
+    """The modules of `extras` that are not installed; none of them is imported."""
+    return [module for module, extra in EXTRAS.items() if extra in extras and not _is_there(module)]
 
 
 def _is_there(module: str) -> bool:

@@ -60,6 +60,13 @@ def _tensors(graph: Any) -> Iterator[Any]:
 GPU = "CUDAExecutionProvider"
 
 
+def available_providers() -> list[str]:
+    """onnxruntime's execution providers on this machine, best first."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
 def session_settings(options: EngineOptions) -> dict[str, Any]:
     """Keyword arguments `providers` and `sess_options` of a session, and of insightface's `get_model`.
 
@@ -67,7 +74,7 @@ def session_settings(options: EngineOptions) -> dict[str, Any]:
     """
     import onnxruntime
 
-    available = onnxruntime.get_available_providers()
+    available = available_providers()
     chosen = list(options.providers or [p for p in (GPU, "CPUExecutionProvider") if p in available])
     unknown = [provider for provider in chosen if provider not in available]
     if unknown:

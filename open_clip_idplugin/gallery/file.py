@@ -10,11 +10,13 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.errors import GalleryBusy, GalleryError
-from open_clip_idplugin.gallery.schema import prepare
+from open_clip_idplugin.gallery.schema import CONSENT_SINCE, gallery_version, prepare
 from open_clip_idplugin.storage.atomic import PRIVATE
 from open_clip_idplugin.storage.locations import user_folder
 
@@ -24,6 +26,45 @@ _BUSY = re.compile(r"is (locked|busy)")  # SQLite's words; Python 3.10 has no er
 def default_gallery() -> Path:
     """The gallery used when none is named: in the user's data folder."""
     return user_folder() / "gallery.sqlite"
+
+
+@dataclass(frozen=True)
+class GalleryHealth:
+    """What a gallery file holds, and whether it is whole."""
+
+    version: int  # of its schema
+    people: int
+    photos: int
+    expired: int  # people whose consent's last day is over
+    face_model: str | None
+    private: bool  # whether only its owner may read it
+
+
+def examine(path: Path) -> GalleryHealth:
+    """Check every page of a gallery file and count what is in it, without changing it: opening a `Gallery` upgrades old files.
+
+    Raises:
+        GalleryError: it is not there, not a gallery, of a newer version, or damaged.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
+            version = gallery_version(connection, path)
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise GalleryError(f"the gallery '{path}' is damaged ({verdict}): restore it from a copy")
+            people = _count(connection, "people") if version else 0
+            photos = _count(connection, "photos") if version else 0
+            model = connection.execute("SELECT id FROM face_model").fetchone() if version else None
+            ends = connection.execute("SELECT consent_until FROM people") if version >= CONSENT_SINCE else ()
+            expired = sum(Details(consent_until=end).expired for (end,) in ends)
+    except sqlite3.Error as error:
+        raise GalleryError(f"'{path}' cannot be used as a gallery: {error}") from None
+    private = not path.stat().st_mode & 0o077
+    return GalleryHealth(version, people, photos, expired, model[0] if model else None, private)
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 class _Joined(threading.local):

@@ -60,6 +60,7 @@ ALTER TABLE people_of_five RENAME TO people;
 """
 _STEPS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 SCHEMA_VERSION = len(_STEPS)
+CONSENT_SINCE = 3
 _FOLDED_SINCE = 5  # names of older files are folded again
 # What every version's tables have: other programs number their files too.
 _ALWAYS_THERE = {
@@ -82,7 +83,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA temp_store = MEMORY")  # VACUUM would write a temporary copy beside the file
     connection.execute("BEGIN")  # another process may be making the tables
     try:
-        version = _require_gallery(connection, path)
+        version = gallery_version(connection, path)
     finally:
         connection.rollback()
     if path.stat().st_mode & 0o077:
@@ -92,8 +93,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _require_gallery(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the file, 0 where it is empty; refuses what is no gallery, or one of a newer version."""
+def gallery_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of an open file, 0 where it is empty; raises GalleryError for what is no gallery, or a newer one."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if version == 0 and not tables:
@@ -115,7 +116,7 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
     """Bring a file to this schema in one transaction; another process may have done so while this one waited."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        version = _require_gallery(connection, path)
+        version = gallery_version(connection, path)
         for step in _STEPS[version:]:
             for statement in filter(str.strip, step.split(";")):
                 connection.execute(statement)

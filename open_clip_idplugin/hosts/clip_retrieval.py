@@ -94,6 +94,11 @@ def spark_rows(worker: Callable[..., None]) -> tuple[PatchRow, ...]:
     )
 
 
+def all_rows() -> tuple[PatchRow, ...]:
+    """Everything that retrieval relies on, on Spark too."""
+    return (*CLIP_RETRIEVAL, *spark_rows(lambda **_task: None))
+
+
 def verify_hosts() -> None:
     """Raise HostMismatchError where clip-retrieval no longer offers what this package builds on."""
     host_patches.verify(CLIP_RETRIEVAL)

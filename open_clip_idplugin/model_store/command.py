@@ -8,11 +8,13 @@ from open_clip_idplugin.model_store.installation import (
     THERE,
     folder_of,
     get_model,
-    insightface_folder,
+    other_packs,
     remove_model,
     state_of,
 )
 from open_clip_idplugin.model_store.registry import MODELS, FaceModel
+
+OTHER_LICENCE = "its makers'; see there"  # of a pack that the registry does not know
 
 _ACTIONS = ("list", "get", "remove")
 _SHIPPED = ("miniature", "insightface:miniature", "there", "-", "this package's (MIT)")
@@ -62,13 +64,8 @@ def _row(model: FaceModel) -> tuple[str, str, str, str, str]:
 
 
 def _others() -> list[tuple[str, str, str, str, str]]:
-    """Packs in insightface's folder that the registry does not know."""
-    root = insightface_folder()
-    folders = sorted(path for path in root.iterdir() if path.name not in MODELS) if root.is_dir() else []
     rows = []
-    for folder in folders:
-        sizes = [path.stat().st_size for path in folder.glob("*.onnx")]
-        if sizes and not folder.name.startswith("."):
-            spec = f"insightface:{folder.name}"
-            rows.append((folder.name, spec, THERE, f"{sum(sizes) / 1e6:.0f}", "its makers'; see there"))
+    for folder in other_packs():
+        size = sum(path.stat().st_size for path in folder.glob("*.onnx"))
+        rows.append((folder.name, f"insightface:{folder.name}", THERE, f"{size / 1e6:.0f}", OTHER_LICENCE))
     return rows

@@ -46,6 +46,13 @@ def state_of(model: FaceModel) -> str:
     return THERE if sizes == [file.size for file in model.files] else INCOMPLETE
 
 
+def other_packs() -> list[Path]:
+    """Folders of packs in insightface's folder that the registry does not know, in order of their names."""
+    root = insightface_folder()
+    folders = sorted(path for path in root.iterdir() if path.name not in MODELS) if root.is_dir() else []
+    return [folder for folder in folders if not folder.name.startswith(".") and any(folder.glob("*.onnx"))]
+
+
 def get_model(name: str, accept_licence: bool = False, mirror: str | None = None) -> Path:
     """Fetch a model of the registry and return its folder, or the folder that is there already.
 

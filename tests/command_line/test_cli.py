@@ -143,5 +143,5 @@ def test_help_groups_the_verbs_by_what_people_want(capsys):
     assert cli.run(cli.VERBS, ["--help"], "idclip") == 0
     lines = capsys.readouterr().out.splitlines()
     heads = [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert heads == ["Try it", "Make data", "Train and measure", "Search", "People"]
+    assert heads == ["Try it", "Make data", "Train and measure", "Search", "People", "This installation"]
     assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == set(cli.VERBS)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import faiss
 
+from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
+
 _HEADER = struct.Struct("<4siq16x?i")  # kind, dimensions, vectors, two unused numbers, trained, metric
 _MOST_DIMENSIONS = 1 << 16
 _FLAT = (b"IxF2", b"IxFI", b"IxFl")  # vectors as they are: their number follows the header
@@ -23,6 +25,25 @@ def read_index(path: Path, flags: int = 0) -> faiss.Index:
         raise RuntimeError(f"{path} claims more than the memory holds") from None
     _check_lists(index, path)
     return index
+
+
+def open_index(path: Path, mmap: bool) -> faiss.Index | None:
+    """An index of an index folder, its vectors left on the disk with `mmap`; None where there is none.
+
+    Raises:
+        IndexMismatch: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        if not mmap:
+            return read_index(path)
+        try:  # exact indices and graphs
+            return read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError:  # inverted lists, which faiss maps in a way of their own
+            return read_index(path, faiss.IO_FLAG_MMAP)
+    except RuntimeError as error:
+        raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
 
 
 def _check_header(path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import torch
 from clip_retrieval.clip_back import ClipResource
 from PIL import Image
@@ -23,7 +22,7 @@ from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, load_face_index
 from open_clip_idplugin.retrieval.index.towers import Towers
 from open_clip_idplugin.retrieval.index_folder.card import IndexCard, IndexMismatch, load_card, require_same_tower
-from open_clip_idplugin.retrieval.index_folder.faiss_files import read_index
+from open_clip_idplugin.retrieval.index_folder.faiss_files import open_index
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import KEY
 from open_clip_idplugin.retrieval.index_folder.removed_rows import RemovedRows
 from open_clip_idplugin.retrieval.index_folder.row_metadata import RowMetadata
@@ -98,7 +97,7 @@ def _load_resource(
                 DECODER_VERSION,
                 others,
             )
-    image_index = _read_faiss(folder / "image.index", mmap)
+    image_index = open_index(folder / "image.index", mmap)
     if image_index is None:
         raise IndexMismatch(
             f"'{folder}' holds no image.index: make an index with `idclip index`, or name another folder"
@@ -114,7 +113,7 @@ def _load_resource(
     rows = int(image_index.ntotal)
     if len(metadata) != rows:
         raise IndexMismatch(f"'{folder}' is damaged: {rows} vectors, but {len(metadata)} rows of metadata")
-    text_index = _read_faiss(folder / "text.index", mmap)
+    text_index = open_index(folder / "text.index", mmap)
     return IdentityResource(
         device=str(loaded.device),
         model=towers,
@@ -139,20 +138,6 @@ def _load_resource(
         vectors=StoredVectors(folder / "img_emb", image_index),
         text_vectors=StoredVectors(folder / "text_emb", text_index) if text_index is not None else None,
     )
-
-
-def _read_faiss(path: Path, mmap: bool) -> faiss.Index | None:
-    if not path.exists():
-        return None
-    try:
-        if not mmap:
-            return read_index(path)
-        try:  # exact indices and graphs
-            return read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError:  # inverted lists, which faiss maps in a way of their own
-            return read_index(path, faiss.IO_FLAG_MMAP)
-    except RuntimeError as error:
-        raise IndexMismatch(f"'{path}' is not a readable faiss index: make the index again") from error
 
 
 def _read_faces(folder: Path, metadata: RowMetadata) -> FaceIndex | None:

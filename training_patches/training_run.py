@@ -26,9 +26,10 @@ from open_clip_idplugin.checkpoints.model_view import view_of
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
 from open_clip_idplugin.hosts.registration import add_models
+from open_clip_idplugin.hosts.tokenizers import tokenizer_missing
 from open_clip_idplugin.model import IdCLIP
 from open_clip_idplugin.storage.weight_files import first_lines
-from open_clip_idplugin.tokenizer import IdentityTokenizer, tokenizer_missing
+from open_clip_idplugin.tokenizer import IdentityTokenizer
 from training_patches import params
 from training_patches.checkpoints import (
     BEST,

@@ -37,8 +37,9 @@ from open_clip_idplugin.hosts.registration import (
     model_config,
     own_config,
 )
+from open_clip_idplugin.hosts.tokenizers import tokenizer_missing
 from open_clip_idplugin.storage.weight_files import first_lines, load_tensors, weight_shapes
-from open_clip_idplugin.tokenizer import IdentityTokenizer, tokenizer_missing
+from open_clip_idplugin.tokenizer import IdentityTokenizer
 from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
 
 _log = logging.getLogger(__name__)

@@ -25,10 +25,10 @@ from open_clip_idplugin.checkpoints.model_view import with_view
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.own_models import FOLDER_CONFIG, FOLDER_PREFIX
+from open_clip_idplugin.hosts.tokenizers import vocabulary_file
 from open_clip_idplugin.storage.atomic import PUBLIC
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.output_folder import building_folder, put_in_place
-from open_clip_idplugin.tokenizer import vocabulary_file
 
 PREFIX, CONFIG = FOLDER_PREFIX, FOLDER_CONFIG
 WEIGHTS, CARD = "open_clip_model.safetensors", "README.md"

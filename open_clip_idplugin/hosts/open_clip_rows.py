@@ -50,7 +50,7 @@ def _warn_of_training_without_faces() -> None:
 
 
 def _identity_tokenizer_or_original(original: Any) -> Any:
-    from open_clip_idplugin.tokenizer import identity_tokenizer_or
+    from open_clip_idplugin.hosts.tokenizers import identity_tokenizer_or
 
     return identity_tokenizer_or(original)
 

@@ -31,7 +31,7 @@ def doctor(gallery: str | None = None, index: str | None = None, json: bool = Fa
         print(json_text({"ok": not wrong, "findings": [vars(finding) for finding in found]}, indent=1))
     if wrong:
         about = ", ".join(dict.fromkeys(finding.about for finding in wrong))
-        raise IdClipError(f"{len(wrong)} of {len(found)} findings are wrong ({about}); each says what to do")
+        raise IdClipError(f"{len(wrong)} of {len(found)} lines say 'wrong' ({about}): do what they say")
     if not json:
         print("Nothing is wrong.")
 

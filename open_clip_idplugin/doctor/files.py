@@ -75,7 +75,7 @@ def gallery(named: str | None) -> Iterator[Finding]:
     if named is None and not path.exists():
         yield Finding("gallery", NOTE, f"nobody is enrolled yet ({path}): `idclip enroll NAME PHOTO`")
         return
-    if not path.exists():
+    if not path.is_file():
         yield Finding("gallery", WRONG, f"there is no gallery at '{path}': enroll somebody first, or name another file")
         return
     health = examine(path)

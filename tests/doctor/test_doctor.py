@@ -62,7 +62,7 @@ def test_json_and_exit_code_where_something_is_wrong(capsys, tmp_path):
     wrong = {finding["about"]: finding["text"] for finding in told["findings"] if finding["state"] == WRONG}
     assert code == 2 and told["ok"] is False and set(wrong) == {"gallery", "index"}
     assert "there is no gallery at" in wrong["gallery"] and "holds no image.index: make an index" in wrong["index"]
-    assert said.splitlines()[-1].startswith("idclip doctor: 2 of ") and "(gallery, index)" in said
+    assert said.splitlines()[-1].startswith("idclip doctor: 2 of ") and "lines say 'wrong' (gallery, index)" in said
 
 
 def test_a_check_that_fails_is_a_finding():

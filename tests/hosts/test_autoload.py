@@ -1,13 +1,19 @@
 """The start-up hook, in fresh processes of a throwaway environment: stock commands know the models, and nobody is harmed."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.error
+import urllib.request
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from places import ROOT
 
@@ -32,12 +38,18 @@ class Environment:
             places = f"{ROOT}\n{sysconfig.get_path('purelib')}\n"  # paths alone: no .pth file in there is read
             (self.packages / "packages.pth").write_text(places)
 
+    def surroundings(self, path: Path | None = None, **variables: str) -> dict[str, str]:
+        """Environment variables of its processes; `path` comes before all packages."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return kept | variables | ({} if path is None else {"PYTHONPATH": str(path)})
+
     def run(self, *words: str, path: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
-        if path is not None:
-            surroundings["PYTHONPATH"] = str(path)
         return subprocess.run(
-            [self.python, *words], env=surroundings, cwd=self.packages.parent, capture_output=True, text=True
+            [self.python, *words],
+            env=self.surroundings(path, **variables),
+            cwd=self.packages.parent,
+            capture_output=True,
+            text=True,
         )
 
 
@@ -193,3 +205,114 @@ def test_stock_training_knows_the_model_and_says_once_what_it_leaves_out(environ
 def test_without_the_hook_stock_training_does_not_know_the_model(tmp_path):
     result = train(Environment(tmp_path / "env"), tmp_path)
     assert result.returncode and "Model config" in result.stdout + result.stderr
+
+
+def clip_retrieval(environment: Environment, *words: str) -> tuple[str, ...]:
+    """The command line of clip-retrieval's console script."""
+    script = environment.packages.parent / "clip-retrieval"
+    script.write_text("from clip_retrieval.cli import main\n\nif __name__ == '__main__':\n    main()\n")
+    return (str(script), *words)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    pytest.importorskip("clip_retrieval")
+    from retrieval_fixtures import draw_images, write_shard
+
+    folder = tmp_path_factory.mktemp("shards")
+    write_shard(folder / "00000.tar", draw_images(12))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vectors(shards):
+    """[12, D] float32: the shards' pictures as this process's own model sees them."""
+    from retrieval_fixtures import draw_images, encode_jpeg
+
+    from open_clip_idplugin.checkpoints.loading import load_model
+
+    loaded = load_model(MODEL, "miniature")
+    return np.stack([encode_jpeg(loaded, image.jpeg) for image in draw_images(12)])
+
+
+INFERENCE = (
+    "inference", "--input_format", "webdataset", "--clip_model", f"open_clip:{MODEL}/miniature", "--batch_size", "4",
+    "--num_prepro_workers", "1", "--wds_number_file_per_input_file", "12",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_clip_retrieval_embeds_indexes_and_serves(environment, shards, vectors, tmp_path):
+    """Its three commands as they are: `back` asks for TorchScript, which is its default."""
+    places = ("--input_dataset", str(shards / "00000.tar"), "--output_folder", str(tmp_path / "embeddings"))
+    result = environment.run(*clip_retrieval(environment, *INFERENCE, *places))
+    assert result.returncode == 0, result.stderr[-2000:]
+    embedded = np.load(tmp_path / "embeddings" / "img_emb" / "img_emb_0.npy")
+    np.testing.assert_allclose(embedded, vectors, atol=1e-3)
+    folders = ("--embeddings_folder", str(tmp_path / "embeddings"), "--index_folder", str(tmp_path / "index"))
+    result = environment.run(*clip_retrieval(environment, "index", *folders))
+    assert result.returncode == 0, result.stderr[-2000:]
+    (tmp_path / "indices.json").write_text(json.dumps({"drawn": str(tmp_path / "index")}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nothing_else = ("safety_model", "violence_detector", "aesthetic_embeddings")
+    words = clip_retrieval(
+        environment, "back", "--port", str(port), "--indices_paths", str(tmp_path / "indices.json"),
+        "--clip_model", f"open_clip:{MODEL}/miniature", "--enable_mclip_option", "False",
+        *(word for name in nothing_else for word in (f"--provide_{name}", "False")),
+    )  # fmt: skip
+    request = {"embedding_input": vectors[7].tolist(), "modality": "image", "num_images": 2, "indice_name": "drawn"}
+    texts = {"text": "picture number 3", "modality": "image", "num_images": 12, "indice_name": "drawn"}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([environment.python, *words], env=environment.surroundings(), stdout=log, stderr=log)
+        try:
+            assert answer(port, request, server)[0]["id"] == 7
+            assert sorted(found["id"] for found in answer(port, texts, server)) == list(range(12))
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def answer(port: int, request: dict, server: subprocess.Popen) -> list[dict]:
+    """What the backend answers, once it does."""
+    data = json.dumps({"use_safety_model": False, "use_violence_detector": False, **request}).encode()
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/knn-service", data=data, headers={"Content-Type": "application/json"}
+    )
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read()) from None
+        except OSError:  # it has not begun to listen
+            time.sleep(0.5)
+    raise AssertionError("the backend ended")
+
+
+SPARK_DRIVER = """
+import sys
+from clip_retrieval.clip_inference import clip_inference
+from pyspark.sql import SparkSession
+
+shards, output, model = sys.argv[1:]
+SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+clip_inference(
+    shards, output, input_format="webdataset", clip_model=model, batch_size=4, num_prepro_workers=1,
+    wds_number_file_per_input_file=12, distribution_strategy="pyspark", enable_text=False,
+)
+"""
+
+
+@pytest.mark.slow
+def test_spark_workers_know_the_models(environment, shards, vectors, tmp_path):
+    """The driver imports nothing of this package, and neither do the workers."""
+    pytest.importorskip("pyspark")
+    if not shutil.which("java"):
+        pytest.skip("Spark needs Java")
+    (tmp_path / "driver.py").write_text(SPARK_DRIVER)
+    words = (str(shards / "00000.tar"), str(tmp_path / "embeddings"), f"open_clip:{MODEL}/miniature")
+    result = environment.run(str(tmp_path / "driver.py"), *words, PYSPARK_PYTHON=str(environment.python))
+    assert result.returncode == 0, result.stderr[-2000:]
+    np.testing.assert_allclose(np.load(tmp_path / "embeddings" / "img_emb" / "img_emb_0.npy"), vectors, atol=1e-3)

@@ -127,7 +127,7 @@ class Side:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def memory(self) -> str:
+    def resident(self) -> tuple[float, float, float]:
         """Resident memory in GB: of its own, of the mapped libraries, and of the mapped files of index and model."""
         own = libraries = data = 0
         place = ""
@@ -143,9 +143,14 @@ class Side:
                     data += resident - anonymous
                 else:
                     libraries += resident - anonymous
-        values = [value / 2**20 for value in (own + libraries + data, own, libraries, data)]
-        return "resident {:.2f} GB (own {:.2f}, libraries {:.2f}, mapped files of index and model {:.2f})".format(
-            *values
+        return own / 2**20, libraries / 2**20, data / 2**20
+
+    def memory(self) -> str:
+        """The same in words."""
+        own, libraries, data = self.resident()
+        return (
+            f"resident {own + libraries + data:.2f} GB (own {own:.2f}, libraries {libraries:.2f}, mapped files of index and "
+            f"model {data:.2f})"
         )
 
 
@@ -244,12 +249,14 @@ def running(command: list[str], port: int, path: str, folder: Path) -> Iterator[
         process.wait(60)
 
 
-def ours(folder: Path, index: str, threads: int, *more: str) -> contextlib.AbstractContextManager[Side]:
-    """`idclip serve`."""
+def ours(
+    folder: Path, index: str, threads: int, *more: str, before: str = ""
+) -> contextlib.AbstractContextManager[Side]:
+    """`idclip serve`; `before`: statements that are run first."""
     port = free_port()
     flags = {"index": f"index={folder / index}", "model": IDENTITY, "checkpoint": folder / "identity.pt", "port": port}
     flags |= {"gallery": folder / "gallery.sqlite", "threads": threads}
-    command = [sys.executable, "-c", "from open_clip_idplugin.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", f"{before}\nfrom open_clip_idplugin.cli import main; main()", "serve"]
     return running([*command, *(f"--{name}={value}" for name, value in flags.items()), *more], port, "/healthz", folder)
 
 

@@ -1,6 +1,6 @@
 """Session login and rate limit: the token, in a header or once in a form -> a signed cookie; wrong tokens -> a pause.
 
-Role: Flask application + token -> `/login` and `/logout`; a request -> the answer that refuses it, or none.
+The form is at `/login`, and the way out at `/logout`; a request that does not know the token gets an answer that refuses it.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """Monitoring: Flask application -> the same with `/healthz` and Prometheus metrics, clip-retrieval's and ours.
 
-clip-retrieval empties the process's registry when it is
-imported, so that our metrics are made after it.
+clip-retrieval empties the process's registry when it is imported, so that our metrics are made after it.
 """
 
 import time

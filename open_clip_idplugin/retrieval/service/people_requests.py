@@ -1,6 +1,6 @@
-"""Request validation: the JSON that the addresses below `/people/` take -> one frozen model each.
+"""Request validation: the JSON that the addresses below `/people/` take -> one frozen model each (see `request_fields`).
 
-Role: see `request_fields`. Fields that nobody would read are refused, because these requests change what is kept of people.
+Fields that nobody would read are refused, because these requests change what is kept of people.
 """
 
 from collections.abc import Mapping

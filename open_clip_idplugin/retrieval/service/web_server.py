@@ -1,7 +1,7 @@
 """Web server with graceful shutdown: a WSGI application that is still to be loaded -> waitress on a port.
 
-The port answers `/healthz` with "loading" (503) until the
-application is there. A stop signal lets the requests at hand finish, refusing new ones.
+The port answers `/healthz` with "loading" (503) until the application is there. A stop signal lets the requests at hand finish,
+refusing new ones.
 """
 
 import contextlib

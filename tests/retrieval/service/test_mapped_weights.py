@@ -10,7 +10,7 @@ pytest.importorskip("clip_retrieval")
 from retrieval_fixtures import IDENTITY, tiny_models  # noqa: F401
 
 from open_clip_idplugin.checkpoints.loading import load_model
-from open_clip_idplugin.retrieval.service import heap
+from open_clip_idplugin.retrieval.service import heap, mapped_weights
 from open_clip_idplugin.retrieval.service.mapped_weights import leave_weights_in_file
 
 
@@ -90,3 +90,18 @@ def test_heaps_are_limited_unless_the_environment_says_otherwise(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "16")
     heap.limit_heaps()
     assert asked == [(-8, max(2, heap.count_cores()))]
+
+
+def test_a_file_that_is_replaced_while_it_is_compared_is_not_used(checkpoint, monkeypatch):
+    loaded = load_model(IDENTITY, str(checkpoint))
+    read = mapped_weights._mapped_tensors
+
+    def replace_then_read(path):
+        mapped = read(path)
+        checkpoint.with_name("new").write_bytes(checkpoint.read_bytes())
+        checkpoint.with_name("new").replace(checkpoint)
+        return mapped
+
+    monkeypatch.setattr(mapped_weights, "_mapped_tensors", replace_then_read)
+    assert leave_weights_in_file(loaded) == 0
+    assert not any(lies_in(parameter, checkpoint) for parameter in loaded.model.parameters())

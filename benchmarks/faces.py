@@ -32,10 +32,9 @@ from torch import nn
 
 from open_clip_idplugin.assets import shipped
 from open_clip_idplugin.faces import load_face_engine
-from webdataset_tools.collection_faces.build import build_face_table
-from webdataset_tools.collection_faces.options import FacesOptions
+from webdataset_tools.collection_faces.build import FacesOptions, build_face_table
+from webdataset_tools.miniature.identity_photos import identity_photo
 from webdataset_tools.miniature.people import sample_person
-from webdataset_tools.miniature.photos import identity_photo
 
 PROVIDERS = ["CPUExecutionProvider"]
 DET_SIZE = 192

@@ -26,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from webdataset_tools.miniature.identity_photos import identity_photo
 from webdataset_tools.miniature.people import sample_person
-from webdataset_tools.miniature.photos import identity_photo
 
 PORTRAITS = 32
 IDCLIP = (sys.executable, "-c", "from open_clip_idplugin.cli import main; main()")

@@ -120,13 +120,11 @@ VERBS: Mapping[str, Verb] = {
     "merge": Verb("open_clip_idplugin.gallery.verbs:merge", "join two names of one enrolled person", PEOPLE),
     "forget": Verb("open_clip_idplugin.gallery.verbs:forget", "erase an enrolled person completely", PEOPLE),
     "export_people": Verb(
-        "open_clip_idplugin.gallery.exchange_verbs:export_people",
+        "open_clip_idplugin.gallery.verbs:export_people",
         "write enrolled people to a file for another gallery",
         PEOPLE,
     ),
-    "import_people": Verb(
-        "open_clip_idplugin.gallery.exchange_verbs:import_people", "enroll the people of such a file", PEOPLE
-    ),
+    "import_people": Verb("open_clip_idplugin.gallery.verbs:import_people", "enroll the people of such a file", PEOPLE),
     "doctor": Verb(
         "open_clip_idplugin.doctor.command:doctor", "say what is installed, what lacks and what is wrong", INSTALLATION
     ),

@@ -1,4 +1,4 @@
-"""A split by its keys: which samples of shards are meant, and with which face embeddings.
+"""Choice of samples: `--split`, `--features` -> which samples of shards are meant, and with which face embeddings.
 
 Role: the flags --split and --features -> `Chosen`, which picks samples while shards are read.
 """
@@ -10,8 +10,8 @@ import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.locations import is_file, location
+from open_clip_idplugin.storage.reports import Skip, count_reasons
 from webdataset_tools.release import EMBEDDING_SIZE, read_faces
-from webdataset_tools.report import Skip, count_reasons
 from webdataset_tools.sample_format import Sample, sample_key
 
 
@@ -44,7 +44,7 @@ class Chosen:
         yield from ((key, "not in the shards") for key in self.faces or () if key not in known)
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """For a sentence about what was not found."""
         if self.faces is not None:
             return " whose key stands in the file of --features"

@@ -1,4 +1,4 @@
-"""`idclip evaluate`: shards and a model in, the tables of both retrieval protocols out.
+"""The verb `idclip evaluate`: shards and a model -> the tables of both retrieval protocols.
 
 Role: the verb, and `evaluate_shards` behind it for other programs. What is asked is in
 `open_clip_idplugin.evaluation.protocols`, how shards are read in `evaluation_data`.
@@ -12,6 +12,7 @@ from typing import Any
 from open_clip_idplugin import prompts
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
 from open_clip_idplugin.command_line.next_step import command
+from open_clip_idplugin.command_line.verb_arguments import require_whole_number
 from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.face_scores import DetectedFaces
@@ -58,9 +59,8 @@ class Loading:
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("workers", 0), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise IdClipError(f"--{name} must be a whole number from {least} on, not {value!r}")
+            if name != "limit" or self.limit is not None:
+                require_whole_number(f"--{name}", getattr(self, name), least)
 
 
 @dataclass(frozen=True)

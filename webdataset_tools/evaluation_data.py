@@ -1,4 +1,4 @@
-"""Shards as the evaluation wants them: who is in which image, the images' features, the faces a detector finds.
+"""Evaluation data: shards -> who is in which image, the images' features, the faces a detector finds.
 
 Input: shards of this project; output: `EvaluationSet`, features [N, E] and `DetectedFaces`. Samples that cannot be used
 are left out and told with the reason.
@@ -84,7 +84,7 @@ def load_evaluation_set(
         if limit is not None and len(samples) >= limit:
             break
     if not samples:
-        raise IdClipError(f"no usable sample{chosen.told} in {shards}; pack shards with `idclip shards`")
+        raise IdClipError(f"no usable sample{chosen.in_words} in {shards}; pack shards with `idclip shards`")
     if skipped is not None and limit is None:
         skipped.update(chosen.missing({*samples, *skipped}))
     samples = chosen.ordered(samples)

@@ -1,4 +1,4 @@
-"""Provenance of an evaluation: everything that determines its numbers, for the head of results.json.
+"""Provenance of an evaluation: its inputs -> everything that determines its numbers, for the head of results.json.
 
 Role: what was asked, loaded and used -> a table of plain JSON values.
 """

@@ -1,4 +1,4 @@
-"""The aligned face crop of a sample, from the person's own photo or from the swapped image.
+"""Face crop of a sample: the person's own photo, or the swapped image -> an aligned crop.
 
 Role: sample + image bytes -> JPEG of the 112x112 face, or the reason why there is none. Input: a face engine (see
 `open_clip_idplugin.faces`) and, for photos, a folder in VGGFace2's layout: `<folder>/<identity id>/*.jpg`.
@@ -15,7 +15,7 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools import report
+from webdataset_tools import shard_report
 from webdataset_tools.sample_format import CROP_FROM_IMAGE, CROP_FROM_PHOTO
 
 PHOTOS_TRIED = 5  # by name, until a face is found
@@ -32,7 +32,7 @@ class FaceFinder(Protocol):
 
 @dataclass(frozen=True)
 class FaceCrop:
-    """A crop, or the reason (of `webdataset_tools.report`) and detail why there is none."""
+    """A crop, or the reason (of `webdataset_tools.shard_report`) and detail why there is none."""
 
     content: bytes | None = None  # JPEG
     source: str | None = None
@@ -84,7 +84,7 @@ class ImageCropper:
         """Return the crop of `image`."""
         content, problem = _crop(self.engine, image)
         if content is None:
-            return FaceCrop(reason=report.NO_FACE_IN_IMAGE, detail=problem)
+            return FaceCrop(reason=shard_report.NO_FACE_IN_IMAGE, detail=problem)
         return FaceCrop(content, CROP_FROM_IMAGE)
 
 
@@ -102,12 +102,12 @@ class PhotoCropper:
         return self.known[identity_id]
 
     def _find(self, photos: Sequence[str]) -> FaceCrop:
-        found = FaceCrop(reason=report.NO_PHOTO)
+        found = FaceCrop(reason=shard_report.NO_PHOTO)
         for photo in photos:
             content, problem = self._crop_photo(photo)
             if content is not None:
                 return FaceCrop(content, CROP_FROM_PHOTO, photo)
-            found = FaceCrop(reason=report.NO_FACE_IN_PHOTOS, detail=f"{photo}: {problem}")
+            found = FaceCrop(reason=shard_report.NO_FACE_IN_PHOTOS, detail=f"{photo}: {problem}")
         return found
 
     def _crop_photo(self, photo: str) -> tuple[bytes | None, str]:

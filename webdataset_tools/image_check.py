@@ -1,4 +1,4 @@
-"""Whether an image file is whole: the check between a release and a shard.
+"""Image check: bytes of an image -> whether they are whole, between a release and a shard.
 
 Role: bytes -> what is wrong with them, or None. `structure` (JPEGs: every marker from the first to the last, without
 decoding what lies between) finds what makes Pillow fail, at a tenth of the price of decoding; `decode` also finds damage
@@ -65,7 +65,7 @@ def _check_structure(content: bytes) -> str | None:
                 return damage
     if not frame or not scans:
         return "it holds no picture"
-    return _judge_header(b"".join(header) + b"\xff\xd9")
+    return _decode_header(b"".join(header) + b"\xff\xd9")
 
 
 def _next_marker(content: bytes, at: int) -> tuple[int, int | None]:
@@ -88,7 +88,7 @@ def _are_in_order(markers: list[bytes]) -> bool:
 
 
 @lru_cache(1024)  # the images of one encoder share a few headers
-def _judge_header(header: bytes) -> str | None:
+def _decode_header(header: bytes) -> str | None:
     """Have the decoder read a JPEG without its data: bad tables, unknown kinds and sizes beyond all measure are found."""
     return _decode(header)
 

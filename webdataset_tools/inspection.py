@@ -1,4 +1,4 @@
-"""`idclip inspect`: what is in a shard, without telling anybody's face.
+"""The verb `idclip inspect`: a shard -> what is in it, without telling anybody's face.
 
 Role: a tar -> counts and a few samples in words. Input: one shard (of this project or a foreign one); output: text on
 the terminal. Only names and sizes of foreign members are looked at: nothing is unpacked, and embeddings, which are

@@ -1,4 +1,4 @@
-"""The mark of a synthetic picture: an XMP packet inside the JPEG, and its reader.
+"""Mark of a synthetic picture: JPEG <-> an XMP packet in it with IPTC's digital source type.
 
 Role: JPEG bytes <-> IPTC's `DigitalSourceType`, the property by which platforms and the EU's rules expect machine-made
 content to say so. The packet is an APP1 segment (XMP specification part 3), so packing and copying keep it. Which code:

@@ -1,4 +1,4 @@
-"""Pictures of people that are not searched themselves: what image search by a face photo asks with.
+"""Features of photos: identity photos or face crops -> what image search by a face photo asks with.
 
 Input: files of identity photos, or the face crops that shards carry; output: image features, one row for each image of the set.
 """

@@ -14,10 +14,10 @@ import numpy as np
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.identity_names import IDENTITY_FILE as IDENTITY_FILE
 from open_clip_idplugin.storage.locations import Location, Place
-from webdataset_tools import release_files, report
+from open_clip_idplugin.storage.reports import Skip
+from webdataset_tools import release_files, shard_report
 from webdataset_tools.release_face_model import ReleaseFaceModel, agreed_size, read_face_model
 from webdataset_tools.release_files import ReleaseError
-from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import parse_key, sample_key
 
 EMBEDDING_SIZE = 512
@@ -155,9 +155,9 @@ def read_faces(path: Location, size: int, skipped: list[Skip]) -> Iterator[tuple
     for text, value in release_files.stream_object(path):
         key = parse_key(text)
         if key is None:
-            skipped.append(Skip(text, report.BAD_KEY, "not <image id>_<identity id>"))
+            skipped.append(Skip(text, shard_report.BAD_KEY, "not <image id>_<identity id>"))
         elif key in seen:
-            skipped.append(Skip(sample_key(*key), report.DUPLICATE_KEY, f"{text} again; the first one is kept"))
+            skipped.append(Skip(sample_key(*key), shard_report.DUPLICATE_KEY, f"{text} again; the first one is kept"))
         else:
             seen.add(key)
             face, skip = _check_face(sample_key(*key), value, size)
@@ -172,11 +172,11 @@ def _check_face(key: str, value: Any, size: int) -> tuple[np.ndarray, Skip | Non
         with np.errstate(over="ignore"):  # becomes infinite and is refused below
             face = np.asarray(value, dtype=np.float32)
     except (ValueError, TypeError):
-        return np.empty(0), Skip(key, report.WRONG_EMBEDDING_SIZE, "not a list of numbers")
+        return np.empty(0), Skip(key, shard_report.WRONG_EMBEDDING_SIZE, "not a list of numbers")
     if face.shape not in ((1, size), (size,)):
-        return face, Skip(key, report.WRONG_EMBEDDING_SIZE, f"shape {list(face.shape)}, not [1, {size}]")
+        return face, Skip(key, shard_report.WRONG_EMBEDDING_SIZE, f"shape {list(face.shape)}, not [1, {size}]")
     if not np.isfinite(face).all() or not face.any():
-        return face, Skip(key, report.BAD_EMBEDDING)
+        return face, Skip(key, shard_report.BAD_EMBEDDING)
     return face.reshape(size), None
 
 
@@ -193,11 +193,11 @@ def _join(
         key, file_name = sample_key(image_id, identity_id), swapped_file_name(image_id, identity_id)
         name = name_of(identity_id)
         if name is None:
-            skipped.append(Skip(key, report.UNKNOWN_IDENTITY, f"{identity_id} is not in {IDENTITY_FILE}"))
+            skipped.append(Skip(key, shard_report.UNKNOWN_IDENTITY, f"{identity_id} is not in {IDENTITY_FILE}"))
         elif image_id not in captions:
-            skipped.append(Skip(key, report.MISSING_CAPTIONS, f"image {image_id} has no caption"))
+            skipped.append(Skip(key, shard_report.MISSING_CAPTIONS, f"image {image_id} has no caption"))
         elif file_name not in files:
-            skipped.append(Skip(key, report.MISSING_IMAGE, file_name))
+            skipped.append(Skip(key, shard_report.MISSING_IMAGE, file_name))
         else:
             yield ReleaseSample(
                 image_id=image_id,

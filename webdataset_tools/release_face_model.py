@@ -1,4 +1,4 @@
-"""`face_model.json` of a release: which model made its face embeddings, and how long they are.
+"""Face model of a release: `face_model.json` <-> which model made its embeddings, and how long they are.
 
 Role: the model id travels from the swap through the release into every sample. The published release has no such file; its
 embeddings are taken as the flags say.

@@ -1,4 +1,4 @@
-"""The files of a COCO-PFS release, one reader each.
+"""Readers of a COCO-PFS release: each of its files -> values, or a refusal in a sentence.
 
 Role: file -> plain Python values, without any joining or judging. Input: places inside a release; output: captions per
 image, names per identity, face embeddings per key. Large files are streamed.

@@ -1,4 +1,4 @@
-"""What one sample of a shard is: the only file that spells member names.
+"""Sample format: members of a tar <-> `Sample`; the only file that spells member names.
 
 Role: Sample <-> tar members, and sequential reading of shards. Input: shards (paths, brace notation or a folder);
 output: `Sample` objects. A sample's key is `<image id>_<identity id>`; it holds no dot, because readers split a

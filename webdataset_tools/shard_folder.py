@@ -7,16 +7,16 @@ index (for wids) and the report are written. A killed build can be run again: wh
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from open_clip_idplugin.faces import same_model
 from open_clip_idplugin.storage import locations
-from open_clip_idplugin.storage.atomic import atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
+from open_clip_idplugin.storage.finite_json import json_document, json_text
 from open_clip_idplugin.storage.locations import Location
 from open_clip_idplugin.storage.output_folder import OutputKind
-from webdataset_tools.report import BuildReport
+from open_clip_idplugin.storage.reports import write_report
 from webdataset_tools.sample_format import INDEX_FILE, REPORT_FILE, SIZES_FILE
+from webdataset_tools.shard_report import BuildReport
 from webdataset_tools.shard_writer import ShardStats, ShardTask
 
 SHARDS = OutputKind(
@@ -42,7 +42,7 @@ def fingerprint(tasks: Iterable[ShardTask], photos: Mapping[str, Sequence[str]])
 
 def write_stats(folder: Location, stats: ShardStats) -> None:
     """Mark a shard as finished."""
-    atomic_write(_stats_path(folder, stats.name), _dump(stats.to_json()))
+    atomic_write(_stats_path(folder, stats.name), json_document(stats.to_json()))
 
 
 def read_stats(folder: Location, task: ShardTask) -> ShardStats | None:
@@ -63,14 +63,10 @@ def write_lists(folder: Location, name: str, stats: Sequence[ShardStats], report
         "name": name,
         "shardlist": [{"url": tar, "nsamples": shard.samples, "filesize": shard.bytes} for tar, shard in shards],
     }
-    atomic_write(folder / SIZES_FILE, _dump({tar: shard.samples for tar, shard in shards}))
-    atomic_write(folder / INDEX_FILE, _dump(index))
-    atomic_write(folder / REPORT_FILE, _dump(report.to_json()))
+    atomic_write(folder / SIZES_FILE, json_document({tar: shard.samples for tar, shard in shards}))
+    atomic_write(folder / INDEX_FILE, json_document(index))
+    write_report(folder / REPORT_FILE, report.to_json(), PUBLIC)
 
 
 def _stats_path(folder: Location, name: str) -> Location:
     return folder / f"{name}_stats.json"
-
-
-def _dump(values: Any) -> str:
-    return json_text(values, indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Which sample goes into which shard, so that any prefix of the shards is a fair sample of all of them.
+"""Plan of shards: samples -> which shard each is in, so that any prefix of the shards is a fair sample of all of them.
 
 Role: samples, seed and shard size -> tasks. The rule: an identity's samples stand at equal distances on a line from 0 to 1, and
 the first of them at an offset of the identity's own; who has n of N samples has about n/N of them in every stretch of the

@@ -1,4 +1,4 @@
-"""One shard: read, check, crop and write its samples.
+"""Shard writer: the samples of one shard -> read, checked, cropped, in one tar.
 
 Role: `ShardTask` -> a tar and its `ShardStats`. Input: slices of a release; output: `<name>.tar` under its final name
 only when it is complete. The same task gives the same bytes on any machine: member order, times, owners and modes are
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools import face_crops, report
+from open_clip_idplugin.storage.reports import Skip
+from webdataset_tools import face_crops, shard_report
 from webdataset_tools.face_crops import Cropper, FaceCrop
 from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import ReleaseSample
-from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import Sample, SampleRecord, sample_to_members
 from webdataset_tools.tar_writing import TarWriter
 from webdataset_tools.worker_pool import Tick
@@ -165,8 +165,8 @@ def _read_image(path: Location, key: str, check: str) -> bytes | Skip:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return Skip(key, report.MISSING_IMAGE, path.name)
+        return Skip(key, shard_report.MISSING_IMAGE, path.name)
     except OSError as error:
-        return Skip(key, report.UNREADABLE_IMAGE, f"{path.name}: {error.strerror or error}")
+        return Skip(key, shard_report.UNREADABLE_IMAGE, f"{path.name}: {error.strerror or error}")
     damage = find_damage(content, check)
-    return Skip(key, report.CORRUPT_IMAGE, f"{path.name}: {damage}") if damage else content
+    return Skip(key, shard_report.CORRUPT_IMAGE, f"{path.name}: {damage}") if damage else content

@@ -1,4 +1,4 @@
-"""`idclip shards`: one split of a COCO-PFS release becomes webdataset shards.
+"""The verb `idclip shards`: one split of a COCO-PFS release -> webdataset shards.
 
 Role: plan (which sample goes into which shard), run the packing workers, write the lists and the report. Input: a
 release's folder; output: `00000.tar` ..., `sizes.json`, `index.json`, `report.json`. The plan depends on the release,
@@ -12,16 +12,17 @@ from typing import Any
 
 from tqdm import tqdm
 
+from open_clip_idplugin.command_line.verb_arguments import require_whole_number
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.locations import Place, is_folder, location
-from open_clip_idplugin.storage.output_folder import CONTENT, claimed_folder
+from open_clip_idplugin.storage.output_folder import CONTENT, claimed_folder, disk_errors_explained
+from open_clip_idplugin.storage.reports import count_reasons
 from webdataset_tools import face_crops, shard_folder
-from webdataset_tools.disk_errors import told_plainly
 from webdataset_tools.image_check import CHECKS, STRUCTURE
 from webdataset_tools.release import ReleaseSplit, load_release
 from webdataset_tools.release_face_model import agreed_model
-from webdataset_tools.report import BuildReport, count_reasons
 from webdataset_tools.shard_plan import SAMPLES_PER_SHARD, parse_size, plan_shards, plan_shards_by_size, sizes_in_tar
+from webdataset_tools.shard_report import BuildReport
 from webdataset_tools.shard_writer import PackSettings, ShardStats, ShardTask, start_packing
 from webdataset_tools.worker_pool import PROCESSES, check_distributor, check_reachable, run_tasks
 
@@ -58,14 +59,12 @@ class ShardOptions:
         for name in ("det_size", "embedding_size", "samples_per_shard", "workers"):
             if name != "workers" and getattr(self, name) is None:
                 continue
-            if not _is_integer(getattr(self, name), least=1):
-                raise IdClipError(f"--{name} must be a whole number from 1 on, not {getattr(self, name)!r}")
+            require_whole_number(f"--{name}", getattr(self, name), 1)
         if self.bytes_per_shard is not None:
             parse_size(self.bytes_per_shard)
             if self.samples_per_shard is not None:
                 raise IdClipError("give --samples_per_shard or --bytes_per_shard, not both")
-        if not _is_integer(self.seed):
-            raise IdClipError(f"--seed must be a whole number, not {self.seed!r}")
+        require_whole_number("--seed", self.seed)
         if self.names not in NAMES:
             raise IdClipError(f"--names must be {' or '.join(NAMES)}, not '{self.names}'")
         if self.verify not in CHECKS:
@@ -88,10 +87,6 @@ class ShardOptions:
     def crop_source(self) -> str:
         """Where crops come from: photo, image or none."""
         return self.crops or ("photo" if self.photos else "image")
-
-
-def _is_integer(value: object, least: int | None = None) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
 
 
 def shards(
@@ -154,7 +149,7 @@ def build_shards(options: ShardOptions, load_engine: "partial[Any] | None" = Non
     `load_engine` () -> FaceFinder replaces the engine that `options.faces` names; it must be picklable.
     Raises IdClipError on bad input, when the output folder holds other shards, and when no sample is left.
     """
-    with told_plainly(location(options.output)):
+    with disk_errors_explained(location(options.output)):
         return _build(options, load_engine)
 
 

@@ -1,4 +1,4 @@
-"""The tasks of `worker_pool` on Spark: on this machine or on a cluster.
+"""Spark pool: the tasks of `worker_pool` -> results, on this machine or on a cluster.
 
 Role: a list of tasks -> their results, in the order of completion. Each task is a Spark job of its own, as many at a time
 as there are cores: no task waits for a slow one of its wave, and only those under way are in memory. Every Python worker

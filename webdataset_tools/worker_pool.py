@@ -1,4 +1,4 @@
-"""Tasks over worker processes or Spark, with one progress bar that counts items, not tasks.
+"""Worker pool: tasks -> results, over processes or Spark, with one progress bar that counts items, not tasks.
 
 Role: a list of tasks -> their results, in the order of completion. Every worker prepares itself once (loads its face
 engine), dies when the parent dies, and stops at the next item when another worker fails. Spark is in `spark_pool`.

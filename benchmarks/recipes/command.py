@@ -57,16 +57,16 @@ def benchmark(
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
     """
     told = _command(locals())
+    from benchmarks.recipes.cell_training import remove_stopped_runs
     from benchmarks.recipes.cells import EVALUATED, Bench, cells_of
     from benchmarks.recipes.docs_pages import check_docs
     from benchmarks.recipes.machine import machine, versions
     from benchmarks.recipes.recipes import choose
     from benchmarks.recipes.running import run_cells
-    from benchmarks.recipes.training import remove_stopped_runs
     from benchmarks.recipes.world import World, make_world
+    from open_clip_idplugin.devices import fast_precision
     from open_clip_idplugin.evaluation.protocols import Settings
     from open_clip_idplugin.prompts import GENERAL_TEMPLATES
-    from webdataset_tools.miniature.cpu_precision import fast_precision
 
     if model_config is not None:
         from open_clip_idplugin.hosts.registration import add_models

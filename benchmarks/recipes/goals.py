@@ -42,7 +42,12 @@ def goals(findings: Findings) -> list[Goal]:
     """All goals; none where the test people were not asked for."""
     if findings.split != TEST:
         return []
-    return [*_beside_names(findings), *_beside_paper(findings), *_hybrid(findings), _without_face(findings)]
+    return [
+        *_goals_against_names(findings),
+        *_goals_against_paper(findings),
+        *_hybrid(findings),
+        _without_face(findings),
+    ]
 
 
 def goal_table(judged: Sequence[Goal]) -> Table:
@@ -58,7 +63,7 @@ def goal_notes(judged: Sequence[Goal]) -> list[str]:
     return [*notes, *(goal.detail for goal in judged if goal.detail)]
 
 
-def _beside_names(findings: Findings) -> list[Goal]:
+def _goals_against_names(findings: Findings) -> list[Goal]:
     paper = PAPER.name
     recall = _ratio(findings.value(paper, BY_FACE, RECALL), findings.value(paper, BY_NAME, RECALL))
     alone = _ratio(findings.value(paper, BY_FACE, FACE_ALONE), findings.value(paper, BY_NAME, FACE_ALONE))
@@ -74,7 +79,7 @@ def _beside_names(findings: Findings) -> list[Goal]:
     ]
 
 
-def _beside_paper(findings: Findings) -> list[Goal]:
+def _goals_against_paper(findings: Findings) -> list[Goal]:
     ours, paper = findings.default, PAPER.name
     alike, alone = (
         _ratio(findings.value(ours, BY_FACE, metric), findings.value(paper, BY_FACE, metric))
@@ -99,14 +104,14 @@ def _hybrid(findings: Findings) -> list[Goal]:
     pairs = {
         stratum: pair
         for stratum in strata_of(findings.shown)
-        if (pair := _beside_rivals(findings, HYBRID, recall_name(stratum))) is not None
+        if (pair := _against_rivals(findings, HYBRID, recall_name(stratum))) is not None
     }
     behind = [
         f"{stratum_label(stratum)} ({_percent(ours)}; {rival} {_percent(best)})"
         for stratum, (ours, best, rival) in pairs.items()
         if ours < best
     ]
-    whole = _beside_rivals(findings, HYBRID, RECALL)
+    whole = _against_rivals(findings, HYBRID, RECALL)
     if whole is None or not pairs:
         return [_not_measured(overall, "above it"), _not_measured(in_strata, "all")]
     ours, best, rival = whole
@@ -119,7 +124,7 @@ def _hybrid(findings: Findings) -> list[Goal]:
 
 def _without_face(findings: Findings) -> Goal:
     sentence = f"`{findings.default}`: R@1 of the face token beside the best rival's where no face is detected"
-    found = _beside_rivals(findings, BY_FACE, recall_name(FACE_MISSED))
+    found = _against_rivals(findings, BY_FACE, recall_name(FACE_MISSED))
     if found is None:
         return _not_measured(sentence, f"{TIMES_RIVAL_WITHOUT_FACE:.2f} ×")
     ours, best, rival = found
@@ -127,7 +132,7 @@ def _without_face(findings: Findings) -> Goal:
     return _times(sentence, ratio(ours, best), TIMES_RIVAL_WITHOUT_FACE, detail)
 
 
-def _beside_rivals(findings: Findings, configuration: str, metric: str) -> tuple[float, float, str] | None:
+def _against_rivals(findings: Findings, configuration: str, metric: str) -> tuple[float, float, str] | None:
     """The default recipe's mean, the best rival's and its label; None where either was not measured."""
     ours = findings.value(findings.default, configuration, metric)
     theirs = [

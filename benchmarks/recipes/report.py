@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.recipes.ablation import ablation_notes, ablation_table, steps
 from benchmarks.recipes.cells import TEST, VALIDATION, CellResult
-from benchmarks.recipes.failures import failure_sections
+from benchmarks.recipes.failure_sections import failure_sections
 from benchmarks.recipes.findings import Findings
 from benchmarks.recipes.goals import goal_notes, goal_table, goals
 from benchmarks.recipes.pages import Section, table_section, to_html_page, to_markdown_page, write_pictures

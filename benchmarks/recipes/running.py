@@ -9,10 +9,10 @@ from functools import partial
 
 from tqdm import tqdm
 
+from benchmarks.recipes.cell_training import train_cell, training_command
 from benchmarks.recipes.cells import Bench, Cell, CellResult, read_result
 from benchmarks.recipes.cost import Clock, Cost, training_cost
 from benchmarks.recipes.evaluating import Evaluator
-from benchmarks.recipes.training import train_cell, training_command
 from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
 from webdataset_tools.worker_pool import run_tasks

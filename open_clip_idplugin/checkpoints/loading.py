@@ -123,7 +123,7 @@ def _load_named(
         shapes = weight_shapes(path)
         adaptor_loaded = delta is not None or has_adaptor(shapes)
         settings |= _settings_of_weights(model, config, path, shapes, delta)
-        view = _view_beside(pretrained, delta) if view is None else view
+        view = _view_of_weights(pretrained, delta) if view is None else view
     view = view or {}
     require_takes(view, str(checkpoint))
     settings |= view
@@ -182,7 +182,7 @@ def _face_model(model: str, checkpoint: str) -> str | None:
     return read_delta(path).face_model if is_delta(path) else facts_beside(path).face_model
 
 
-def _view_beside(pretrained: str, delta: Delta | None) -> View:
+def _view_of_weights(pretrained: str, delta: Delta | None) -> View:
     """The view that a delta file holds, or that stands beside a file of weights; a tag's is the host's own affair."""
     if delta is not None:
         return delta.view

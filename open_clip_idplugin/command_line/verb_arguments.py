@@ -84,6 +84,13 @@ def with_flags(
     return with_shared
 
 
+def require_whole_number(flag: str, value: object, least: int | None = None) -> None:
+    """Raise IdClipError unless a flag's value is an int (no bool), from `least` on; for values that Python callers give."""
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        bound = "" if least is None else f" from {least} on"
+        raise IdClipError(f"{flag} must be a whole number{bound}, not {value!r}")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         without = _NO_VALUE.match(message)

@@ -17,8 +17,8 @@ from open_clip_idplugin.faces.face_table import FaceRow, rows_to_table
 from open_clip_idplugin.pictures.keys import label_of
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location, is_file
+from open_clip_idplugin.storage.reports import Skip
 
 if TYPE_CHECKING:
     import pyarrow

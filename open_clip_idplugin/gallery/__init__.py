@@ -8,7 +8,7 @@ from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.erasure import Erasure
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
 from open_clip_idplugin.gallery.file import default_gallery
-from open_clip_idplugin.gallery.names import LONGEST_NAME, fold_name
+from open_clip_idplugin.gallery.person_names import LONGEST_NAME, fold_name
 from open_clip_idplugin.gallery.rows import Person
 from open_clip_idplugin.gallery.schema import SCHEMA_VERSION
 from open_clip_idplugin.gallery.store import Gallery

@@ -20,10 +20,8 @@ from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.details import DETAIL_FLAGS, checked_details
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.likeness import same_face as same_face_of
-from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.storage.left_out import Skip
+from open_clip_idplugin.gallery.rows import PhotoFace
+from open_clip_idplugin.storage.reports import Skip, write_report
 
 REPORT_FILE = "people_report.json"
 REFUSED_PHOTO = "photo without a usable face"
@@ -65,7 +63,7 @@ class EnrolmentReport:
 
     def write(self, path: Path) -> None:
         """Write the report; it names people, so that only its owner can read it."""
-        atomic_write(path, json_text(asdict(self), indent=1, ensure_ascii=False) + "\n", PRIVATE)
+        write_report(path, asdict(self))
 
     def lines(self) -> list[str]:
         """The report in a few words."""

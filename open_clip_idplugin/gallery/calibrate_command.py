@@ -1,4 +1,4 @@
-"""The verb `idclip calibrate`: what the cosines of a face model mean, measured on faces of one's own."""
+"""The verb `idclip calibrate`: faces of one's own -> what the cosines of a face model mean."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from open_clip_idplugin.gallery.calibration_report import (
 from open_clip_idplugin.gallery.photo_folders import find_photo_folders
 from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.storage.left_out import Skip, reason_lines
+from open_clip_idplugin.storage.reports import Skip, reason_lines
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine

@@ -1,4 +1,4 @@
-"""A calibration for people: sentences, a table of operating points, and a picture of both distributions.
+"""Report of a calibration: `Calibration` -> sentences, a table of operating points, and a picture of both distributions.
 
 Role: `Calibration` (and the scores it was fitted to) -> text and SVG. Drawn with matplotlib where that is installed.
 """

@@ -1,4 +1,4 @@
-"""What is written down about an enrolled person: notes, the consent under which the face is used, and a word for the person.
+"""Details of an enrolled person: notes, consent and a word for the person as texts -> checked `Details`.
 
 Role: values, their checks and the flags that give them; knows no file.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from open_clip_idplugin.command_line.verb_arguments import SharedFlag, with_flags
 from open_clip_idplugin.gallery.errors import ConsentExpired, GalleryError
 from open_clip_idplugin.gallery.invisible import hidden_places, without_invisible
-from open_clip_idplugin.gallery.names import require_seen, written_out
+from open_clip_idplugin.gallery.person_names import require_seen, written_out
 from open_clip_idplugin.prompts import placeholder_numbers
 
 LONGEST_TEXT = 10_000  # characters of notes, and of a consent's reference

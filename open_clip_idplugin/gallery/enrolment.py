@@ -1,4 +1,4 @@
-"""From photos to what a gallery keeps of them: embedding, quality and a small picture of the face.
+"""Enrolment: photos -> what a gallery keeps of them, an embedding, a quality and a small picture of the face.
 
 Role: one photo -> `PhotoFace`; several of one person -> an enrolment.
 """
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import photo_quality
-from open_clip_idplugin.gallery.rows import Person
+from open_clip_idplugin.gallery.rows import Person, PhotoFace
 from open_clip_idplugin.gallery.store import Gallery
 from open_clip_idplugin.pictures.keys import key_of
 

@@ -1,4 +1,4 @@
-"""Proof that a person is gone: the gallery file's own bytes, searched for what was erased.
+"""Proof of erasure: the gallery file's bytes, and what was erased -> what of it is still there.
 
 Role: what a person's rows held + the files on disk -> an `Erasure`. SQLite's promises (`secure_delete`, VACUUM) are not
 trusted: a write-ahead log of another program, or a new version of SQLite, could break them.

@@ -1,4 +1,4 @@
-"""People in a file that can be carried to another gallery: one private zip.
+"""Export and import of people: a gallery <-> one private zip that can be carried to another gallery.
 
     people.json       format, schema, face model, size of its embeddings, and for each person: name, aliases, notes,
                       consent, word, photos (label, quality, row of the embedding, name of the crop's file or null)
@@ -24,9 +24,8 @@ from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.enrolment import enroll_faces
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.gallery.names import fold_name
-from open_clip_idplugin.gallery.photo_face import PhotoFace
-from open_clip_idplugin.gallery.rows import Person, unit_rows
+from open_clip_idplugin.gallery.person_names import fold_name
+from open_clip_idplugin.gallery.rows import Person, PhotoFace, unit_rows
 from open_clip_idplugin.gallery.schema import SCHEMA_VERSION
 from open_clip_idplugin.gallery.store import Gallery
 from open_clip_idplugin.storage.arrays import read_array

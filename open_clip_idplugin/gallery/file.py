@@ -1,4 +1,4 @@
-"""The gallery's file: where it is, how it is made, and one transaction at a time.
+"""The gallery's file: a path -> an open SQLite connection, one transaction at a time.
 
 Role: a path -> open connections. The file is readable by its owner only from its first byte on. Whoever reads sees one state
 of it, from a name to its vectors; whoever writes is alone from the first statement on.

@@ -1,4 +1,4 @@
-"""The verb `idclip enroll_folder`."""
+"""The verb `idclip enroll_folder`: a folder of photos for every person -> people in a gallery."""
 
 from functools import partial
 from pathlib import Path

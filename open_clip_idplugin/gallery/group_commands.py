@@ -1,4 +1,4 @@
-"""The verbs `idclip suggest` and `idclip enroll_groups`: name the people of a collection group by group."""
+"""The verbs `idclip suggest` and `idclip enroll_groups`: face table -> groups to be named -> people in a gallery."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `idclip suggest` writes and `idclip enroll_groups` reads.
+"""Files of groups: groups of unknown faces <-> what `idclip suggest` writes and `idclip enroll_groups` reads.
 
     groups.csv   group, faces, name: the column `name` is empty, for a human to fill in
     groups.json  which faces of which table each group has, so that the CSV can be edited by anything

@@ -1,4 +1,4 @@
-"""Suggestions of people: the unknown faces of a table, grouped and shown so that they can be named.
+"""Suggestions of people: the unknown faces of a table -> groups, shown so that they can be named.
 
 Role: face table + gallery -> the three files of `group_files`, and named groups -> people to enroll. Where the faces'
 pictures are is the caller's matter.
@@ -10,21 +10,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import FaceRow, FaceTable
 from open_clip_idplugin.faces.grouping import group_faces
 from open_clip_idplugin.faces.row_crops import Crops, face_of
 from open_clip_idplugin.faces.score_pairs import LEAST_FACE
+from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.bulk_enrolment import Candidate
 from open_clip_idplugin.gallery.enrolment import encode_crop
 from open_clip_idplugin.gallery.group_files import Groups, ShownFace, write_groups
-from open_clip_idplugin.gallery.grouping import find_unknown
-from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import quality_of
-from open_clip_idplugin.gallery.store import Gallery
+from open_clip_idplugin.gallery.rows import PhotoFace
 from open_clip_idplugin.pictures.keys import label_of
 
+_BLOCK = 1 << 16  # faces compared with the enrolled people at a time
 CropReader = Callable[[Sequence[FaceRow]], Crops]
 
 
@@ -150,3 +151,23 @@ def _photo_face(table: FaceTable, number: int, row: FaceRow, crops: Crops, keep:
     quality = quality_of(row.score, row.box, row.landmarks, crop)
     picture = encode_crop(crop) if keep and crop is not None else None
     return PhotoFace(place_of(row), np.array(table.embeddings[number]), quality, picture)
+
+
+def find_unknown(table: FaceTable, gallery: Gallery, threshold: float) -> npt.NDArray[np.int64]:
+    """Rows of the table's embeddings whose cosine with every enrolled person's mean is below the threshold.
+
+    Raises:
+        ModelMismatch: the gallery's face model is another one.
+    """
+    with gallery.one_state():
+        model_id, (names, means) = gallery.model_id, gallery.means()
+    if model_id is not None:
+        table.require_model(model_id, f"the gallery '{gallery.path}'")
+    count = len(table.embeddings)
+    if not names:
+        return np.arange(count)
+    known = [
+        (table.embeddings[start : start + _BLOCK] @ means.T).max(axis=1) >= threshold
+        for start in range(0, count, _BLOCK)
+    ]
+    return np.flatnonzero(~np.concatenate([*known, np.zeros(0, bool)]))

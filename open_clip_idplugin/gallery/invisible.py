@@ -1,4 +1,4 @@
-"""Default-ignorable and control characters (Unicode): where a text holds what nobody sees.
+"""Default-ignorable and control characters (Unicode): a text -> where it holds what nobody sees.
 
 Role: text -> places, and the text without what is allowed and invisible. Taken for hidden: controls and half
 characters; format characters, such as those that turn the direction of writing (U+061C, U+200E, U+200F, U+202A to U+202E,

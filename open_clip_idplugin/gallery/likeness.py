@@ -1,4 +1,4 @@
-"""Faces that two names share: the same person enrolled twice, or a face of a collection that is somebody enrolled.
+"""Likenesses: face embeddings and a gallery -> people of other names who look like that.
 
 Role: embeddings + a gallery -> names and cosines. People whose consent has expired are not compared.
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from open_clip_idplugin.faces.calibration import FMR_WARNINGS
 from open_clip_idplugin.faces.calibration_files import load_calibration
-from open_clip_idplugin.gallery.names import fold_name
+from open_clip_idplugin.gallery.person_names import fold_name
 from open_clip_idplugin.gallery.store import Gallery
 
 

@@ -13,7 +13,7 @@ from open_clip_idplugin.pictures.keys import key_of
 from open_clip_idplugin.pictures.passed_over import is_junk
 from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.storage.identity_names import IDENTITY_FILE, read_identity_names
-from open_clip_idplugin.storage.left_out import Skip
+from open_clip_idplugin.storage.reports import Skip
 
 SAME_NAME = "another folder has this name"
 BAD_NAME = "no name of a person"

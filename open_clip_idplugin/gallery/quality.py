@@ -1,4 +1,4 @@
-"""How well a photo shows a face: the weight of its embedding in the person's mean.
+"""Photo quality: how well a photo shows a face -> the weight of its embedding in the person's mean.
 
     quality = detector score x size x frontality x sharpness, each in [0, 1], and never below 0.01
 

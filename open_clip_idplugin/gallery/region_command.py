@@ -1,4 +1,4 @@
-"""The verb `idclip enroll_regions`: people whom a photo manager has named already."""
+"""The verb `idclip enroll_regions`: faces that a photo manager has named -> people in a gallery."""
 
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ from open_clip_idplugin.gallery.bulk_enrolment import (
     with_bulk_flags,
 )
 from open_clip_idplugin.gallery.face_regions import SIDE_CAR, PhotoRegions, read_regions
-from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.photo_folders import photos_in
 from open_clip_idplugin.gallery.region_faces import NamedFace, read_named_faces
 from open_clip_idplugin.gallery.region_identity import check_identities
+from open_clip_idplugin.gallery.rows import PhotoFace
 from open_clip_idplugin.pictures.keys import key_of, place_of
-from open_clip_idplugin.storage.left_out import Skip, reason_lines
+from open_clip_idplugin.storage.reports import Skip, reason_lines
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine

@@ -14,14 +14,14 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
 from open_clip_idplugin.gallery.enrolment import to_photo_face
 from open_clip_idplugin.gallery.face_regions import PhotoRegions
-from open_clip_idplugin.gallery.names import fold_name
-from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.gallery.person_names import fold_name
 from open_clip_idplugin.gallery.photo_folders import BAD_NAME
 from open_clip_idplugin.gallery.region_frames import lay
 from open_clip_idplugin.gallery.region_metadata import NotedFace
 from open_clip_idplugin.gallery.region_placing import fit_regions, overlap, place_regions
+from open_clip_idplugin.gallery.rows import PhotoFace
 from open_clip_idplugin.pictures.keys import key_of
-from open_clip_idplugin.storage.left_out import Skip
+from open_clip_idplugin.storage.reports import Skip
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine

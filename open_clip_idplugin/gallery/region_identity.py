@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.gallery.likeness import same_face
-from open_clip_idplugin.gallery.names import fold_name
+from open_clip_idplugin.gallery.person_names import fold_name
 from open_clip_idplugin.gallery.region_faces import NamedFace
 from open_clip_idplugin.gallery.store import Gallery
-from open_clip_idplugin.storage.left_out import Skip
+from open_clip_idplugin.storage.reports import Skip
 
 LIKE_ANOTHER = "face that looks like somebody else"
 UNLIKE_OTHERS = "face that does not look like the person's others"
@@ -33,12 +33,12 @@ def check_identities(faces: Sequence[NamedFace], gallery: Gallery, model_id: str
     where enrolled, for others also the mean of the other photos of that name. Nobody's word counts before another's there: of one
     right and one wrong photo neither is believed.
     """
-    known, left = _judge(faces, gallery, model_id, among_them=False)
-    kept, more = _judge(known, gallery, model_id, among_them=True)
+    known, left = _leave_out_doubtful(faces, gallery, model_id, among_them=False)
+    kept, more = _leave_out_doubtful(known, gallery, model_id, among_them=True)
     return kept, left + more
 
 
-def _judge(
+def _leave_out_doubtful(
     faces: Sequence[NamedFace], gallery: Gallery, model_id: str, among_them: bool
 ) -> tuple[list[NamedFace], list[Skip]]:
     if not faces:

@@ -1,4 +1,4 @@
-"""Regions on detected faces: which named region is which face, and whether the picture is still the one they were noted for.
+"""Regions on detected faces: named regions, faces -> which is which, and whether the picture is still that one.
 
 Role: boxes of regions and faces -> one face a region, or a reason. Geometry alone; `region_identity` looks at embeddings.
 

@@ -1,4 +1,4 @@
-"""Rows of the gallery's tables as values, and the few statements that several calls share.
+"""Rows of the gallery's tables <-> values, and the few statements that several calls share.
 
 Role: an open connection -> people and face models, or a refusal in a sentence.
 """
@@ -14,8 +14,24 @@ from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.details import Details
 from open_clip_idplugin.gallery.erasure import Secrets
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.gallery.names import fold_name, printable, written_out
-from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.gallery.person_names import fold_name, printable, written_out
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoFace:
+    """The person's face in one photo.
+
+    Attributes:
+        label: file name, for listing.
+        embedding: [D] float32 of length 1.
+        quality: weight in the mean, above 0.
+        crop: JPEG of the aligned face; None where pictures are not kept.
+    """
+
+    label: str
+    embedding: np.ndarray
+    quality: float = 1.0
+    crop: bytes | None = None
 
 
 @dataclass(frozen=True)

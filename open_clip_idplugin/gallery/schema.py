@@ -1,14 +1,16 @@
-"""The gallery file's tables, version by version.
+"""Schema migration: a gallery file of any version -> one with this version's tables.
 
 Role: an open connection -> one whose tables are of this program's version. A file of an older version is upgraded in one
 transaction; one of a newer version is refused.
 """
 
 import sqlite3
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from open_clip_idplugin.gallery.errors import GalleryError
-from open_clip_idplugin.gallery.refolding import fold_again
+from open_clip_idplugin.gallery.person_names import LONGEST_NAME, fold_name, written_out
 from open_clip_idplugin.storage.atomic import PRIVATE
 
 _FIRST = """
@@ -121,5 +123,39 @@ def _upgrade(connection: sqlite3.Connection, path: Path) -> None:
             for statement in filter(str.strip, step.split(";")):
                 connection.execute(statement)
         if version < _FOLDED_SINCE:
-            fold_again(connection)
+            _fold_again(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _fold_again(connection: sqlite3.Connection) -> None:
+    """Fold names and aliases by today's rule; people before aliases, the earlier entry keeps its name.
+
+    Nobody is lost: a name with characters that are no longer taken gets them written out, and of two people whose names have
+    become one the later one gets a number.
+    """
+    taken: set[str] = set()
+    for table, column in (("people", "name"), ("aliases", "alias")):
+        entries = connection.execute(f"SELECT rowid, {column} FROM {table} ORDER BY rowid").fetchall()
+        connection.execute(f"UPDATE {table} SET folded = char(1) || rowid")  # no two alike on the way
+        for row, name in entries:
+            if not isinstance(name, str):
+                raise sqlite3.DatabaseError("a name in it is no text")
+            free, folded = _free_name(name, taken.__contains__)
+            taken.add(folded)
+            connection.execute(
+                f"UPDATE {table} SET {column} = ?, folded = ? WHERE rowid = ?",
+                (free, folded, row),
+            )
+
+
+def _free_name(name: str, is_taken: Callable[[str], bool]) -> tuple[str, str]:
+    """The name, or the most similar one that can be taken, and its folded form."""
+    try:
+        folded = fold_name(name)
+    except GalleryError:
+        name = written_out(name)[:LONGEST_NAME] or "unnamed"
+        folded = fold_name(name)
+    if not is_taken(folded):
+        return name, folded
+    numbered = (f"{name[: LONGEST_NAME - 10]} ({number})" for number in count(2))
+    return next((one, fold_name(one)) for one in numbered if not is_taken(fold_name(one)))

@@ -14,10 +14,10 @@ from open_clip_idplugin.faces.model_identity import same_model
 from open_clip_idplugin.gallery.erasure import Erasure, count_left, files_of
 from open_clip_idplugin.gallery.errors import GalleryError
 from open_clip_idplugin.gallery.file import GalleryFile
-from open_clip_idplugin.gallery.names import display_name, fold_name, printable, written_out
-from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.gallery.person_names import display_name, fold_name, printable, written_out
 from open_clip_idplugin.gallery.rows import (
     Person,
+    PhotoFace,
     find_person,
     read_details,
     read_face_model,

@@ -1,4 +1,4 @@
-"""The gallery's verbs: `idclip enroll`, `list`, `rename`, `alias`, `merge` and `forget`.
+"""The gallery's verbs: `idclip enroll`, `list`, `edit`, `rename`, `alias`, `merge`, `forget`, `export_people`, `import_people`.
 
 Role: photos of people on disk -> named mean embeddings in the gallery, and back out again. Prints names and counts,
 never an embedding.
@@ -17,11 +17,14 @@ from open_clip_idplugin.gallery import Details, Gallery, fold_name
 from open_clip_idplugin.gallery.details import DETAIL_FLAGS, with_detail_flags
 from open_clip_idplugin.gallery.enrolment import enroll_faces, read_photo
 from open_clip_idplugin.gallery.likeness import find_likenesses
-from open_clip_idplugin.gallery.photo_face import PhotoFace
+from open_clip_idplugin.gallery.rows import PhotoFace
 from open_clip_idplugin.queries.person_words import noun_phrase
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import FaceEngine, FacePolicy
+
+from open_clip_idplugin.gallery.exchange import export_people as write_zip
+from open_clip_idplugin.gallery.exchange import import_people as read_zip
 
 
 @with_detail_flags
@@ -224,3 +227,37 @@ def forget(name: str, gallery: str | None = None) -> None:
         )
     print(f"Searched byte by byte afterwards: {', '.join(gone.files)}. Nothing of the person is left there.")
     print("Copies elsewhere (backups, photos, exports, results, faces of an indexed collection) are not touched.")
+
+
+def export_people(output: str, *names: str, gallery: str | None = None) -> None:
+    """Write enrolled people to one file for another gallery: embeddings, pictures, aliases, notes and consent.
+
+    Args:
+        output: the zip to write; only its owner can read it.
+        names: whom; everybody where nobody is named.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    people = write_zip(opened, Path(output), names)
+    photos = sum(person.photos for person in people)
+    print(f"wrote {output}: {len(people)} people with {photos} photos, face model {opened.model_id}")
+    print("It holds biometric data: keep it as private as the gallery; `idclip forget` does not reach it.")
+    print(f"Next: idclip import_people {output} --gallery OTHER")
+
+
+def import_people(source: str, gallery: str | None = None) -> None:
+    """Enroll the people of an export; nobody who is in the gallery already is changed.
+
+    Args:
+        source: a zip of `idclip export_people`.
+        gallery: gallery file (default: gallery.sqlite in the user's data folder).
+    """
+    opened = Gallery(gallery)
+    enrolled, conflicts = read_zip(opened, Path(source))
+    for person in enrolled:
+        print(f"{person.name}: {person.photos} photos")
+    for sentence in conflicts:
+        print(sentence)
+    print(f"{len(enrolled)} people were enrolled in {opened.path}, {len(conflicts)} left out")
+    if conflicts:
+        print("For those: rename or forget one of the two, or import into another gallery file.")

@@ -15,8 +15,8 @@ from open_clip_idplugin.pictures.keys import key_of, label_of, place_of
 from open_clip_idplugin.pictures.passed_over import PassedOver
 from open_clip_idplugin.pictures.tar_samples import picture_member, tar_samples
 from open_clip_idplugin.pictures.walk import FoundPictures, walk_pictures
-from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location, location
+from open_clip_idplugin.storage.reports import Skip
 
 PICTURES_PER_PART = 512
 

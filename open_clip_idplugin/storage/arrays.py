@@ -1,4 +1,4 @@
-"""NumPy arrays in bytes from outside: read where the header claims no more than follows it, and never unpickled."""
+"""NumPy arrays from outside: bytes -> array, where the header claims no more than follows it; never unpickled."""
 
 import io
 import math

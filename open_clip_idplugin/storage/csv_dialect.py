@@ -1,4 +1,4 @@
-"""CSV dialect: tables as spreadsheets write them, with commas, or with semicolons where the comma is the decimal sign, or tabs.
+"""CSV dialect: a table's first line -> its delimiter, a comma, or a semicolon where the comma is the decimal sign, or a tab.
 
 Role: a table's first line -> its delimiter (RFC 4180 knows the comma alone).
 """

@@ -1,4 +1,4 @@
-"""SHA-256 of files, block by block, however large they are."""
+"""SHA-256 of files: paths -> hex digest, block by block, however large they are."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""JSON (RFC 8259), which knows no NaN and no infinite numbers: what every parser reads, in files and answers alike.
+"""JSON (RFC 8259): values -> text without NaN and infinite numbers, which every parser reads.
 
 Role: values -> text. Python's own writer puts `NaN` and `Infinity` into the text by default, which browsers, jq and most other
 languages refuse; here such numbers become null. No other module writes JSON.
@@ -16,6 +16,16 @@ def json_text(value: Any, **options: Any) -> str:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:
         return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def json_document(value: Any) -> str:
+    """JSON for a file that people read too: indented, with text as it is, unless that is no UTF-8 (old names of files)."""
+    text = json_text(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json_text(value, indent=1)
+    return f"{text}\n"
 
 
 def finite(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""VGGFace2's layout of identities, `<id>/photo.jpg` and a table of names.
+"""VGGFace2's layout of identities: `<id>/photo.jpg` and a table -> names by id.
 
 Role: `identity_meta.csv` -> id -> name.
 """

@@ -1,4 +1,4 @@
-"""Lightning checkpoints (`.ckpt`): the tensors of their `state_dict`, without what else they hold.
+"""Lightning checkpoints: `.ckpt` -> the tensors of its `state_dict`, without what else it holds.
 
 Role: a torch archive that Lightning wrote -> name -> tensor. Such a file also keeps hyper-parameters, callbacks and optimizers,
 whose classes torch's reader for weights refuses; here they become objects that do nothing, and nothing is imported or called.

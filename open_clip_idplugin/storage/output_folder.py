@@ -18,7 +18,7 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.atomic import PART, atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.finite_json import json_document, json_text
 from open_clip_idplugin.storage.locations import Location, list_folder, make_folder
 
 CONTENT = "content"  # the parameter that stands for the input's content: a hash, which says nothing to a reader
@@ -81,6 +81,21 @@ def _try_lock(handle: int) -> bool:
 
 
 @contextmanager
+def disk_errors_explained(folder: Location) -> Iterator[None]:
+    """Turn what no closer place has explained, an OSError such as of a full disk, into IdClipError; `folder` is the output.
+
+    Whatever is finished there stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        place, reason = error.filename or folder, error.strerror or str(error) or type(error).__name__
+        raise IdClipError(
+            f"cannot read or write {place} ({reason}); put that right and run the same command again to go on"
+        ) from error
+
+
+@contextmanager
 def claimed_folder(folder: Location, parameters: Mapping[str, Any], kind: OutputKind) -> Iterator[None]:
     """Hold an output folder that is new, empty, or an earlier run's with the same parameters, half done or whole.
 
@@ -105,7 +120,7 @@ def claimed_folder(folder: Location, parameters: Mapping[str, Any], kind: Output
                 f"{folder} is not empty: it holds {found} but no {kind.note}; choose an empty folder for --output"
             )
         else:
-            atomic_write(note, json_text(parameters, indent=1, ensure_ascii=False) + "\n")
+            atomic_write(note, json_document(parameters))
         remove_leftovers(folder)
         yield
 

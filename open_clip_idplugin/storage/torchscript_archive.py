@@ -1,4 +1,4 @@
-"""Restricted unpickler for torch archives, and TorchScript's: their tensors, without the program.
+"""Restricted unpickler: torch archives, and TorchScript's -> their tensors, without the program.
 
 Role: a file of the form in which OpenAI published CLIP -> name -> tensor. torch.jit.load would run what the file says
 (`__setstate__`, operators that write files); here its modules are plain containers, nothing of `code/` is read, and of names

@@ -8,13 +8,13 @@ import pytest
 from training_fixtures import small_world, write_shards
 
 from benchmarks.recipes import running, summary
+from benchmarks.recipes.cell_training import training_command
 from benchmarks.recipes.cells import Bench, Cell, CellResult, cells_of, read_result
 from benchmarks.recipes.command import benchmark
 from benchmarks.recipes.evaluating import BEST_TEMPLATE
 from benchmarks.recipes.findings import gather
 from benchmarks.recipes.recipes import ADAPTOR, PAPER, PLAIN, RECIPES, Recipe, choose, words
 from benchmarks.recipes.report import write_report
-from benchmarks.recipes.training import training_command
 from benchmarks.recipes.world import World
 from open_clip_idplugin.config import IdentityConfig
 from open_clip_idplugin.errors import IdClipError

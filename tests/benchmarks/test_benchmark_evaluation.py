@@ -11,12 +11,12 @@ from training_fixtures import small_world, write_shards
 
 from benchmarks.recipes import bench_faces
 from benchmarks.recipes.bench_faces import BenchFaces
+from benchmarks.recipes.cell_training import training_command
 from benchmarks.recipes.cells import Bench, Cell, CellResult
 from benchmarks.recipes.choices import best_template, first_share, one_caption_each
 from benchmarks.recipes.cost import Cost, training_cost
 from benchmarks.recipes.evaluating import Evaluator
 from benchmarks.recipes.recipes import PAPER, PLAIN
-from benchmarks.recipes.training import training_command
 from benchmarks.recipes.world import World
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import Settings, ask

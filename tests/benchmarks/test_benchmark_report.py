@@ -14,7 +14,7 @@ from benchmarks.recipes import cells as cells_module
 from benchmarks.recipes.cells import Bench, Cell, CellResult
 from benchmarks.recipes.collecting import collect
 from benchmarks.recipes.command import benchmark
-from benchmarks.recipes.failures import failure_sections
+from benchmarks.recipes.failure_sections import failure_sections
 from benchmarks.recipes.findings import gather
 from benchmarks.recipes.plots import draw_plots
 from benchmarks.recipes.recipes import RECIPES

@@ -27,9 +27,8 @@ from open_clip_idplugin.faces.face_table import (
 )
 from open_clip_idplugin.pictures.collection import find_collection
 from open_clip_idplugin.storage.locations import location
-from webdataset_tools.collection_faces.build import build_face_table
+from webdataset_tools.collection_faces.build import FacesOptions, build_face_table
 from webdataset_tools.collection_faces.command import faces as faces_verb
-from webdataset_tools.collection_faces.options import FacesOptions
 
 FILES = ("faces.parquet", "embeddings.npy", "metadata.json", "report.json")
 

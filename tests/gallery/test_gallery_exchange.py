@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from open_clip_idplugin.gallery import Details, Gallery, GalleryError
-from open_clip_idplugin.gallery.exchange_verbs import export_people, import_people
+from open_clip_idplugin.gallery.verbs import export_people, import_people
 
 MODEL = "insightface:test"
 CROP = b"\xff\xd8 a picture"

@@ -16,10 +16,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch
-from open_clip_idplugin.faces.grouping import find_neighbours, load_graph
+from open_clip_idplugin.faces.grouping import find_neighbours, group_faces, load_graph
 from open_clip_idplugin.gallery import Gallery, group_commands
 from open_clip_idplugin.gallery.group_commands import enroll_groups
-from open_clip_idplugin.gallery.grouping import group_faces
 from webdataset_tools.collection_faces.command import faces as faces_verb
 
 suggest = partial(group_commands.suggest, least_face=0)  # the table's faces have a few pixels

@@ -5,9 +5,9 @@ import pytest
 
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.gallery import Gallery
-from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.region_faces import NamedFace
 from open_clip_idplugin.gallery.region_identity import LIKE_ANOTHER, UNLIKE_OTHERS, check_identities
+from open_clip_idplugin.gallery.rows import PhotoFace
 
 MODEL = "tests:unmeasured"  # ArcFace's scale is assumed
 PEOPLE = dict(zip(("Ada", "Bob", "Eve"), np.linalg.qr(np.random.default_rng(3).normal(size=(32, 3)))[0].T))

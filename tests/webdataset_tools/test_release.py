@@ -9,7 +9,7 @@ import release_fixtures as fixtures
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import ModelMismatch
-from webdataset_tools import report
+from webdataset_tools import shard_report
 from webdataset_tools.release import load_release, swapped_file_name
 from webdataset_tools.release_face_model import ReleaseFaceModel, agreed_model, write_face_model
 from webdataset_tools.release_files import ReleaseError, read_identity_names, stream_object
@@ -70,7 +70,7 @@ def test_unusable_embeddings_are_listed(tmp_path):
     edit_features(tmp_path, break_embeddings)
     read = load_release(tmp_path, "train")
     reasons = {skip.key: skip.reason for skip in read.skipped}
-    size, value = report.WRONG_EMBEDDING_SIZE, report.BAD_EMBEDDING
+    size, value = shard_report.WRONG_EMBEDDING_SIZE, shard_report.BAD_EMBEDDING
     assert reasons == {
         **dict.fromkeys(["9_n000001", "9_n000002", "9_n000003", "209_n000001", "209_n000002"], size),
         **dict.fromkeys(["109_n000001", "109_n000002", "109_n000003"], value),
@@ -110,7 +110,7 @@ def test_keys_of_another_form_are_listed(tmp_path, key):
     fixtures.write_release(tmp_path, scenes=1)
     edit_features(tmp_path, lambda f: f.update({key: f["9_n000001"]}))
     read = load_release(tmp_path, "train")
-    assert [(skip.key, skip.reason) for skip in read.skipped] == [(key, report.BAD_KEY)]
+    assert [(skip.key, skip.reason) for skip in read.skipped] == [(key, shard_report.BAD_KEY)]
     assert len(read.samples) == 3
 
 
@@ -121,8 +121,8 @@ def test_repeated_keys_keep_the_first(tmp_path):
     path.write_text(path.read_text().rstrip("}") + f', "9_n000002": {again}, "0009_n000003": {again}}}')
     read = load_release(tmp_path, "train")
     assert [(skip.key, skip.reason) for skip in read.skipped] == [
-        ("9_n000002", report.DUPLICATE_KEY),
-        ("9_n000003", report.DUPLICATE_KEY),
+        ("9_n000002", shard_report.DUPLICATE_KEY),
+        ("9_n000003", shard_report.DUPLICATE_KEY),
     ]
     np.testing.assert_array_equal(read.samples[1].face, np.float32(fixtures.face_embedding(1)))
 
@@ -139,10 +139,10 @@ def test_missing_image_captions_and_names_are_listed(tmp_path):
     read = load_release(tmp_path, "train")
     reasons = {skip.key: skip.reason for skip in read.skipped}
     assert reasons == {
-        "9_n000001": report.MISSING_IMAGE,
-        "109_n000001": report.MISSING_CAPTIONS,
-        "109_n000002": report.MISSING_CAPTIONS,
-        **{f"{image}_n000003": report.UNKNOWN_IDENTITY for image in (9, 109, 209, 309, 409, 509)},
+        "9_n000001": shard_report.MISSING_IMAGE,
+        "109_n000001": shard_report.MISSING_CAPTIONS,
+        "109_n000002": shard_report.MISSING_CAPTIONS,
+        **{f"{image}_n000003": shard_report.UNKNOWN_IDENTITY for image in (9, 109, 209, 309, 409, 509)},
     }
     assert {sample.identity_name for sample in read.samples} == {"Ann", "Bea"}
 
@@ -273,10 +273,10 @@ def test_a_split_of_one_s_own_is_the_keys_of_its_file(tmp_path):
     assert (read.split, [sample.key for sample in read.samples]) == ("testhard", ["9_n000001", "109_n000002"])
     assert read.images == load_release(tmp_path / "coco-pfs", "test").images  # of the split that holds the pictures
     np.testing.assert_array_equal(read.samples[0].face, np.float32(fixtures.face_embedding(6)))
-    assert [(skip.key, skip.reason) for skip in read.skipped] == [("9_n000009", report.UNKNOWN_IDENTITY)]
+    assert [(skip.key, skip.reason) for skip in read.skipped] == [("9_n000009", shard_report.UNKNOWN_IDENTITY)]
     again = load_release(tmp_path / "coco-pfs", "train", features=hard)  # a known name takes its own pictures
     assert again.images.name == "coco_train_swapped"
-    assert {skip.reason for skip in again.skipped} == {report.UNKNOWN_IDENTITY, report.MISSING_CAPTIONS}
+    assert {skip.reason for skip in again.skipped} == {shard_report.UNKNOWN_IDENTITY, shard_report.MISSING_CAPTIONS}
     with pytest.raises(ReleaseError, match=r"no split 'testhard'.*--features"):
         load_release(tmp_path / "coco-pfs", "testhard")
     with pytest.raises(ReleaseError, match=r"there is no file .*gone"):

@@ -23,7 +23,7 @@ from places import FIXTURES
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.output_folder import locked
-from webdataset_tools import report, shard_folder
+from webdataset_tools import shard_folder, shard_report
 from webdataset_tools.image_check import find_damage
 from webdataset_tools.release import load_release
 from webdataset_tools.sample_format import read_samples
@@ -127,7 +127,7 @@ def test_crops_come_from_the_swapped_image_without_photos(release, tmp_path):
     path.write_bytes(fixtures.picture_bytes(5, (fixtures.FACELESS_WIDTH, 60)))
     result = pack(release, tmp_path / "out", fixtures.fake_engine(), crops=None)
     assert result.crops == {"swapped_image": 17}
-    assert [(skip.key, skip.reason) for skip in result.without_crop] == [("9_n000001", report.NO_FACE_IN_IMAGE)]
+    assert [(skip.key, skip.reason) for skip in result.without_crop] == [("9_n000001", shard_report.NO_FACE_IN_IMAGE)]
     for sample in read_samples(tmp_path / "out"):
         if sample.key == "9_n000001":  # kept without crop
             assert sample.face_crop_bytes is None and sample.record.face_crop_source is None
@@ -145,7 +145,7 @@ def test_people_without_a_usable_photo_keep_their_samples(release, tmp_path):
     result = pack(release, tmp_path / "out", fixtures.fake_engine(), crops=None, photos=photos)
     assert result.samples == 18 and result.crops == {"identity_photo": 6}
     counts = json.loads((tmp_path / "out" / "report.json").read_text())["without_crop"]["counts"]
-    assert counts == {report.NO_FACE_IN_PHOTOS: 6, report.NO_PHOTO: 6}
+    assert counts == {shard_report.NO_FACE_IN_PHOTOS: 6, shard_report.NO_PHOTO: 6}
     assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
 
 
@@ -190,11 +190,11 @@ def damage_images(release):
     folder.mkdir()
     (images / "000000000109.jpg_n000002.jpg").unlink()
     return {
-        "9_n000001": report.CORRUPT_IMAGE,
-        "9_n000002": report.CORRUPT_IMAGE,
-        "9_n000003": report.CORRUPT_IMAGE,
-        "109_n000001": report.UNREADABLE_IMAGE,
-        "109_n000002": report.MISSING_IMAGE,
+        "9_n000001": shard_report.CORRUPT_IMAGE,
+        "9_n000002": shard_report.CORRUPT_IMAGE,
+        "9_n000003": shard_report.CORRUPT_IMAGE,
+        "109_n000001": shard_report.UNREADABLE_IMAGE,
+        "109_n000002": shard_report.MISSING_IMAGE,
     }
 
 
@@ -205,7 +205,11 @@ def test_damaged_images_are_left_out_and_listed(release, tmp_path, workers):
     assert result.samples == 13 == sum(json.loads((tmp_path / "out/sizes.json").read_text()).values())
     listed = json.loads((tmp_path / "out/report.json").read_text())["skipped"]
     assert {entry["key"]: entry["reason"] for entry in listed["samples"]} == expected
-    assert listed["counts"] == {report.CORRUPT_IMAGE: 3, report.MISSING_IMAGE: 1, report.UNREADABLE_IMAGE: 1}
+    assert listed["counts"] == {
+        shard_report.CORRUPT_IMAGE: 3,
+        shard_report.MISSING_IMAGE: 1,
+        shard_report.UNREADABLE_IMAGE: 1,
+    }
     assert not expected.keys() & {sample.key for sample in read_samples(tmp_path / "out")}
     text = "\n".join(result.lines())
     assert "3 x corrupt image" in text and "109_n000002" in text

@@ -21,7 +21,7 @@ from worker_pool_fixtures import stop_spark
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.locations import location
-from webdataset_tools import report, shard_writer
+from webdataset_tools import shard_report, shard_writer
 from webdataset_tools.evaluation_data import load_evaluation_set
 from webdataset_tools.inspection import inspect
 from webdataset_tools.sample_format import read_samples
@@ -125,7 +125,7 @@ def test_an_unreadable_image_is_a_line_of_the_report(release, tmp_path, monkeypa
     original = shard_writer._read_image
     monkeypatch.setattr(shard_writer, "_read_image", lambda path, key, check: original(Denied(path), key, check))
     result = pack(release, tmp_path / "out")
-    assert [(skip.key, skip.reason) for skip in result.skipped] == [("9_n000001", report.UNREADABLE_IMAGE)]
+    assert [(skip.key, skip.reason) for skip in result.skipped] == [("9_n000001", shard_report.UNREADABLE_IMAGE)]
     assert "Permission denied" in result.skipped[0].detail and result.samples == 17
 
 
@@ -144,7 +144,7 @@ def test_unusual_images_and_bombs_each_end_in_their_place(release, tmp_path):
     bomb[at : at + 4] = b"\xfd\xe8\xfd\xe8"  # 65,000 x 65,000
     (images / "000000000409.jpg_n000001.jpg").write_bytes(bytes(bomb))
     result = pack(release, tmp_path / "out", photos=None, crops="image")
-    assert [(skip.key, skip.reason) for skip in result.skipped] == [("409_n000001", report.CORRUPT_IMAGE)]
+    assert [(skip.key, skip.reason) for skip in result.skipped] == [("409_n000001", shard_report.CORRUPT_IMAGE)]
     assert "million pixels" in result.skipped[0].detail
     assert result.samples == 17
 
@@ -168,8 +168,8 @@ def test_an_identity_without_photo_and_an_image_without_captions_are_listed(rele
     values["annotations"] = [value for value in values["annotations"] if value["image_id"] != 109]
     path.write_text(json.dumps(values))
     result = pack(release, tmp_path / "out")
-    assert {skip.reason for skip in result.skipped} == {report.MISSING_CAPTIONS} and len(result.skipped) == 3
-    assert {skip.reason for skip in result.without_crop} == {report.NO_PHOTO} and len(result.without_crop) == 5
+    assert {skip.reason for skip in result.skipped} == {shard_report.MISSING_CAPTIONS} and len(result.skipped) == 3
+    assert {skip.reason for skip in result.without_crop} == {shard_report.NO_PHOTO} and len(result.without_crop) == 5
     assert result.samples == 15
 
 
@@ -229,5 +229,5 @@ def test_spark_gives_the_bytes_that_processes_give(release, tmp_path):
         result = pack(release, tmp_path / "spark", workers=2, distributor="pyspark")
     finally:
         stop_spark()
-    assert result.samples == 17 and [skip.reason for skip in result.skipped] == [report.CORRUPT_IMAGE]
+    assert result.samples == 17 and [skip.reason for skip in result.skipped] == [shard_report.CORRUPT_IMAGE]
     assert contents(tmp_path / "spark") == contents(tmp_path / "processes")

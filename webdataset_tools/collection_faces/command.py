@@ -1,9 +1,9 @@
-"""The verb `idclip faces`."""
+"""The verb `idclip faces`: a picture collection -> a face table."""
 
 from open_clip_idplugin.command_line.next_step import command
-from webdataset_tools.collection_faces.build import build_face_table
-from webdataset_tools.collection_faces.options import PICTURES_PER_PART, FacesOptions
-from webdataset_tools.collection_faces.sheet import SHEET_FILE, write_sheet
+from open_clip_idplugin.pictures.collection import PICTURES_PER_PART
+from webdataset_tools.collection_faces.build import FacesOptions, build_face_table
+from webdataset_tools.collection_faces.face_sheet import SHEET_FILE, write_sheet
 from webdataset_tools.worker_pool import PROCESSES
 
 

@@ -1,17 +1,16 @@
-"""What was found in a collection, and what could not be used: `report.json` and the lines that the verb prints.
+"""Report of looking for faces: the parts' notes -> counts, what could not be used, and the lines that the verb prints.
 
-Role: the parts' notes -> counts and lists; nothing depends on time or on the number of workers.
+Role: `report.json` beside a face table; nothing depends on time or on the number of workers.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from open_clip_idplugin.faces.face_parts import PartNotes
 from open_clip_idplugin.pictures.collection import Collection
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
-from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.report import Skip, count_reasons, reason_lines
+from open_clip_idplugin.storage.reports import Skip, read_entries, reason_lines, with_counts
 
 REPORT_FILE = "report.json"
 
@@ -31,31 +30,29 @@ class FacesReport:
     passed_over: list[PassedOver] = field(default_factory=list)
     exact_copies: dict[str, str] = field(default_factory=dict)  # key of a copy -> of the picture that was read
 
-    def to_json(self) -> str:
-        """The file's content."""
-        values = {
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
             "input": self.input,
             "model_id": self.model_id,
             "pictures": self.pictures,
             "faces": self.faces,
             "embeddings": self.embeddings,
             "without_faces": {"count": len(self.without_faces), "pictures": self.without_faces},
-            "rejected": {"counts": count_reasons(self.rejected), "pictures": [vars(skip) for skip in self.rejected]},
+            "rejected": with_counts(self.rejected, "pictures"),
             "not_embedded": {"count": len(self.not_embedded), "pictures": self.not_embedded},
             "passed_over": to_json(self.passed_over),
             "exact_copies": self.exact_copies,
         }
-        return json_text(values, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "FacesReport":
+    def from_json(cls, values: Mapping[str, Any]) -> "FacesReport":
         """Read what `to_json` gave."""
-        values = json.loads(text)
         return cls(
             **{
                 **values,
                 "without_faces": values["without_faces"]["pictures"],
-                "rejected": [Skip(**skip) for skip in values["rejected"]["pictures"]],
+                "rejected": read_entries(values["rejected"], "pictures"),
                 "not_embedded": values["not_embedded"]["pictures"],
                 "passed_over": [PassedOver(**entry) for entry in values.get("passed_over", ())],
             }

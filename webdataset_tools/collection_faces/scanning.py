@@ -11,8 +11,8 @@ from open_clip_idplugin.faces import FaceEngine, ImageRejected, load_picture
 from open_clip_idplugin.faces.face_parts import MODEL_FAILED, PartCollector, PartNotes, PicturePlace
 from open_clip_idplugin.faces.finding import FaceFinding, find_faces, load_engine
 from open_clip_idplugin.pictures.collection import PictureFile, Task, read_pictures
-from open_clip_idplugin.storage.left_out import Skip
 from open_clip_idplugin.storage.locations import Location, location
+from open_clip_idplugin.storage.reports import Skip
 from webdataset_tools.worker_pool import Tick
 
 

@@ -1,4 +1,4 @@
-"""Who is swapped into which image: pure functions of ids, attribute values and a seed.
+"""Assignment: ids, attribute values, a seed -> who is swapped into which image; pure functions.
 
 Role: identities -> disjoint splits; images x identities -> k identities an image. Every identity in use gets about equally many
 images, and at least `contexts` where there are enough images. The order of the inputs does not matter.

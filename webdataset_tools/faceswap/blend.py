@@ -1,4 +1,4 @@
-"""The swapper without weights: the identity's photo is moved onto the target's face, recoloured and cloned in.
+"""Blending swapper, without weights: the identity's photo -> moved onto the target's face, recoloured and cloned in.
 
 Role: two faces in pictures -> the target's picture with the source's face between forehead and chin. Steps: rotation,
 scale and shift by the five landmarks (an affine fit would give everybody the same proportions), transfer of colour and
@@ -10,9 +10,16 @@ import cv2
 import numpy as np
 
 from webdataset_tools import marking
-from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
 from webdataset_tools.faceswap.face_skin import SkinMap, from_frame, map_skin, own_face
-from webdataset_tools.faceswap.geometry import SwapFailed, fit_similarity, scale_of, transform
+from webdataset_tools.faceswap.geometry import (
+    SwapFailed,
+    fit_similarity,
+    outline_of,
+    pixels_inside,
+    scale_of,
+    to_lab,
+    transform,
+)
 from webdataset_tools.faceswap.swapper import KEEP_SKIN, FaceInPicture
 
 _MARGIN = 16  # pixels around the mask: cloning needs neighbours, OpenCV fails on masks that touch the border

@@ -16,9 +16,9 @@ from typing import Any
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Location
+from open_clip_idplugin.storage.reports import Skip
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release_files import ReleaseError, encodable, read_captions, read_image_id
-from webdataset_tools.report import Skip
 
 Box = tuple[float, float, float, float]
 Outline = tuple[tuple[float, ...], ...]  # polygons, each x, y, x, y, ... in pixels

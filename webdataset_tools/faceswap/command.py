@@ -1,10 +1,10 @@
-"""The verb `idclip swap`."""
+"""The verb `idclip swap`: COCO and identity photos -> a release."""
 
 from open_clip_idplugin.command_line.next_step import command
-from webdataset_tools.faceswap.contact_sheet import CONTACT_SHEET
+from webdataset_tools.contact_sheet import CONTACT_SHEET
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE
-from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE
 from webdataset_tools.faceswap.options import SwapOptions
+from webdataset_tools.faceswap.release_output import CAPTIONS_FILE
 from webdataset_tools.faceswap.swap_release import build_release
 from webdataset_tools.faceswap.swap_report import REPORT_FILE
 from webdataset_tools.faceswap.swappers import KEEP_SKIN

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from webdataset_tools.faceswap import face_skin, reasons
-from webdataset_tools.faceswap.face_region import to_lab
-from webdataset_tools.faceswap.geometry import pose_of, transform
+from webdataset_tools.faceswap.coco import CocoImage, Outline
+from webdataset_tools.faceswap.geometry import pose_of, to_lab, transform
 
 DEGREES = 100.0  # of yaw for one unit of `pose_of`, about
 _NOD = (0.35, 0.8)  # units of `pose_of` between which the face of a person who looks ahead lies
@@ -24,6 +24,9 @@ _FEATURE_SCALE = np.array([13.0, 6.0, 6.0])  # Lab
 _NEUTRAL = 5.0  # chroma of skin below which a face has no colour; real skin has 10 and more
 _TONED = 3.0  # Lab units by which colours of one lightness differ in a toned picture; 5 and more in one with people in colour
 _LIGHTNESSES, _THUMBNAIL = 64, 64
+_LEAST_PERSON = 0.7  # share of the inner face inside the person's outline; annotators cut corners
+_MOST_OBJECT = 0.05  # share of it inside the outline of a thing
+_REACH = 0.35  # a wrist so near to the face's box, in heights of it, has its hand at the face
 
 
 @dataclass(frozen=True)
@@ -146,3 +149,35 @@ def _sharpness(face: face_skin.SkinMap) -> float:
 
 def _numbers(values: Any) -> Any:
     return tuple(round(float(value), 4) for value in values)
+
+
+def covered_by_annotated(landmarks: np.ndarray, box: np.ndarray, image: CocoImage) -> tuple[str, str] | None:
+    """Occlusion by COCO's annotations, which know what colours cannot tell: a phone, a racket or a cup over the face, a hand
+    at it, a face that is printed on what the person wears.
+
+    Return the reason (of `reasons`) and detail why the annotations forbid a swap of this face, None where they do not.
+
+    Raises SwapFailed for landmarks that lie on one point.
+    """
+    matrix = face_skin.frame_of(landmarks)
+    if image.person and _share_inside(image.person, matrix) < _LEAST_PERSON:
+        return reasons.NOT_THE_PERSON, ""
+    for name, outline in image.objects:
+        if (share := _share_inside(outline, matrix)) > _MOST_OBJECT:
+            return reasons.COVERED_BY_OBJECT, f"{name}, {share:.0%}"
+    reach = _REACH * float(box[3] - box[1])
+    for x, y in image.wrists:
+        if box[0] - reach < x < box[2] + reach and box[1] - reach < y < box[3] + reach:
+            return reasons.HAND_AT_FACE, ""
+    return None
+
+
+def _share_inside(outline: Outline, matrix: np.ndarray) -> float:
+    """Return the share of the inner face that lies inside polygons of the picture; `matrix` leads to the face's frame."""
+    filled = np.zeros(face_skin.INNER.shape, np.uint8)
+    for polygon in outline:
+        points = transform(matrix, np.array(polygon[: len(polygon) // 2 * 2]).reshape(-1, 2))
+        part = np.zeros_like(filled)
+        cv2.fillPoly(part, [np.rint(np.clip(points, -30_000, 30_000)).astype(np.int32)], 1)
+        filled |= part
+    return float(np.count_nonzero(face_skin.INNER & (filled > 0)) / np.count_nonzero(face_skin.INNER))

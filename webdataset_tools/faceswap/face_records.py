@@ -1,4 +1,4 @@
-"""What the detector found, as plain values that can lie on disk between two runs.
+"""Face records: `Face` of the engine <-> plain values that can lie on disk between two runs.
 
 Role: `Face` of the engine <-> `FoundFace` <-> JSON. Embeddings are biometric: files that hold these records are PRIVATE.
 """

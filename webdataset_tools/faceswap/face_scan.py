@@ -15,13 +15,13 @@ from open_clip_idplugin.faces import Face, ImageRejected, load_picture
 from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools.faceswap import face_quality, object_masks, reasons
+from open_clip_idplugin.storage.reports import Skip
+from webdataset_tools.faceswap import face_quality, reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_quality import QualityRules
 from webdataset_tools.faceswap.face_records import FoundFace
 from webdataset_tools.faceswap.geometry import SwapFailed
 from webdataset_tools.faceswap.identities import Identity
-from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick
 
 Decoded = TypeVar("Decoded")
@@ -180,7 +180,7 @@ def _check(
     if rules.quality is not None:
         why = face_quality.unusable(face.landmarks, quality, rules.quality, lent=annotated is None)
         if why is None and annotated is not None:
-            why = object_masks.in_front_of(face.landmarks, face.box, annotated)
+            why = face_quality.covered_by_annotated(face.landmarks, face.box, annotated)
         if why is not None:
             return Skip(label, *why)
     score, size = float(face.score), face.crop.shape[0]

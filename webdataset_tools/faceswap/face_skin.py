@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS
-from webdataset_tools.faceswap.face_region import outline_of, pixels_inside, to_lab
-from webdataset_tools.faceswap.geometry import fit_similarity, scale_of, transform
+from webdataset_tools.faceswap.geometry import fit_similarity, outline_of, pixels_inside, scale_of, to_lab, transform
 
 SIDE = 160  # pixels of the frame: ArcFace's 112 with a border
 _FRAME = ARCFACE_LANDMARKS + (SIDE - 112) / 2

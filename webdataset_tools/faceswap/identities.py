@@ -13,10 +13,10 @@ from open_clip_idplugin.pictures.walk import pictures_below
 from open_clip_idplugin.storage import locations
 from open_clip_idplugin.storage.csv_dialect import delimiter_of
 from open_clip_idplugin.storage.locations import Location
+from open_clip_idplugin.storage.reports import Skip
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.release import IDENTITY_FILE
 from webdataset_tools.release_files import ReleaseError, encodable, read_identity_names
-from webdataset_tools.report import Skip
 from webdataset_tools.sample_format import parse_key, sample_key
 
 GENDER = "gender"

@@ -1,4 +1,4 @@
-"""The inputs of a swap run, read before any picture is opened.
+"""Inputs of a swap run: folders and tables of the options -> what is known before any picture is opened.
 
 Role: the options' folders and tables -> COCO subsets, identities and notes, and one hash of them all, by which a second
 run knows whether it goes on with the same data.

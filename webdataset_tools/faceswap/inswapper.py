@@ -1,4 +1,4 @@
-"""insightface's INSwapper on a model file of the user's, behind the swapper interface.
+"""INSwapper: a model file of the user's -> insightface's swapper behind the swapper interface.
 
 Role: two faces -> the target's picture with the face that the network makes from the source's embedding. The embedding
 must come from the recogniser the model was trained with (for inswapper_128: the one of buffalo_l).

@@ -1,4 +1,4 @@
-"""`manifest.parquet`: one row for every decision of a run, kept or not.
+"""Manifest of a release: every decision of a run, kept or not -> a row of `manifest.parquet`.
 
 Role: splits with their images and decisions -> a table. Rows without an identity are COCO images that were left out before
 anybody was swapped in. Boxes and landmarks are pixels of the upright picture; similarities are cosines. It holds no embedding.
@@ -11,10 +11,10 @@ from typing import Any
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Location
-from webdataset_tools.faceswap.split_result import SplitResult
+from open_clip_idplugin.storage.reports import Skip
+from webdataset_tools.faceswap.swapping import SplitResult
 from webdataset_tools.marking import short_name
 from webdataset_tools.release import swapped_file_name
-from webdataset_tools.report import Skip
 
 MANIFEST_FILE = "manifest.parquet"
 _ROWS_AT_ONCE = 10_000

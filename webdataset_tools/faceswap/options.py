@@ -1,9 +1,10 @@
-"""The options of a swap run, checked: the flags of `idclip swap` as one value."""
+"""Options of a swap run: the flags of `idclip swap` -> one checked value."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from open_clip_idplugin.command_line.verb_arguments import require_whole_number
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage.locations import Place, is_file, is_folder, location
 from webdataset_tools.faceswap.face_quality import QualityRules
@@ -64,13 +65,13 @@ class SwapOptions:
 
     def __post_init__(self) -> None:
         for name in ("people_per_image", "contexts", "min_face", "photos_per_identity", "tries", "workers"):
-            _check_integer(name, getattr(self, name), 1)
+            require_whole_number(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         for name in ("det_size", "train_images", "val_images", "test_images"):
             if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), 1)
-        _check_integer("seed", self.seed)
+                require_whole_number(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        require_whole_number("--seed", self.seed)
         if self.quality is not None:
-            _check_integer("quality", self.quality, 1)
+            require_whole_number("--quality", self.quality, 1)
             if self.quality > 100:
                 raise IdClipError(f"--quality is JPEG's, from 1 to 100, not {self.quality}")
         for name in ("keep_skin", "min_score", "min_inside", "max_covered", "min_sharpness"):
@@ -131,12 +132,6 @@ class SwapOptions:
         """Return what shapes the release, as plain JSON values: all but places and who does the work."""
         places = ("coco", "identities", "output", "swapper_model", "attributes", "image_attributes")
         return {name: value for name, value in asdict(self).items() if name not in (*places, "workers", "distributor")}
-
-
-def _check_integer(name: str, value: object, least: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        bound = "" if least is None else f" from {least} on"
-        raise IdClipError(f"--{name.replace('_', '-')} must be a whole number{bound}, not {value!r}")
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:

@@ -1,11 +1,11 @@
 """Why a picture, a photo, an identity or a swap is not in the release: the words of the report and the manifest.
 
-They extend those of `webdataset_tools.report`, which stand for the same things in both reports.
+They extend those of `webdataset_tools.shard_report`, which stand for the same things in both reports.
 """
 
-from webdataset_tools.report import MISSING_CAPTIONS as MISSING_CAPTIONS
-from webdataset_tools.report import MISSING_IMAGE as MISSING_IMAGE
-from webdataset_tools.report import UNREADABLE_IMAGE as UNREADABLE_IMAGE
+from webdataset_tools.shard_report import MISSING_CAPTIONS as MISSING_CAPTIONS
+from webdataset_tools.shard_report import MISSING_IMAGE as MISSING_IMAGE
+from webdataset_tools.shard_report import UNREADABLE_IMAGE as UNREADABLE_IMAGE
 
 # COCO images that do not show exactly one person: counted, not listed, since they are most of COCO.
 NO_PERSON = "no person annotated"

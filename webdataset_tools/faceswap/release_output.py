@@ -4,21 +4,30 @@ Role: everything of the published layout but the pictures (see `webdataset_tools
 that depends on the ids alone. Features are biometric, and other files say who is shown: they are written PRIVATE.
 """
 
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from open_clip_idplugin.prompts import TRAINING_SETTINGS, expand, general_text, general_texts, training_caption
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Location
 from webdataset_tools.faceswap import coco
 from webdataset_tools.faceswap.identities import GENDER
-from webdataset_tools.faceswap.modified_captions import CAPTIONS_FILE, caption_lines
-from webdataset_tools.faceswap.split_result import SplitResult
-from webdataset_tools.release import ATTRIBUTES_FILE, COCO_FOLDER, IDENTITY_FILE, IDENTITY_FOLDER, SPLITS
+from webdataset_tools.faceswap.swapping import SplitResult
+from webdataset_tools.release import (
+    ATTRIBUTES_FILE,
+    CAPTIONS_PER_IMAGE,
+    COCO_FOLDER,
+    IDENTITY_FILE,
+    IDENTITY_FOLDER,
+    SPLITS,
+)
 from webdataset_tools.sample_format import sample_key
 
 Notes = Mapping[int, Mapping[str, str]]
+CAPTIONS_FILE = "captions.jsonl"
 
 
 def write_features(output: Location, split: SplitResult) -> None:
@@ -89,3 +98,30 @@ def write_notes(
 def genders_of(values: Mapping[str, Mapping[str, str | None]], given: Mapping[str, Mapping[str, str]]) -> dict:
     """Return identity id -> gender, from the matched values or else from the tables."""
     return {key: matched.get(GENDER) or given.get(key, {}).get(GENDER) for key, matched in values.items()}
+
+
+def caption_lines(split: SplitResult, seed: int) -> Iterator[str]:
+    """Yield the lines of a split, the captions with the person in them: JSON, one a caption.
+
+    Those of training hold `[TOK]` in the three settings of `open_clip_idplugin.prompts`; val and test have the 11 texts of the
+    evaluation, once with `[TOK]` (conf1), once with the name. Each caption has random draws of its own, so that lines do not
+    depend on each other.
+    """
+    for swapped, decision in split.kept():
+        name = split.names[decision.identity_id]
+        key = sample_key(swapped.image.image_id, decision.identity_id)
+        for number, caption in enumerate(swapped.image.captions[:CAPTIONS_PER_IMAGE]):
+            rng = random.Random(f"captions {seed} {key} {number}")
+            line = {"key": key, "split": split.split, "identity_name": name, "number": number, "caption": caption}
+            yield json_text({**line, **_texts(split.split, caption, name, rng)}, ensure_ascii=False) + "\n"
+
+
+def _texts(split: str, caption: str, name: str, rng: random.Random) -> dict[str, Any]:
+    if split == "train":
+        texts = {setting: training_caption(caption, setting, rng) for setting in TRAINING_SETTINGS}
+        return {"token": texts, "name": expand(general_text(caption, 0), "names", name)}
+    general = general_texts(caption, rng)
+    return {
+        "token": [expand(text, "conf1") for text in general],
+        "name": [expand(text, "names", name) for text in general],
+    }

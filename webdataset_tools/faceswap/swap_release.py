@@ -14,22 +14,21 @@ from typing import Any, NoReturn
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.storage import locations
-from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.locations import Location, location
-from open_clip_idplugin.storage.output_folder import CONTENT, claimed_folder
-from webdataset_tools.disk_errors import told_plainly
+from open_clip_idplugin.storage.output_folder import CONTENT, claimed_folder, disk_errors_explained
+from open_clip_idplugin.storage.reports import Skip, count_reasons, write_report
 from webdataset_tools.faceswap import coco, reasons, release_output, swap_folder, swap_report
 from webdataset_tools.faceswap.assignment import assign, split_by_share
-from webdataset_tools.faceswap.contact_sheet import write_contact_sheet
 from webdataset_tools.faceswap.face_scan import EngineLoader, load_engine
 from webdataset_tools.faceswap.identities import SPLIT
 from webdataset_tools.faceswap.inputs import SwapInputs, fingerprint, read_inputs
 from webdataset_tools.faceswap.manifest import MANIFEST_FILE, write_manifest
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.pairing import photos_for
-from webdataset_tools.faceswap.selection import (
+from webdataset_tools.faceswap.swap_report import REPORT_FILE, SwapReport
+from webdataset_tools.faceswap.swap_selection import (
     Lenders,
     RunStage,
     Scene,
@@ -37,14 +36,12 @@ from webdataset_tools.faceswap.selection import (
     select_people,
     select_scenes,
 )
-from webdataset_tools.faceswap.split_result import SplitResult, SwappedImage
-from webdataset_tools.faceswap.swap_report import REPORT_FILE, SwapReport
+from webdataset_tools.faceswap.swap_sheet import write_contact_sheet
 from webdataset_tools.faceswap.swappers import Swapper, SwapperSettings, find_factory
-from webdataset_tools.faceswap.swapping import Decision, ImageSwapper, SwapJob, SwapSettings
+from webdataset_tools.faceswap.swapping import Decision, ImageSwapper, SplitResult, SwapJob, SwappedImage, SwapSettings
 from webdataset_tools.faceswap.verification import rules_for
 from webdataset_tools.release import COCO_FOLDER, SPLITS
 from webdataset_tools.release_face_model import ReleaseFaceModel, write_face_model
-from webdataset_tools.report import Skip, count_reasons
 
 VERSION = 4  # raise it when equal inputs and options give another release
 REFUSED_FILE = "nothing_swapped.json"  # the report where nothing could be; not that of a finished release
@@ -63,7 +60,7 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
     create_swapper()  # a missing model is told now, not after hours of looking for faces
     load = load or partial(load_engine, options.faces, options.det_size)
     output = location(options.output)
-    with told_plainly(output):
+    with disk_errors_explained(output):
         inputs = read_inputs(options)
         parameters = {"version": VERSION, **options.parameters(), CONTENT: fingerprint(inputs, model)}
         with claimed_folder(output, parameters, swap_folder.RELEASE):
@@ -73,7 +70,7 @@ def build_release(options: SwapOptions, load: EngineLoader | None = None) -> Swa
                 report = SwapReport.from_json(json.loads(finished.read_text()))
             else:
                 report = _build(options, inputs, load, create_swapper, model)
-                atomic_write(finished, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n", PRIVATE)
+                write_report(finished, report.to_json())
             swap_folder.clear_work(output)
     return report
 
@@ -111,7 +108,7 @@ def _refuse(selections: Sequence[SplitSelection], lenders: Lenders, inputs: Swap
     skipped = [skip for selection in selections for skip in selection.skipped]
     unsplit = [skip for subset in inputs.subsets.values() for skip in subset.skipped]
     report = SwapReport({}, inputs.not_one_person(), lenders.skipped, lenders.skipped_photos, unsplit + skipped)
-    atomic_write(output / REFUSED_FILE, json_text(report.to_json(), indent=1, ensure_ascii=False) + "\n", PRIVATE)
+    write_report(output / REFUSED_FILE, report.to_json())
     counts = count_reasons(skipped) or "COCO has no image of one person"
     raise IdClipError(f"no image can be swapped: {counts}; {output / REFUSED_FILE} has the reason of every picture")
 

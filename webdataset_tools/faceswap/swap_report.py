@@ -1,6 +1,6 @@
-"""`report.json` of a release and the lines that the verb prints: what was made, what was left out and why.
+"""Report of a swap: the splits' results -> totals, lists of what was left out, and the lines that the verb prints.
 
-Role: the splits' results -> totals and lists. Nothing here depends on time, on interruptions or on the number of workers.
+Role: `report.json` of a release. Nothing here depends on time, on interruptions or on the number of workers.
 """
 
 from collections import Counter
@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import mean, median
 from typing import Any
 
-from webdataset_tools.faceswap.split_result import SplitResult
-from webdataset_tools.report import Skip, count_reasons, reason_lines
+from open_clip_idplugin.storage.reports import Skip, read_entries, reason_lines, with_counts
+from webdataset_tools.faceswap.swapping import SplitResult
 from webdataset_tools.sample_format import sample_key
 
 REPORT_FILE = "report.json"
@@ -47,13 +47,14 @@ class SwapReport:
         """Return plain JSON values: totals first, then counts per reason, then every entry."""
         values = asdict(self)
         for name in _LISTS:
-            values[name] = {"counts": count_reasons(getattr(self, name)), "entries": values.pop(name)}
+            del values[name]  # they come last
+            values[name] = with_counts(getattr(self, name))
         return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "SwapReport":
         """Read what `to_json` gave."""
-        lists = {name: [Skip(**entry) for entry in values[name]["entries"]] for name in _LISTS}
+        lists = {name: read_entries(values[name]) for name in _LISTS}
         splits = {split: SplitSummary(**summary) for split, summary in values["splits"].items()}
         return cls(splits, values["not_one_person"], **lists)
 

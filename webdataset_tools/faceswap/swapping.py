@@ -5,8 +5,8 @@ pose fits, until the result is recognised as the identity; then the JPEG is writ
 """
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from open_clip_idplugin.faces import load_picture
 from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.locations import Location
+from open_clip_idplugin.storage.reports import Skip
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.coco import CocoImage
 from webdataset_tools.faceswap.face_records import FoundFace
@@ -27,7 +28,6 @@ from webdataset_tools.faceswap.pairing import PairRules, photos_for, skin_of
 from webdataset_tools.faceswap.swappers import FaceInPicture, Swapper
 from webdataset_tools.faceswap.verification import Similarity, SimilarityRules, identity_embedding, verify
 from webdataset_tools.release import swapped_file_name
-from webdataset_tools.report import Skip
 from webdataset_tools.worker_pool import Tick
 
 _PHOTOS_KEPT = 64  # decoded photos in memory
@@ -152,3 +152,33 @@ def _write(path: Location, jpeg: bytes) -> None:
         atomic_write(path, jpeg)
     except OSError as error:
         raise IdClipError(f"cannot write {path} ({error}); make room and run the same command again") from error
+
+
+@dataclass(frozen=True)
+class SwappedImage:
+    """A COCO image, its face, the values it was matched by, and what became of its identities."""
+
+    image: CocoImage
+    face: FoundFace
+    values: dict[str, str | None]
+    decisions: list[Decision]
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """One split, swapped: images sorted by id; names and photo faces (photo -> face) by identity id."""
+
+    split: str
+    images: list[SwappedImage]
+    names: Mapping[str, str]
+    photos: Mapping[str, Mapping[str, FoundFace]]
+    digital_source_type: str
+    skipped: list[Skip] = field(default_factory=list)
+    pairs_refused: dict[str, int] = field(default_factory=dict)  # reason -> pairs of a scene and a person
+
+    def kept(self) -> Iterator[tuple[SwappedImage, Decision]]:
+        """Yield every swap that is in the release, by image and identity."""
+        for swapped in self.images:
+            for decision in sorted(swapped.decisions, key=lambda decision: decision.identity_id):
+                if decision.kept:
+                    yield swapped, decision

@@ -1,4 +1,4 @@
-"""Did the swap work: the new face's embedding against the identity's and the original face's.
+"""Verification of a swap: the new face -> its cosines to the identity and to the original face, and whether they will do.
 
 Role: a swapped picture -> two similarities and a verdict. What similarity two photos of one person have depends on
 the face model, so that the bounds come from its calibration unless they are given. The face is cut out by the target's

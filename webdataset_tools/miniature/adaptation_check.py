@@ -16,11 +16,11 @@ from open_clip.loss import ClipLoss
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
+from open_clip_idplugin.devices import fast_autocast, fast_precision
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Results, Settings, run
 from open_clip_idplugin.prompts import training_caption
 from open_clip_idplugin.queries.query_encoder import QueryEncoder
 from webdataset_tools.evaluation_data import encode_images, load_evaluation_set
-from webdataset_tools.miniature.cpu_precision import fast_autocast, fast_precision
 
 MODEL = "IdCLIP-ViT-miniature"
 CONFIGURATIONS = ("captions", "names", "conf1")

@@ -1,4 +1,4 @@
-"""Words for scenes and people: COCO-like captions and web-like alt-texts, which say only what is drawn.
+"""Captions: scenes and people -> COCO-like captions and web-like alt-texts, which say only what is drawn.
 
 Role: `scene_captions` knows the scene and the body's gender, never the face, so that captions stay true when a face is
 swapped; `alt_text` also describes the person and is what the tiny CLIP is pretrained on.

@@ -1,4 +1,4 @@
-"""Batch norm while the image tower is pretrained, and none in what is shipped.
+"""Batch norm while the image tower is pretrained: tower -> with it, and folded into its convolutions again.
 
 Role: convolutions learn in a fraction of the steps with batch norm, and a frozen tower must not have any; so it is put
 after every convolution of the trunk before training and folded into the convolutions afterwards.

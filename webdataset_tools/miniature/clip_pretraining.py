@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from open_clip_idplugin.assets import MODEL_CONFIGS
+from open_clip_idplugin.devices import fast_autocast
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import miniature_tower  # registers the image tower
 from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
@@ -37,15 +38,15 @@ from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.miniature.bpe import learn_merges, vocabulary_size, write_merges
 from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.clip_batch_norm import add_batch_norm, fold_batch_norm
-from webdataset_tools.miniature.clip_groups import choose_groups, group_targets
-from webdataset_tools.miniature.clip_pictures import (
+from webdataset_tools.miniature.clip_samples import (
     FIRST_SCENE,
     PICTURES_PER_SCENE,
     UNSEEN,
     PretrainingPictures,
+    choose_groups,
     draw_pictures,
+    group_targets,
 )
-from webdataset_tools.miniature.cpu_precision import fast_autocast
 from webdataset_tools.miniature.scenes import sample_scene
 from webdataset_tools.miniature.streams import stream
 

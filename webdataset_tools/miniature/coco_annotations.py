@@ -1,4 +1,4 @@
-"""Object annotations of drawn scenes, as COCO's `instances_*.json` has them: who and what is where, to the pixel.
+"""COCO annotations: drawn scenes -> `instances_*.json`, who and what is where, to the pixel.
 
 Role: a planned scene -> its annotations; many -> one file. Boxes and areas are those of the visible pixels; polygons run
 through the middles of the pixels at the edge. Held things that COCO does not know are left out.

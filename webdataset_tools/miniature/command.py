@@ -1,10 +1,10 @@
-"""The verb `idclip miniature`."""
+"""The verb `idclip miniature`: sizes and a seed -> a drawn release, or the world before a swap."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.miniature.picture_folder import CONTACT_SHEET
+from webdataset_tools.contact_sheet import CONTACT_SHEET
 from webdataset_tools.miniature.release_plan import SIZES, ReleaseSize, SplitSize
 from webdataset_tools.miniature.release_writer import write_release
 from webdataset_tools.miniature.unswapped_plan import PHOTOS_PER_PERSON, swap_command

@@ -1,4 +1,4 @@
-"""`idclip demo`: a small world from nothing to a search; ends with a table and `report.html`.
+"""The verb `idclip demo`: nothing -> a small world, a model and a search; ends with a table and `report.html`.
 
 Role: `demo_steps`, then `demo_results`. An interrupted demo goes on where it stopped.
 """

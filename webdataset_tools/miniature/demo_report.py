@@ -1,4 +1,4 @@
-"""The demo's page: tables, queries with their top images, and the loss curve, in one self-contained HTML file.
+"""The demo's page: tables, queries with their top images, loss curve -> one self-contained HTML file.
 
 Role: plain values in -> `report.html` out. Pictures are embedded, so that the file can be mailed or archived by itself.
 """

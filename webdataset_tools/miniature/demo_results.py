@@ -1,4 +1,4 @@
-"""The demo's second half: what the trained model finds, as a table, as answers of the search backend, and as a page.
+"""The demo's second half: the trained model -> a table, answers of the search backend, and a page.
 
 Role: shards + checkpoint -> evaluation beside the rival; index, gallery and Flask app of the retrieval package -> answers to
 example queries; both -> `report.html`. Imports open_clip.

@@ -1,4 +1,4 @@
-"""Steps of `idclip demo` up to the trained model, each by the command that a user would type.
+"""The demo's first half: a seed -> a trained model, each step by the command that a user would type.
 
 Role: run the verbs in their order, each on what the one before wrote. Steps whose output is there already are not run again.
 """
@@ -132,7 +132,7 @@ def train(run: Demo) -> None:
 
 def training_arguments(run: Demo) -> list[str]:
     """Flags of open_clip_train for the adaptation: both towers frozen, only the adaptor learns."""
-    from webdataset_tools.miniature.cpu_precision import fast_precision
+    from open_clip_idplugin.devices import fast_precision
 
     shard_names = sorted(path.name for path in run.shards("train").glob("*.tar"))
     pattern = f"{run.shards('train')}/{{{Path(shard_names[0]).stem}..{Path(shard_names[-1]).stem}}}.tar"

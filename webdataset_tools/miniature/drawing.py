@@ -2,9 +2,10 @@
 
 Role: `paint_head` composes hair, skull, face and features on any canvas (scenes and photos use it); `draw_face` is the
 plain picture of one face for training face networks. Layers follow a face swap's: the face hull with all features is `face`,
-everything around it is `head`.
+everything around it is `head`. `apply_camera` then does to any picture what light and a camera do.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +15,6 @@ from webdataset_tools.miniature import features, hair
 from webdataset_tools.miniature.brush import Brush, Geometry
 from webdataset_tools.miniature.canvas import polygon, spline
 from webdataset_tools.miniature.head_frame import FacePose, HeadFrame
-from webdataset_tools.miniature.lighting import apply_camera
 from webdataset_tools.miniature.palette import Colour, mix, shade
 from webdataset_tools.miniature.people import FaceTraits, Person
 
@@ -124,3 +124,28 @@ def _paint_skin(canvas: np.ndarray, hull: np.ndarray, skin: Colour, pose: FacePo
     polygon(canvas, lit, skin)
     bright = middle + (hull - middle) * [0.55, 0.6] + extent * [0.11 * towards, -0.1]
     polygon(canvas, bright, mix(skin, (255, 244, 230), 0.07))
+
+
+@lru_cache(maxsize=32)
+def _ramp(width: int) -> np.ndarray:
+    return np.linspace(-1.0, 1.0, width, dtype=np.float32)[None, :, None]
+
+
+@lru_cache(maxsize=8)
+def _grain(height: int, width: int) -> np.ndarray:
+    """Return a fixed field of normal noise, larger than a picture: drawing one a picture would take longer than the picture."""
+    return np.random.default_rng(7).standard_normal((2 * height, 2 * width, 1), np.float32).repeat(3, 2)
+
+
+def apply_camera(picture: np.ndarray, pose: FacePose, rng: np.random.Generator) -> np.ndarray:
+    """Return the picture under the pose's light, exposure, warmth, blur and noise."""
+    height, width = picture.shape[:2]
+    tint = np.array([1 + 0.10 * pose.warmth, 1.0, 1 - 0.12 * pose.warmth], np.float32) * np.float32(pose.exposure)
+    gain = np.broadcast_to((1 + np.float32(0.16 * pose.light) * _ramp(width)) * tint, picture.shape)
+    lit = np.multiply(picture, gain, dtype=np.float32)
+    if pose.blur > 0.05:
+        lit = cv2.GaussianBlur(lit, (0, 0), pose.blur)
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    return cv2.addWeighted(
+        lit, 1.0, _grain(height, width)[y : y + height, x : x + width], pose.noise, 0, dtype=cv2.CV_8U
+    )

@@ -1,4 +1,4 @@
-"""The miniature face pack's calibration: `python -m webdataset_tools.miniature.face_calibration FILE`.
+"""Calibration of the miniature face pack: drawn faces -> FILE (`python -m webdataset_tools.miniature.face_calibration`).
 
 Drawn people whom the pack was not trained on -> photos and scenes of every stratum -> scores of the detected faces. The file
 that is shipped comes from the default options.

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from webdataset_tools.miniature.face_nets import ANCHOR_SIZES, STRIDES, Detector
+from webdataset_tools.miniature.face_nets import ANCHOR_SIZES, STRIDES, Detector, cosine_share
 from webdataset_tools.miniature.face_samples import DetectionSet
-from webdataset_tools.miniature.face_schedule import cosine_share
 
 SIDE = 192  # of the pictures trained on and of the square that the detector is meant to see pictures in
 _REACH = 1.45  # an anchor answers for faces up to this many times larger or smaller than its size ...

@@ -1,4 +1,4 @@
-"""What a face pack can do in the miniature: detection and recognition of people that it never saw, as numbers.
+"""Measures of a face pack: drawn people that it never saw -> detection and recognition as numbers.
 
 Everything goes through the face engine, as for a user: detect, align, embed. People are those of the pool "faces" from
 number `face_samples.UNSEEN` on.

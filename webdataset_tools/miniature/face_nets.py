@@ -1,9 +1,12 @@
-"""The two networks of the miniature face pack, in torch, shaped so that their ONNX graphs keep insightface's contracts.
+"""The two networks of the miniature face pack, in torch, and the schedule of their learning rate.
+
+Role: shaped so that their ONNX graphs keep insightface's contracts.
 
 `Recogniser`: aligned crops [N, 3, 112, 112] in [-1, 1] -> embeddings [N, 512] (not normalised).
 `Detector`: pictures [1, 3, H, W] (sides multiples of 32) -> SCRFD's nine outputs (Guo et al., arXiv 2105.04714).
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -122,3 +125,10 @@ class Detector(nn.Module):
 def _rows(values: Tensor) -> Tensor:
     """[N, anchors, C, h, w] -> [N, h * w * anchors, C]."""
     return values.permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
+def cosine_share(step: int, steps: int, warm_up: int = 60) -> float:
+    """Share of the learning rate at `step`: linear warm-up, then half a cosine down to zero at `steps`."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))

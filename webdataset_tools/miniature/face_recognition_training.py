@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from webdataset_tools.miniature.cpu_precision import fast_autocast
-from webdataset_tools.miniature.face_nets import CROP_SIZE, EMBEDDING_SIZE, Recogniser
+from open_clip_idplugin.devices import fast_autocast
+from webdataset_tools.miniature.face_nets import CROP_SIZE, EMBEDDING_SIZE, Recogniser, cosine_share
 from webdataset_tools.miniature.face_samples import MARGIN, CropSet
-from webdataset_tools.miniature.face_schedule import cosine_share
 
 
 class ArcMargin(nn.Module):

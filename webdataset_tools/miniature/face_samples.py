@@ -16,8 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS, similarity_transform
-from webdataset_tools.miniature import photos, scenes
+from webdataset_tools.miniature import scenes
 from webdataset_tools.miniature.drawing import DrawnFace
+from webdataset_tools.miniature.identity_photos import identity_photo
 from webdataset_tools.miniature.people import Person, sample_person, swap_face
 from webdataset_tools.miniature.streams import stream
 
@@ -104,7 +105,7 @@ def draw_photo(person: Person, number: int, index: int) -> DrawnFace:
     rng = stream(number, "face photo", index)
     if index % 2:
         person = swap_face(_other_body(person, rng), person)
-    return photos.identity_photo(person, rng)
+    return identity_photo(person, rng)
 
 
 def _other_body(person: Person, rng: np.random.Generator) -> Person:

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from webdataset_tools.miniature.canvas import disc
-from webdataset_tools.miniature.ground import Ground
+from webdataset_tools.miniature.canvas import Ground, disc
 from webdataset_tools.miniature.palette import Colour, clip_colour, shade
 
 

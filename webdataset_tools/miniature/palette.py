@@ -1,4 +1,4 @@
-"""Colours of the miniature world, RGB 0-255: the words that captions use and what is drawn for them."""
+"""Palette of the miniature world: the words that captions use -> the colours that are drawn for them, RGB 0-255."""
 
 import numpy as np
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_idplugin.errors import IdClipError
-from webdataset_tools.miniature.names import FAMILY_NAMES, FEMALE_NAMES, MALE_NAMES, ORIGINS, origin_of
+from webdataset_tools.miniature.invented_names import FAMILY_NAMES, ORIGINS, invented_name, origin_of
 from webdataset_tools.miniature.streams import stream
 
 # Share of a trait's standard deviation that the origin of the family name explains: what a name alone tells about looks.
@@ -144,7 +144,7 @@ def sample_person(seed: int, pool: str) -> Person:
         raise IdClipError(f"Person number {seed} is out of range: use 0 to {POOL_SIZE - 1}.")
     number = POOLS.index(pool) * POOL_SIZE + seed
     gender = "f" if stream(number, "gender").random() < 0.5 else "m"
-    given, family = _name(number, gender)
+    given, family = invented_name(number, gender)
     origin = origin_of(family)
     traits = _continuous_traits(number, origin)
     age = float(18 + 52 * stream(number, "age").beta(1.1, 1.9))
@@ -184,7 +184,7 @@ def look_alike(person: Person, seed: int, closeness: float) -> Person:
     head: dict[str, Any] = {
         n: _clip(closeness * getattr(person.head, n) + rest * getattr(other.head, n)) for n in _HEAD_AXES
     }
-    given, _ = _name(int(other.identity_id[1:]), person.gender)
+    given, _ = invented_name(int(other.identity_id[1:]), person.gender)
     return Person(
         other.identity_id,
         f"{given} {other.name.split(' ', 1)[1]}",
@@ -236,12 +236,6 @@ def _continuous_traits(number: int, origin: int) -> dict[str, float]:
     own = stream(number, "traits").standard_normal(len(_ALL_AXES))
     mixed = NAME_LEAK * _origin_looks()[origin] + sqrt(1.0 - NAME_LEAK**2) * own
     return {name: _clip(value) for name, value in zip(_ALL_AXES, mixed.tolist())}
-
-
-def _name(number: int, gender: str) -> tuple[str, int]:
-    rng = stream(number, "name")
-    given = FEMALE_NAMES if gender == "f" else MALE_NAMES
-    return given[int(rng.integers(len(given)))], int(rng.integers(len(FAMILY_NAMES)))
 
 
 def _pick(number: int, label: str, weights: Mapping[str, float], origin: int) -> str:

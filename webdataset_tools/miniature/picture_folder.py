@@ -1,4 +1,4 @@
-"""A folder of drawn pictures: its settings, its marked JPEGs, and the items of one task.
+"""Folder of drawn pictures: settings -> a claimed folder, its marked JPEGs, and the items of one task.
 
 Role: what the swapped and the unswapped miniature share on disk. Pictures appear whole
 or not at all, so that a killed run goes on where it stopped.
@@ -17,7 +17,6 @@ from open_clip_idplugin.storage.output_folder import OutputKind, claimed_folder,
 from webdataset_tools.marking import ALGORITHMIC, mark_jpeg
 
 MINIATURE = OutputKind("a miniature made with other settings", note="miniature.json")
-CONTACT_SHEET = "contact_sheet.jpg"
 _NOTE = "This picture was drawn by a program; nobody in it exists."
 _QUALITY = 85
 _TASK_SIZE = 8  # scenes or people a task

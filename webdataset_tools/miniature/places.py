@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from webdataset_tools.miniature import indoor_places, outdoor_places
-from webdataset_tools.miniature.ground import Ground
+from webdataset_tools.miniature.canvas import Ground
 
 PLACES: dict[str, Callable[[Ground], None]] = {
     "beach": outdoor_places.beach,

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
+from webdataset_tools.contact_sheet import CONTACT_SHEET
 from webdataset_tools.miniature.captions import scene_captions
-from webdataset_tools.miniature.contact_sheet import draw_contact_sheet
 from webdataset_tools.miniature.identity_photos import (
     Embedder,
     draw_identity_photo,
@@ -28,7 +28,6 @@ from webdataset_tools.miniature.identity_photos import (
 )
 from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.picture_folder import (
-    CONTACT_SHEET,
     chunks,
     claimed_world,
     encode_picture,
@@ -37,6 +36,7 @@ from webdataset_tools.miniature.picture_folder import (
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleasePlan, ReleaseSize, plan_release
 from webdataset_tools.miniature.scenes import SIZE, draw_scene, face_box, sample_scene
 from webdataset_tools.miniature.streams import stream
+from webdataset_tools.miniature.world_sheets import draw_release_sheet
 from webdataset_tools.release import (
     ATTRIBUTES_FILE,
     COCO_FOLDER,
@@ -87,7 +87,7 @@ def write_release(
                 write_face_model(output, ReleaseFaceModel(engine.model_id, engine.embedding_size))
             for split in SPLITS:
                 _write_features(output, plan, split, embeddings)
-            atomic_write(output / CONTACT_SHEET, encode_picture(draw_contact_sheet(plan)))
+            atomic_write(output / CONTACT_SHEET, encode_picture(draw_release_sheet(plan)))
     return _summarise(plan)
 
 

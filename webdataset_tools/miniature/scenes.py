@@ -12,13 +12,12 @@ import numpy as np
 
 from webdataset_tools.miniature import hair
 from webdataset_tools.miniature.body import Clothes, Figure, draw_arm, draw_body
-from webdataset_tools.miniature.drawing import FacePose, HeadFrame, locate_face, paint_head
-from webdataset_tools.miniature.lighting import apply_camera
+from webdataset_tools.miniature.drawing import FacePose, HeadFrame, apply_camera, locate_face, paint_head
+from webdataset_tools.miniature.identity_photos import sample_pose
 from webdataset_tools.miniature.objects import draw_object
 from webdataset_tools.miniature.occluders import OCCLUDERS, STANDING, draw_occluder
 from webdataset_tools.miniature.palette import CLOTHES
 from webdataset_tools.miniature.people import Person, swap_face
-from webdataset_tools.miniature.photos import sample_pose
 from webdataset_tools.miniature.places import PLACES, draw_place
 from webdataset_tools.miniature.streams import stream
 

@@ -1,4 +1,4 @@
-"""What an unswapped miniature holds: the plan of a release, with more scenes than will be left after the swap.
+"""Plan of an unswapped miniature: size, seed -> a release's plan, with more scenes than will be left after the swap.
 
 Role: a release's size -> the scenes to draw and the `idclip swap` that makes a release of that size of them. A face
 swap finds no face in some scenes and drops swaps that are not recognised; how many was measured (docs/swap.md).

@@ -1,4 +1,4 @@
-"""The miniature world before any face swap, on disk: COCO's layout, identity photos and attributes, as `idclip swap` takes them.
+"""The miniature before any face swap: a plan -> COCO's layout, identity photos and attributes, as `idclip swap` takes them.
 
 Role: the drawing over worker processes, and the text files. Output does not depend on the number of workers; what is already
 drawn is kept, so that a killed run goes on where it stopped.
@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from open_clip_idplugin.storage.atomic import atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
+from webdataset_tools.contact_sheet import CONTACT_SHEET
 from webdataset_tools.faceswap.coco import SUBSETS
 from webdataset_tools.miniature.coco_annotations import coco_instances, scene_annotations
 from webdataset_tools.miniature.identity_photos import draw_identity_photo, photo_name
 from webdataset_tools.miniature.people import Person
 from webdataset_tools.miniature.picture_folder import (
-    CONTACT_SHEET,
     chunks,
     claimed_world,
     encode_picture,
@@ -42,7 +42,7 @@ from webdataset_tools.miniature.unswapped_plan import (
     image_attributes,
     plan_unswapped,
 )
-from webdataset_tools.miniature.unswapped_sheet import draw_unswapped_sheet
+from webdataset_tools.miniature.world_sheets import draw_unswapped_sheet
 from webdataset_tools.release import IDENTITY_FILE, SPLITS
 from webdataset_tools.worker_pool import Tick, run_tasks
 

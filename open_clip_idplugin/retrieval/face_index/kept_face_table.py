@@ -29,7 +29,7 @@ def add_to_table(folder: Path, table: Path, alive: AbstractSet[str]) -> None:
     if (folder / FOLDER).is_dir():
         kept = load_face_table(folder / FOLDER)
         require_same_model(kept.model_id, new.model_id, f"the faces of the index and those of '{table}'")
-        parts.insert(0, (kept, _of(kept, alive)))
+        parts.insert(0, (kept, _rows_of(kept, alive)))
     _replace(folder, parts, len(alive) + new.info.pictures)
 
 
@@ -38,7 +38,7 @@ def keep_only(folder: Path, alive: AbstractSet[str]) -> None:
     if not (folder / FOLDER).is_dir():
         return
     table = load_face_table(folder / FOLDER)
-    stays = _of(table, alive)
+    stays = _rows_of(table, alive)
     if not stays.all():
         _replace(folder, [(table, stays)], len(alive))
 
@@ -51,7 +51,7 @@ def rename_in_table(folder: Path, names: Mapping[str, str]) -> None:
     _replace(folder, [(table, np.ones(len(table), bool))], table.info.pictures, names)
 
 
-def _of(table: FaceTable, keys: AbstractSet[str]) -> np.ndarray:
+def _rows_of(table: FaceTable, keys: AbstractSet[str]) -> np.ndarray:
     return np.array([key in keys for key in table.column("key")], bool)
 
 

@@ -28,7 +28,7 @@ from open_clip_idplugin.faces.face_table import METADATA_FILE, FaceTableInfo, lo
 from open_clip_idplugin.faces.face_table_writing import remove_parts, write_table
 from open_clip_idplugin.faces.finding import FaceFinding, find_faces, load_engine
 from open_clip_idplugin.retrieval.face_index.kept_face_table import FOLDER
-from open_clip_idplugin.storage.left_out import Skip
+from open_clip_idplugin.storage.reports import Skip
 
 if TYPE_CHECKING:
     from PIL import Image

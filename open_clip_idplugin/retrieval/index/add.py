@@ -47,9 +47,10 @@ from open_clip_idplugin.retrieval.index_folder.generations import (
     replacing,
 )
 from open_clip_idplugin.retrieval.index_folder.removed_rows import keys_left
-from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.atomic import PUBLIC, atomic_write
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.output_folder import building_folder, discard_building
+from open_clip_idplugin.storage.reports import write_report
 
 _NEW = "new"  # what is embedded, before it joins the rest
 _SHOWN = 5
@@ -277,4 +278,4 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
     path = folder / REPORT_FILE
     values = json.loads(path.read_text()) if path.exists() else {}
     values["added"] = [*values.get("added", []), added]
-    atomic_write(path, json_text(values, indent=1, ensure_ascii=False) + "\n")
+    write_report(path, values, PUBLIC)

@@ -39,9 +39,9 @@ from open_clip_idplugin.retrieval.index.sources import ImageSource, find_images
 from open_clip_idplugin.retrieval.index_folder.card import IndexCard, load_card, require_same_decoder
 from open_clip_idplugin.retrieval.index_folder.generations import Final, can_go_on
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import renamed, stored_columns
-from open_clip_idplugin.storage.atomic import atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
+from open_clip_idplugin.storage.atomic import PUBLIC
 from open_clip_idplugin.storage.output_folder import building_folder, put_in_place
+from open_clip_idplugin.storage.reports import write_report
 
 REPORT_FILE = "index_report.json"
 Finish = Callable[[Path, list[PartitionReport]], object]
@@ -267,7 +267,7 @@ def _write_report(folder: Path, source: ImageSource, reports: list[PartitionRepo
         "renamed_columns": other_names,
         **source.account(),
     }
-    atomic_write(folder / REPORT_FILE, json_text(values, indent=1, ensure_ascii=False) + "\n")
+    write_report(folder / REPORT_FILE, values, PUBLIC)
     if skipped:
         more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
         print(f"Skipped, cannot be read: {', '.join(skipped[:_SHOWN])}{more}")

@@ -27,9 +27,10 @@ from open_clip_idplugin.retrieval.index_folder.card import IndexCard, IndexMisma
 from open_clip_idplugin.retrieval.index_folder.generations import changing, link_tree, replacing
 from open_clip_idplugin.retrieval.index_folder.metadata_columns import read_keys
 from open_clip_idplugin.retrieval.index_folder.removed_rows import count_rows, read_removed
-from open_clip_idplugin.storage.atomic import atomic_write
+from open_clip_idplugin.storage.atomic import PUBLIC
 from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.storage.output_folder import building_folder, discard_building
+from open_clip_idplugin.storage.reports import write_report
 
 _TOWERS = {"img": "image", "text": "text"}  # of a folder of embeddings -> of the faiss index over it
 _BLOCK = 1024  # thumbnails that are copied at a time
@@ -171,7 +172,7 @@ def _keep_report(index: Path, folder: Path, stays: np.ndarray) -> None:
         known = added["in_the_index_already"]
         known["keys"] = [key for key in known["keys"] if key not in gone]
     values["removed"] = values.get("removed", 0) + int((~stays).sum())
-    atomic_write(folder / REPORT_FILE, json_text(values, indent=1, ensure_ascii=False) + "\n")
+    write_report(folder / REPORT_FILE, values, PUBLIC)
 
 
 def _keep_lists(index: Path, folder: Path, stays: np.ndarray) -> None:

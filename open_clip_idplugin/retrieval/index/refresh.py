@@ -37,7 +37,7 @@ from open_clip_idplugin.retrieval.index_folder.removed_rows import (
     remove_rows,
     rows_of_keys,
 )
-from open_clip_idplugin.storage.left_out import Skip
+from open_clip_idplugin.storage.reports import Skip
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints.loading import LoadedModel

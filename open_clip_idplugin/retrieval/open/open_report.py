@@ -13,9 +13,7 @@ from typing import Any
 from open_clip_idplugin.gallery.group_suggestions import Suggested
 from open_clip_idplugin.pictures.passed_over import PassedOver, passed_over_lines, to_json
 from open_clip_idplugin.retrieval.index.refresh import Refreshed
-from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
-from open_clip_idplugin.storage.finite_json import json_text
-from open_clip_idplugin.storage.left_out import Skip, count_reasons, reason_lines
+from open_clip_idplugin.storage.reports import reason_lines, with_counts, write_report
 
 REPORT_FILE = "open_report.json"
 
@@ -39,7 +37,7 @@ class OpenReport:
         """Write open_report.json."""
         values = asdict(self.refreshed)
         for name in ("copies", "unreadable"):
-            values[name] = _with_counts(getattr(self.refreshed, name))
+            values[name] = with_counts(getattr(self.refreshed, name), "files")
         report = {
             "pictures": list(self.pictures),
             "index": values,
@@ -50,8 +48,7 @@ class OpenReport:
             "calibration": self.calibration,
             "state": dict(self.state),
         }
-        content = json_text(report, indent=1, ensure_ascii=True) + "\n"  # names may hold what is not UTF-8
-        atomic_write(folder / REPORT_FILE, content, PRIVATE)
+        write_report(folder / REPORT_FILE, report)
 
     def lines(self) -> list[str]:
         """The report in a few lines."""
@@ -77,7 +74,3 @@ def read_state(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return state if isinstance(state, dict) else {}
-
-
-def _with_counts(skips: Sequence[Skip]) -> dict[str, Any]:
-    return {"counts": count_reasons(skips), "files": [vars(skip) for skip in skips]}

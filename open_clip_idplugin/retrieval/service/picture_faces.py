@@ -13,8 +13,8 @@ from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.faces.model_identity import require_same_model
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.enrolment import encode_crop
-from open_clip_idplugin.gallery.photo_face import PhotoFace
 from open_clip_idplugin.gallery.quality import LEAST_QUALITY
+from open_clip_idplugin.gallery.rows import PhotoFace
 from open_clip_idplugin.pictures import ImageRejected, load_image
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest

@@ -22,8 +22,7 @@ from open_clip_idplugin.retrieval.index import build as index
 from open_clip_idplugin.retrieval.index.add import add_images
 from open_clip_idplugin.retrieval.index.partitions import EmbedOptions
 from open_clip_idplugin.retrieval.index.sources import find_images
-from webdataset_tools.collection_faces.build import build_face_table
-from webdataset_tools.collection_faces.options import FacesOptions
+from webdataset_tools.collection_faces.build import FacesOptions, build_face_table
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ import pytest
 from places import FIXTURES
 
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.storage.reports import Skip
 from webdataset_tools.faceswap import reasons
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_folder import WORK_FOLDER
 from webdataset_tools.faceswap.swap_release import build_release
 from webdataset_tools.faceswap.swap_report import SwapReport
 from webdataset_tools.release import load_release
-from webdataset_tools.report import Skip
 
 LENIENT = fixtures.LENIENT
 KILLS = 10

@@ -17,7 +17,7 @@ from open_clip_idplugin.faces.calibration import FMR_NAMES
 from open_clip_idplugin.faces.calibration_files import load_calibration
 from open_clip_idplugin.pictures import load_picture
 from webdataset_tools import marking
-from webdataset_tools.faceswap import face_quality, matching, object_masks, reasons
+from webdataset_tools.faceswap import face_quality, matching, reasons
 from webdataset_tools.faceswap.blend import BlendSwapper
 from webdataset_tools.faceswap.coco import load_subset
 from webdataset_tools.faceswap.face_quality import QualityRules
@@ -184,7 +184,7 @@ def annotated(tmp_path, **changes):
         )
     ((landmarks, box),) = next(iter(world.landmarks.values()))
     (image,) = load_subset(world.coco, "train2017").images
-    return object_masks.in_front_of(np.array(landmarks, "f4"), np.array(box, "f4"), image)
+    return face_quality.covered_by_annotated(np.array(landmarks, "f4"), np.array(box, "f4"), image)
 
 
 def test_things_hands_and_printed_faces_are_known_from_the_annotations(tmp_path):

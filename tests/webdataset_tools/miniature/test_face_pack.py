@@ -11,8 +11,8 @@ from open_clip_idplugin.faces import load_face_engine
 from webdataset_tools.miniature import face_measures, face_samples
 from webdataset_tools.miniature.drawing import DrawnFace
 from webdataset_tools.miniature.face_samples import POOL, UNSEEN, draw_photo, draw_scene_face
+from webdataset_tools.miniature.identity_photos import identity_photo
 from webdataset_tools.miniature.people import sample_person
-from webdataset_tools.miniature.photos import identity_photo
 from webdataset_tools.miniature.streams import stream
 
 torch = pytest.importorskip("torch")

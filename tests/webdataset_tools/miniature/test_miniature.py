@@ -13,17 +13,17 @@ import pytest
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import Face
 from open_clip_idplugin.faces.alignment import ARCFACE_LANDMARKS
+from webdataset_tools.contact_sheet import CONTACT_SHEET
 from webdataset_tools.miniature import identity_photos, people, scenes
 from webdataset_tools.miniature.captions import alt_text, scene_captions
 from webdataset_tools.miniature.command import miniature
 from webdataset_tools.miniature.drawing import DrawnFace, FacePose, draw_face
-from webdataset_tools.miniature.identity_photos import aligned_crop
+from webdataset_tools.miniature.identity_photos import aligned_crop, identity_photo
 from webdataset_tools.miniature.palette import CLOTHES
 from webdataset_tools.miniature.people import face_vector, look_alike, sample_person, skin_group
-from webdataset_tools.miniature.photos import identity_photo
 from webdataset_tools.miniature.places import PLACES, draw_place
 from webdataset_tools.miniature.release_plan import ReleasePlan, ReleaseSize, SplitSize, plan_release
-from webdataset_tools.miniature.release_writer import CONTACT_SHEET, ReleaseSummary, write_release
+from webdataset_tools.miniature.release_writer import ReleaseSummary, write_release
 from webdataset_tools.miniature.scenes import STRATA, draw_scene, face_box, sample_scene
 from webdataset_tools.release import SPLITS, load_release
 

@@ -132,7 +132,7 @@ def test_a_small_corpus_gives_fewer_merges():
 
 
 def test_word_groups_become_labels():
-    groups = importlib.import_module("webdataset_tools.miniature.clip_groups")
+    groups = importlib.import_module("webdataset_tools.miniature.clip_samples")
     assert groups.groups_of("A red, red Shirt") == {"red", "shirt", "red shirt"}
     texts = [["red hat", "blue hat"]] * 40 + [["green hat"]] * 60
     chosen = groups.choose_groups(texts, 3)
@@ -144,7 +144,7 @@ def test_word_groups_become_labels():
 
 
 def test_pretraining_pictures_repeat_and_share_scenes():
-    pictures = importlib.import_module("webdataset_tools.miniature.clip_pictures")
+    pictures = importlib.import_module("webdataset_tools.miniature.clip_samples")
     first, again = pictures.draw_picture(4), pictures.draw_picture(4)
     assert np.array_equal(first[0], again[0])
     assert first[1:] == again[1:]
@@ -160,7 +160,7 @@ def test_shipped_model_finds_scenes_by_caption(model, tokenizer):
     people = importlib.import_module("webdataset_tools.miniature.people")
     captions = importlib.import_module("webdataset_tools.miniature.captions")
     pretraining = importlib.import_module("webdataset_tools.miniature.clip_pretraining")
-    pictures = importlib.import_module("webdataset_tools.miniature.clip_pictures")
+    pictures = importlib.import_module("webdataset_tools.miniature.clip_samples")
     shown, said = [], []
     for seed in range(60):
         scene = scenes.sample_scene(400_000_000 + seed, stratum="plain")

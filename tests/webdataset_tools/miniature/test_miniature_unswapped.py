@@ -13,13 +13,13 @@ import pytest
 from open_clip_idplugin import cli
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces import load_picture
+from webdataset_tools.contact_sheet import CONTACT_SHEET
 from webdataset_tools.faceswap.coco import load_subset
 from webdataset_tools.faceswap.identities import load_identities, read_attribute_table
 from webdataset_tools.marking import read_digital_source_type
 from webdataset_tools.miniature import command
 from webdataset_tools.miniature.coco_annotations import scene_annotations
 from webdataset_tools.miniature.people import sample_person, skin_group
-from webdataset_tools.miniature.picture_folder import CONTACT_SHEET
 from webdataset_tools.miniature.release_plan import PlannedScene, ReleaseSize, SplitSize, plan_release
 from webdataset_tools.miniature.release_writer import write_release
 from webdataset_tools.miniature.scenes import PERSON, PLACE, THING, draw_scene, sample_scene, visible_parts

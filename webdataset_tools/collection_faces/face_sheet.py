@@ -1,6 +1,6 @@
-"""`sheet.jpg`: a look at the faces of a table, on request.
+"""Contact sheet of faces: a written table and its collection -> one picture of aligned faces, on request.
 
-Role: a written table and its collection -> one picture of aligned faces, taken evenly from the table. The pictures are read
+Role: faces taken evenly from the table. The pictures are read
 again; of shards only a few, since a tar is read from its beginning.
 """
 
@@ -13,11 +13,11 @@ from open_clip_idplugin.faces.face_table import FaceRow, FaceTable, load_face_ta
 from open_clip_idplugin.faces.row_crops import CROP_SIZE, face_of, read_crops
 from open_clip_idplugin.pictures.collection import find_collection
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_write
-from webdataset_tools.collection_faces.options import FacesOptions
+from webdataset_tools.collection_faces.build import FacesOptions
+from webdataset_tools.contact_sheet import Cell, draw_sheet, in_rows
 
 SHEET_FILE = "sheet.jpg"
 _COLUMNS, _LINES = 12, 8
-_CELL, _GAP = CROP_SIZE, 4
 _SHARDS = 4
 _QUALITY = 90
 
@@ -28,14 +28,8 @@ def write_sheet(options: FacesOptions) -> bool:
     if not rows:
         return False
     crops = read_crops(rows, find_collection(options.input, options.pictures_per_part))
-    columns = min(_COLUMNS, len(rows))
-    lines = -(-len(rows) // columns)
-    sheet = np.full((lines * (_CELL + _GAP) + _GAP, columns * (_CELL + _GAP) + _GAP, 3), 255, np.uint8)
-    for number, row in enumerate(rows):
-        crop = crops.get(face_of(row))
-        if crop is not None:
-            y, x = (place * (_CELL + _GAP) + _GAP for place in divmod(number, columns))
-            sheet[y : y + _CELL, x : x + _CELL] = crop
+    cells = [Cell(crops.get(face_of(row))) for row in rows]
+    sheet = draw_sheet(in_rows(cells, _COLUMNS), CROP_SIZE)
     stream = io.BytesIO()
     Image.fromarray(sheet).save(stream, "JPEG", quality=_QUALITY)
     atomic_write(options.folder / SHEET_FILE, stream.getvalue(), PRIVATE)

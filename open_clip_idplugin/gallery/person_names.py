@@ -1,4 +1,4 @@
-"""Names of people: how they are compared, shown and printed.
+"""Names of people: a text -> how it is compared, shown and printed.
 
 Role: text -> text; knows no gallery. A name is what can be seen of it: two that look alike because one hides a character, or
 runs from right to left, must not be two people.

@@ -1,17 +1,14 @@
-"""What was packed, what was left out and why.
+"""Report of packing: `Skip` entries of the release reader and of the packing workers -> totals, lists and lines.
 
-Role: reasons -> counts and lists. Input: `Skip` entries of the release reader and of the packing workers; output: the
-JSON report beside the shards and the lines that the verb prints. Nothing here depends on time or on the number of
-workers, so that a resumed build writes the same report as an undisturbed one.
+Role: the JSON report beside the shards and the lines that the verb prints, and the reasons themselves. Nothing here depends on
+time or on the number of workers, so that a resumed build writes the same report as an undisturbed one.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from open_clip_idplugin.storage.left_out import Skip as Skip
-from open_clip_idplugin.storage.left_out import count_reasons as count_reasons
-from open_clip_idplugin.storage.left_out import reason_lines as reason_lines
+from open_clip_idplugin.storage.reports import Skip, reason_lines, with_counts
 
 # Why a sample is not in the shards.
 BAD_KEY = "bad key"
@@ -48,8 +45,8 @@ class BuildReport:
         """Return plain JSON values: totals first, then counts per reason, then every entry."""
         values = asdict(self)
         for name in ("skipped", "without_crop"):
-            entries = values.pop(name)
-            values[name] = {"counts": count_reasons(getattr(self, name)), "samples": entries}
+            del values[name]  # they come last
+            values[name] = with_counts(getattr(self, name), "samples")
         return values
 
     def lines(self) -> list[str]:

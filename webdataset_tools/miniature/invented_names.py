@@ -1,7 +1,9 @@
-"""Names of the miniature's people: everyday given names, invented family names; nobody in particular is meant.
+"""Invented names: a person's number -> given and family name in the miniature; nobody in particular is meant.
 
 The ending of a family name tells where the family comes from, as the endings of many real names do.
 """
+
+from webdataset_tools.miniature.streams import stream
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -33,6 +35,13 @@ _STARTS = _words(
 _ENDS = _words("ado bach dane elli esku field gaard inski ley mont ova sby stein ura wick")
 FAMILY_NAMES = tuple(start + end for start in _STARTS for end in _ENDS)
 ORIGINS = len(_ENDS)
+
+
+def invented_name(number: int, gender: str) -> tuple[str, int]:
+    """Return the given name of person `number`, and the number of the family name."""
+    rng = stream(number, "name")
+    given = FEMALE_NAMES if gender == "f" else MALE_NAMES
+    return given[int(rng.integers(len(given)))], int(rng.integers(len(FAMILY_NAMES)))
 
 
 def origin_of(family: int) -> int:

@@ -16,7 +16,7 @@ from benchmarks.recipes.pages import Picture, Section, ShownFailure, Thumbnail
 from benchmarks.recipes.summary import BY_FACE
 from benchmarks.recipes.world import World
 from open_clip_idplugin.pictures import load_image
-from webdataset_tools.miniature.contact_sheet import draw_cell
+from webdataset_tools.contact_sheet import Cell, draw_sheet
 from webdataset_tools.miniature.picture_folder import encode_picture
 from webdataset_tools.sample_format import Sample, parse_key, read_samples
 
@@ -112,27 +112,14 @@ def _what(found: str, right: str) -> str:
 
 def _sheet(name: str, entries: Sequence[Mapping[str, Any]], seen: Mapping[str, Seen]) -> Picture:
     """A few queries as one picture, a row each."""
-    blank = np.full((SIDE, SIDE, 3), 235, np.uint8)
-    rows = [
-        np.concatenate(
-            [draw_cell(label, blank if cell is None else cell, SIDE) for cell, label, _ in _cells(entry, seen)], axis=1
-        )
-        for entry in entries
-    ]
+    sheet = draw_sheet([[Cell(picture, label) for picture, label, _ in _cells(entry, seen)] for entry in entries], SIDE)
     queries = "; ".join(f"{number}. `{entry['query']}`" for number, entry in enumerate(entries, start=1))
     return Picture(
         f"failures_{name}.jpg",
-        encode_picture(_even(rows)),
+        encode_picture(sheet),
         f"{_TITLES[name]}, one a scene: a row a query, with identity photo, right image and the first {FOUND} images found",
         f"The queries, from the top: {queries}",
     )
-
-
-def _even(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows below each other, the shorter ones filled with white."""
-    width = max(row.shape[1] for row in rows)
-    filled = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    return np.concatenate(filled)
 
 
 def _seen(sample: Sample) -> Seen:

@@ -1,4 +1,4 @@
-"""Which people and which images can be used: the scanning stages and what their results mean.
+"""Selection for a swap: scanned photos and images -> the people and the images that can be used.
 
 Role: inputs + options -> identities with usable photos (`Lenders`) and, for each split, the scenes with a usable
 face. Images are looked at in a seeded order until a split's limit of usable ones is reached; what lies behind it does
@@ -14,6 +14,7 @@ from typing import Any
 
 from open_clip_idplugin.faces import ModelMismatch
 from open_clip_idplugin.faces.model_identity import agreed_model
+from open_clip_idplugin.storage.reports import Skip
 from webdataset_tools.faceswap import coco, matching, reasons
 from webdataset_tools.faceswap.assignment import shuffled
 from webdataset_tools.faceswap.coco import CocoImage
@@ -24,7 +25,6 @@ from webdataset_tools.faceswap.inputs import SwapInputs
 from webdataset_tools.faceswap.options import SwapOptions
 from webdataset_tools.faceswap.swap_folder import Task, chunked
 from webdataset_tools.release import SPLITS
-from webdataset_tools.report import Skip
 
 _SCAN_CHUNK = 16  # images a record
 _PEOPLE_CHUNK = 4
@@ -124,11 +124,11 @@ def select_scenes(
             for task in tasks:
                 for image, entry in zip(task[1], next(left)["images"]):
                     if selection.wants_more():
-                        _judge(image, read_entry(entry), selection, inputs, options)
+                        _take_or_leave_out(image, read_entry(entry), selection, inputs, options)
     return selections
 
 
-def _judge(
+def _take_or_leave_out(
     image: CocoImage, found: FoundFace | Skip, selection: SplitSelection, inputs: SwapInputs, options: SwapOptions
 ) -> None:
     if isinstance(found, Skip):

@@ -121,7 +121,7 @@ def test_validation_is_logged_by_the_host_and_the_best_is_kept(world, paper_run)
 
 def test_validation_is_the_evaluation_of_the_command_line(world, paper_run):
     from open_clip_idplugin.evaluation.protocols import Settings
-    from webdataset_tools.evaluate import evaluate_shards
+    from webdataset_tools.shard_evaluation import evaluate_shards
 
     loaded = load_model(MODEL, str(world / "logs" / "paper" / "checkpoints" / "epoch_2.pt"))
     settings = Settings(("conf1",), templates="0", image_to_text=False)
@@ -648,7 +648,7 @@ VIEW = (
 
 def evaluated(world, checkpoint, model=MODEL):
     from open_clip_idplugin.evaluation.protocols import Settings
-    from webdataset_tools.evaluate import evaluate_shards
+    from webdataset_tools.shard_evaluation import evaluate_shards
 
     settings = Settings(("conf1",), templates="0", image_to_text=False)
     loaded = load_model(model, None if checkpoint is None else str(checkpoint))

@@ -173,7 +173,7 @@ def test_embeddings_of_different_face_models_are_not_compared(tmp_path):
 
 def test_faces_of_another_model_than_the_checkpoints_are_refused(tmp_path):
     from open_clip_idplugin.evaluation.protocols import Settings
-    from webdataset_tools.evaluate import Loading, evaluate_shards
+    from webdataset_tools.shard_evaluation import Loading, evaluate_shards
 
     write_shard(tmp_path / "0.tar", [sample(0, 0), sample(0, 1, face_model="insightface:a/recogniser-111111111111")])
     wanted = {"insightface:a": 2, "insightface:a/recogniser-111111111111": 2, None: 2}
@@ -189,16 +189,18 @@ def test_faces_of_another_model_than_the_checkpoints_are_refused(tmp_path):
 def test_a_rival_of_another_face_model_is_refused_before_the_images_are_encoded(tmp_path, monkeypatch):
     from open_clip_idplugin.evaluation.protocols import Settings
     from open_clip_idplugin.faces import ModelMismatch
-    from webdataset_tools import evaluate as verb
+    from webdataset_tools import shard_evaluation
 
     write_shard(tmp_path / "0.tar", [sample(0, 0, face_model="insightface:a/recogniser-111111111111")])
-    monkeypatch.setattr(verb, "encode_images", None)  # calling it would be a TypeError
+    monkeypatch.setattr(shard_evaluation, "encode_images", None)  # calling it would be a TypeError
     engine = KnownFaces()
     engine.model_id = "insightface:b/recogniser-222222222222"
     loaded = SimpleNamespace(face_model=None, preprocess=preprocess, model=torch.nn.Identity())
-    for rival in (verb.Rival(engine), verb.Rival(engine, validation=str(tmp_path))):
+    for rival in (shard_evaluation.Rival(engine), shard_evaluation.Rival(engine, validation=str(tmp_path))):
         with pytest.raises(ModelMismatch, match="and the rival come from different models"):
-            verb.evaluate_shards(str(tmp_path), loaded, Settings(("captions",)), verb.Loading(workers=0), rival)
+            shard_evaluation.evaluate_shards(
+                str(tmp_path), loaded, Settings(("captions",)), shard_evaluation.Loading(workers=0), rival
+            )
 
 
 @pytest.mark.host
@@ -340,8 +342,8 @@ def test_metrics_are_those_of_the_model_asked_directly(shards, tiny_identity_mod
     from open_clip_idplugin.checkpoints.loading import load_model
     from open_clip_idplugin.evaluation.protocols import Settings
     from open_clip_idplugin.pictures import load_image
-    from webdataset_tools.evaluate import Loading, evaluate_shards
     from webdataset_tools.evaluation_data import samples_of
+    from webdataset_tools.shard_evaluation import Loading, evaluate_shards
 
     _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
     loaded = load_model("IdCLIP-ViT-tiny", str(checkpoint))
@@ -366,7 +368,7 @@ def test_metrics_are_those_of_the_model_asked_directly(shards, tiny_identity_mod
 def test_plain_models_answer_the_baselines(shards, tiny_identity_models, plain_weights):
     from open_clip_idplugin.checkpoints.loading import load_model
     from open_clip_idplugin.evaluation.protocols import Settings
-    from webdataset_tools.evaluate import Loading, evaluate_shards
+    from webdataset_tools.shard_evaluation import Loading, evaluate_shards
 
     _, checkpoint = plain_weights("IdCLIP-ViT-tiny")
     baselines = Settings(("captions", "names"))

@@ -151,3 +151,25 @@ class Ground:
     def vary(self, colour: Colour, spread: float = 10) -> Colour:
         """Shift a colour at random."""
         return clip_colour(tuple(np.array(colour) + self.rng.normal(0, spread, 3)))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where an object is held: the hand in pixels, pixels a unit, and the object's own colour."""
+
+    canvas: np.ndarray
+    hand: np.ndarray
+    scale: float
+    colour: Colour
+
+    def area(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour) -> None:
+        """Fill a polygon given in units from the hand."""
+        polygon(self.canvas, np.asarray(points, np.float64) * self.scale + self.hand, colour)
+
+    def blob(self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0) -> None:
+        """Fill an ellipse given in units from the hand."""
+        oval(self.canvas, self.hand + np.array([x, y]) * self.scale, (rx * self.scale, ry * self.scale), colour, angle)
+
+    def stroke(self, points: list[tuple[float, float]], colour: Colour, width: float) -> None:
+        """Draw a polyline given in units from the hand."""
+        line(self.canvas, np.asarray(points, np.float64) * self.scale + self.hand, colour, width * self.scale)

@@ -2,7 +2,7 @@
 
 Role: `python -m webdataset_tools.miniature.clip_pretraining --output DIR --seed 0` makes `miniature_clip.safetensors`
 and `miniature_bpe.txt.gz` again. Counted in steps: the image tower learns by naming the word groups of the alt-texts
-(`clip_groups`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al., arXiv
+(`clip_samples`), then it is frozen and the text tower is aligned to its cached features, as in LiT (Zhai et al., arXiv
 2111.07991), with open_clip's towers, tokenizer and loss. From-scratch contrastive learning at this size would learn
 backgrounds only.
 """
@@ -36,19 +36,16 @@ from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY
 from open_clip_idplugin.storage.atomic import atomic_path
 from open_clip_idplugin.storage.finite_json import json_text
 from webdataset_tools.miniature.bpe import learn_merges, vocabulary_size, write_merges
-from webdataset_tools.miniature.captions import scene_captions
 from webdataset_tools.miniature.clip_batch_norm import add_batch_norm, fold_batch_norm
 from webdataset_tools.miniature.clip_samples import (
-    FIRST_SCENE,
     PICTURES_PER_SCENE,
     UNSEEN,
     PretrainingPictures,
+    captions_of_scenes,
     choose_groups,
     draw_pictures,
     group_targets,
 )
-from webdataset_tools.miniature.scenes import sample_scene
-from webdataset_tools.miniature.streams import stream
 
 CONFIG = MODEL_CONFIGS / "IdCLIP-ViT-miniature.json"
 Pixels = Callable[[np.ndarray], np.ndarray]  # rows [n] -> uint8 [n, H, W, 3]
@@ -109,11 +106,10 @@ def create_plain_model(seed: int = 0) -> CustomTextCLIP:
 
 def learn_vocabulary(pictures: PretrainingPictures, vocab_size: int) -> list[tuple[str, str]]:
     """Byte pairs of the alt-texts, of COCO-like captions and of the templates that people are asked for with."""
-    scenes = [sample_scene(FIRST_SCENE + number) for number in range(1_000)]
-    captions = [text for s in scenes for text in scene_captions(s, "mf"[s.seed % 2], stream(s.seed, "vocabulary"))]
     templates = [template.replace(ENTITY, " ").replace("[CAPTION]", " ") for template in CAPTION_TEMPLATES] * 20
     merges = learn_merges(
-        [*(text for of_picture in pictures.texts for text in of_picture), *captions, *templates], vocab_size
+        [*(text for of_picture in pictures.texts for text in of_picture), *captions_of_scenes(1_000), *templates],
+        vocab_size,
     )
     if vocabulary_size(merges) != vocab_size:
         raise IdClipError(

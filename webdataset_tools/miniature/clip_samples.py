@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from open_clip_idplugin.storage.atomic import atomic_path
-from webdataset_tools.miniature.captions import alt_text
+from webdataset_tools.miniature.captions import alt_text, scene_captions
 from webdataset_tools.miniature.people import Person, sample_person, swap_face
 from webdataset_tools.miniature.places import PLACES
 from webdataset_tools.miniature.scenes import draw_scene, sample_scene
@@ -146,6 +146,12 @@ def _body_for(person: Person, rng: np.random.Generator) -> Person:
         _, body = _somebody(rng)
         if body.gender == person.gender:
             return body
+
+
+def captions_of_scenes(count: int) -> list[str]:
+    """COCO-like captions of the first scenes, as they are written in a release."""
+    scenes = [sample_scene(FIRST_SCENE + number) for number in range(count)]
+    return [text for s in scenes for text in scene_captions(s, "mf"[s.seed % 2], stream(s.seed, "vocabulary"))]
 
 
 def groups_of(text: str) -> set[str]:

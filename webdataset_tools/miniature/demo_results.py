@@ -21,10 +21,10 @@ from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.gallery.verbs import enroll_photos
 from open_clip_idplugin.storage.finite_json import json_text
-from webdataset_tools.evaluate import Loading, Rival, evaluate_shards
 from webdataset_tools.miniature import demo_steps as steps
 from webdataset_tools.miniature.demo_report import Hit, Query, Report, Row, Table, write_report
 from webdataset_tools.sample_format import Sample, read_samples
+from webdataset_tools.shard_evaluation import Loading, Rival, evaluate_shards
 
 if TYPE_CHECKING:
     import flask

@@ -5,32 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from webdataset_tools.miniature.canvas import line, oval, polygon, spline
+from webdataset_tools.miniature.canvas import Held, spline
 from webdataset_tools.miniature.palette import Colour, mix, shade
 
 _RING = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-
-
-@dataclass(frozen=True)
-class Held:
-    """Where an object is held: the hand in pixels, pixels a unit, and the object's own colour."""
-
-    canvas: np.ndarray
-    hand: np.ndarray
-    scale: float
-    colour: Colour
-
-    def area(self, points: list[tuple[float, float]] | np.ndarray, colour: Colour) -> None:
-        """Fill a polygon given in units from the hand."""
-        polygon(self.canvas, np.asarray(points, np.float64) * self.scale + self.hand, colour)
-
-    def blob(self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0) -> None:
-        """Fill an ellipse given in units from the hand."""
-        oval(self.canvas, self.hand + np.array([x, y]) * self.scale, (rx * self.scale, ry * self.scale), colour, angle)
-
-    def stroke(self, points: list[tuple[float, float]], colour: Colour, width: float) -> None:
-        """Draw a polyline given in units from the hand."""
-        line(self.canvas, np.asarray(points, np.float64) * self.scale + self.hand, colour, width * self.scale)
 
 
 def _cup(held: Held) -> None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def serve(
-    index: str,
     model: str,
+    index: str | None = None,
     checkpoint: str | None = None,
     gallery: str | None = None,
     faces: str | None = None,
@@ -44,13 +44,17 @@ def serve(
     max_results: int = 10_000,
     max_text: int = 10_000,
     model_config: str | None = None,
+    immich_compatible: bool = False,
+    upstream: str | None = None,
+    immich_model: str = "ViT-B-32__openai",
 ) -> None:
     """Answer searches over HTTP as clip-retrieval does, with `[TOK]`, `faces` and `identities` in requests.
 
     Args:
-        index: folder made by `idclip index` (or by clip-retrieval, with the same image tower); several as
-            NAME=FOLDER,NAME=FOLDER, of which the first answers requests that name none.
         model: name of any open_clip model; its image tower must be the one that made the index.
+        index: folder made by `idclip index` (or by clip-retrieval, with the same image tower); several as
+            NAME=FOLDER,NAME=FOLDER, of which the first answers requests that name none. Left out only with
+            --immich_compatible, for Immich alone.
         checkpoint: weights file or pretrained tag.
         gallery: gallery file with enrolled people (default: gallery.sqlite in the user's data folder).
         faces: face model for photos in requests, e.g. insightface:buffalo_l; without it photos are refused.
@@ -73,12 +77,17 @@ def serve(
         max_results: most results of a request.
         max_text: longest text in characters.
         model_config: JSON file, or folder of them, that describes models of your own (see docs/own_models.md).
+        immich_compatible: answer an Immich server too, as its machine-learning service (see docs/immich.md).
+        upstream: address of Immich's own machine-learning service, which gets everything but texts to search by.
+        immich_model: Immich's name of the CLIP model that embedded its pictures, as its settings have it.
     """
     from open_clip_idplugin.retrieval.service.access import parse_networks, read_token
 
     access = choose_access(host, read_token(token_file), host_names, allow_cors, read_only_people)
     access = replace(access, trusted_proxies=parse_networks(trusted_proxies))
-    folders = split_indices(index)
+    if index is None and not immich_compatible:
+        raise IdClipError("--index: name a folder made with `idclip index` (only --immich_compatible does without)")
+    folders = {} if index is None else split_indices(index)
     if threads < 1:
         raise IdClipError("--threads must be at least 1")
     limit_heaps()
@@ -91,9 +100,15 @@ def serve(
     setup = LocalModel(model, checkpoint, gallery, faces, det_size, device, precision, model_config)
     with without_collections():
         share_cores(threads)
-        app = open_app(folders, setup, allow_urls, access, limits, mmap)
+        immich = (upstream, immich_model) if immich_compatible else None
+        app = open_app(folders, setup, allow_urls, access, limits, mmap, immich)
     server.door.open(app)
     address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+    if immich is not None:
+        print(f"Next: make {address} the only URL in Immich's settings, Machine Learning (docs/immich.md)", flush=True)
+    if not folders:
+        server.run_until_stopped()
+        return
     print(f"Serving {', '.join(folders)} at {address}/knn-service (Ctrl-C stops)", flush=True)
     print(
         f'Next: open {address} in a browser, or idclip search "[TOK] ..." --identities NAME --url {address}', flush=True
@@ -164,10 +179,21 @@ def open_app(
     access: "Access | None" = None,
     limits: "Limits | None" = None,
     mmap: bool = False,
+    immich: tuple[str | None, str] | None = None,
 ) -> "flask.Flask":
-    """Load everything that the flags of `serve` name, and build the service (see `service.create_app`)."""
+    """Load everything that the flags of `serve` name, and build the service (see `service.create_app`).
+
+    immich: address of the machine-learning service behind, and Immich's name of its CLIP model.
+    """
     folders = split_indices(indices) if isinstance(indices, str) else indices
     from open_clip_idplugin.retrieval.service.app import create_app
+    from open_clip_idplugin.retrieval.service.immich import open_immich, people_in_texts
 
     loaded, people = setup.load()
-    return create_app(folders, loaded, people, allow_urls=allow_urls, access=access, limits=limits, mmap=mmap)
+    answered = None if immich is None else open_immich(*immich, loaded)
+    if answered is not None:
+        told = people_in_texts(answered, loaded, people)
+        print(f"Immich's texts for {answered.model}: {told}", flush=True)
+    return create_app(
+        folders, loaded, people, allow_urls=allow_urls, access=access, limits=limits, mmap=mmap, immich=answered
+    )

@@ -16,6 +16,7 @@ import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
+from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
 from open_clip_idplugin.retrieval.service.access import CONTENT_RULES, Access, close
@@ -27,6 +28,7 @@ from open_clip_idplugin.retrieval.service.answers import (
     answer,
     json_body,
 )
+from open_clip_idplugin.retrieval.service.immich import Immich, add_immich
 from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.service.limits import Limits
 from open_clip_idplugin.retrieval.service.monitoring import add_monitoring
@@ -75,11 +77,13 @@ def create_app(
     access: Access | None = None,
     limits: Limits | None = None,
     mmap: bool = False,
+    immich: Immich | None = None,
 ) -> flask.Flask:
     """Build the service.
 
     Args:
-        indices: name -> index folder; the first one answers requests that name none.
+        indices: name -> index folder; the first one answers requests that name none. None at all with `immich` alone,
+            which searches its own.
         loaded: the model, with float32 weights (precision fp32, amp or amp_bf16).
         people: gallery and face engine of the service.
         allow_urls: fetch `image_url` (http and https, public addresses only).
@@ -87,6 +91,7 @@ def create_app(
         access: token and names of the service; None: no token, and this machine's own names only.
         limits: how much a request may ask for; None: the defaults.
         mmap: leave the vectors on the disk.
+        immich: also answer an Immich server.
 
     Raises:
         IndexMismatch: an index is damaged, or was made with another image tower.
@@ -99,6 +104,11 @@ def create_app(
     app.before_request(lambda: _bound_body(limits))
     add_monitoring(app)
     close(app, access)
+    if immich is not None:
+        encoder = next((opened.encoder for opened in served.current().values()), None) or JointEncoder(loaded)
+        add_immich(app, immich, people, encoder, limits)
+    if not indices:
+        return app
     names, fetch = list(indices), partial(fetch_picture, most_bytes=limits.request_bytes)
     _add_endpoints(app, names, served, people, fetch if allow_urls else None, limits)
     add_people(app, PeopleService(people, served, limits), access.may_edit_people)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _DEFAULT_RESULTS = KnnRequest.model_fields["num_images"].default
-_TAKE_PICTURES = ("/knn-service", "/people/in-photo", "/people/enroll")
+_TAKE_PICTURES = ("/knn-service", "/people/in-photo", "/people/enroll", "/predict")
 _LISTS = {"/metadata": 2 << 20}  # MOST_RESULTS ids, and their commas
 _USUAL_BYTES = 64 << 10  # of any other request: names, notes, a token
 

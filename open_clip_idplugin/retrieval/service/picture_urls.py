@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from clip_retrieval.clip_back import DOWNLOAD_TIME
@@ -87,29 +88,37 @@ def _get(target: SplitResult, most_bytes: int, end: float) -> tuple[int, str | N
     port = target.port or (443 if target.scheme == "https" else 80)
     address = _public_address(host, port, end)
     connection = http.client.HTTPConnection(host, port)
-    plain = socket.create_connection((address, port), timeout=_left(end))
+    plain = socket.create_connection((address, port), timeout=seconds_left(end))
     connection.sock = plain
     if target.scheme == "https":
         # The handshake comes later, when it can be interrupted: this takes the socket away from `plain`.
         secure = ssl.create_default_context()
         connection.sock = secure.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-    # A timeout counts one read only; a server that sends a byte a second would hold the thread for hours.
-    timer = threading.Timer(_left(end), _shut, (connection.sock,))
-    timer.daemon = True
-    timer.start()
-    try:
+    with shut_at(connection.sock, end), contextlib.closing(connection):
         if isinstance(connection.sock, ssl.SSLSocket):
             connection.sock.do_handshake()
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         connection.request("GET", path, headers={"Accept": "image/*", "Accept-Encoding": "identity"})
         response = connection.getresponse()
-        return response.status, response.getheader("Location"), _read(response, most_bytes)
+        return response.status, response.getheader("Location"), read_bounded(response, most_bytes)
+
+
+@contextlib.contextmanager
+def shut_at(connection: socket.socket, end: float) -> Iterator[None]:
+    """Inside the block the connection is shut at `end` (of `time.monotonic`), whatever is being read or written then.
+
+    A timeout counts one read only; a server that sends a byte a second would hold the thread for hours.
+    """
+    timer = threading.Timer(seconds_left(end), _shut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
     finally:
         timer.cancel()
-        connection.close()
 
 
-def _left(end: float) -> float:
+def seconds_left(end: float) -> float:
     """Seconds until `end`; raises TimeoutError when there are none."""
     left = end - time.monotonic()
     if left <= 0:
@@ -117,7 +126,8 @@ def _left(end: float) -> float:
     return left
 
 
-def _read(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
+def read_bounded(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
+    """The body of an answer, at most `most_bytes` of it and what came with the last of them."""
     body = bytearray()
     while len(body) <= most_bytes and (block := response.read1(_BLOCK)):
         body += block
@@ -145,7 +155,7 @@ def _addresses(host: str, port: int, end: float) -> list[str]:
 
     thread = threading.Thread(target=resolve, name="resolver", daemon=True)
     thread.start()
-    thread.join(_left(end))
+    thread.join(seconds_left(end))
     if thread.is_alive():
         raise TimeoutError
     if errors:

@@ -519,7 +519,7 @@ def test_one_deadline_over_all_hops(monkeypatch):
     clock, hops = Clock(), []
 
     def slow_redirect(target, most_bytes, end):
-        picture_urls._left(end)
+        picture_urls.seconds_left(end)
         hops.append(target.path)
         clock.now += 6
         return 302, "/again", b""

@@ -102,7 +102,7 @@ def serve(
         share_cores(threads)
         immich = (upstream, immich_model) if immich_compatible else None
         app = open_app(folders, setup, allow_urls, access, limits, mmap, immich)
-    server.door.open(app)
+    server.gate.open(app)
     address = f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
     if immich is not None:
         print(f"Next: make {address} the only URL in Immich's settings, Machine Learning (docs/immich.md)", flush=True)

@@ -107,9 +107,9 @@ def close(app: flask.Flask, access: Access) -> None:
     login = Login(access.token) if access.token is not None else None
     app.before_request(lambda: _refusal(access, login))
     app.after_request(lambda response: _with_headers(response, access))
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Busy, _busy)
-    app.register_error_handler(Exception, _defect)
+    app.register_error_handler(HTTPException, _answer_http_error)
+    app.register_error_handler(Busy, _answer_busy)
+    app.register_error_handler(Exception, _answer_defect)
     if login is not None:
         login.add_to(app)
     if access.trusted_proxies:
@@ -119,11 +119,11 @@ def close(app: flask.Flask, access: Access) -> None:
 def _refusal(access: Access, login: Login | None) -> Any:
     """An answer that refuses the request at hand, or None."""
     request = flask.request
-    name = _split(f"//{request.host}").hostname or ""
+    name = _split_address(f"//{request.host}").hostname or ""
     if access.host_names is not None and name.lower() not in access.host_names:
         return {"message": "this service is not called by that name: see --host_names"}, 403
     closed = not access.allow_cors or request.path.startswith(_OWN_PAGES_ONLY)
-    if request.method not in _SAFE and closed and _is_foreign():
+    if request.method not in _SAFE and closed and _is_cross_origin():
         return {"message": "requests from pages of another origin are not answered"}, 403
     is_open = request.path in _OPEN or request.path.startswith(_OPEN_FILES)
     refused = None if login is None or is_open else login.refusal()
@@ -132,16 +132,16 @@ def _refusal(access: Access, login: Login | None) -> Any:
     return refused
 
 
-def _is_foreign() -> bool:
+def _is_cross_origin() -> bool:
     """Whether a browser says that a page of another origin sends this request."""
     headers = flask.request.headers
     if headers.get("Sec-Fetch-Site", "same-origin") in ("cross-site", "same-site"):
         return True
     origin = headers.get("Origin")
-    return origin is not None and (_split(origin).netloc or None) != flask.request.host
+    return origin is not None and (_split_address(origin).netloc or None) != flask.request.host
 
 
-def _split(address: str) -> SplitResult:
+def _split_address(address: str) -> SplitResult:
     """The parts of an address; those of none where it is malformed, as "http://[" is."""
     try:
         return urlsplit(address)
@@ -172,10 +172,10 @@ class TrustedProxies:
         address = environ.get("REMOTE_ADDR", "")
         if self._trusts(address):
             # Each proxy adds whom it was asked by at the end: the last one that is no proxy of ours is the client.
-            for told in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
-                if not self._trusts(address) or not _is_address(told.strip()):
+            for named in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+                if not self._trusts(address) or not _is_address(named.strip()):
                     break
-                address = told.strip()
+                address = named.strip()
             environ["REMOTE_ADDR"] = address
             scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
             if scheme in ("http", "https"):
@@ -204,7 +204,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _http_error(error: HTTPException) -> Any:
+def _answer_http_error(error: HTTPException) -> Any:
     if error.code is not None and error.code < 400:
         return error
     answer = flask.jsonify(message=_SENTENCES.get(error.code or 500, error.name.lower()))
@@ -215,7 +215,7 @@ def _http_error(error: HTTPException) -> Any:
     return answer
 
 
-def _busy(error: Busy) -> Any:
+def _answer_busy(error: Busy) -> Any:
     return {"message": str(error)}, 503, {"Retry-After": "5"}
 
 
@@ -227,7 +227,7 @@ _SENTENCES = {
 }
 
 
-def _defect(error: Exception) -> Any:
+def _answer_defect(error: Exception) -> Any:
     """A defect of ours: an id for the client and the log; no message, which may hold a path or an embedding."""
     number = secrets.token_hex(6)
     place, trace = "", error.__traceback__

@@ -64,10 +64,10 @@ class Login:
         if scheme.lower() == "bearer":
             seconds = self._limit.seconds_to_wait(request.remote_addr)
             if seconds:
-                answer = flask.jsonify(message=_too_many(seconds))
+                answer = flask.jsonify(message=_sentence_of_pause(seconds))
                 answer.status_code, answer.headers["Retry-After"] = 429, str(seconds)
                 return answer
-            if _same(given.strip(), self._token):
+            if _equal_in_constant_time(given.strip(), self._token):
                 return None
             self._limit.note_wrong(request.remote_addr)
         answer = flask.jsonify(message="this service needs its token: send it as 'Authorization: Bearer TOKEN'")
@@ -81,8 +81,10 @@ class Login:
             return _FORM.format(message="")
         seconds = self._limit.seconds_to_wait(request.remote_addr)
         if seconds:
-            return flask.make_response(_FORM.format(message=_too_many(seconds)), 429, {"Retry-After": str(seconds)})
-        if not _same(request.form.get("token", "").strip(), self._token):
+            return flask.make_response(
+                _FORM.format(message=_sentence_of_pause(seconds)), 429, {"Retry-After": str(seconds)}
+            )
+        if not _equal_in_constant_time(request.form.get("token", "").strip(), self._token):
             self._limit.note_wrong(request.remote_addr)
             return flask.make_response(_FORM.format(message="That is not the token."), 401)
         answer = flask.redirect("/", 303)
@@ -153,9 +155,9 @@ def _network(address: str | None) -> str:
     return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
 
 
-def _too_many(seconds: int) -> str:
+def _sentence_of_pause(seconds: int) -> str:
     return f"Too many wrong tokens came from your address: try again in {-(-seconds // 60)} minutes."
 
 
-def _same(one: str, other: str) -> bool:
+def _equal_in_constant_time(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(errors="replace"), other.encode(errors="replace"))

@@ -38,9 +38,9 @@ def fetch_picture(url: str, most_bytes: int) -> bytes:
     """The body behind an address; raises BadRequest, without telling what is there, when it may not or cannot be read."""
     end = time.monotonic() + _SECONDS
     for _ in range(_MOST_REDIRECTS + 1):
-        target = _checked(url)
+        target = _require_fetchable(url)
         try:
-            status, location, body = _get(target, most_bytes, end)
+            status, location, body = _get_once(target, most_bytes, end)
         except BadRequest:
             raise
         except (OSError, http.client.HTTPException, ValueError):
@@ -70,7 +70,7 @@ def is_public(address: str) -> bool:
     return not any(ip in network for network in _SPECIAL_V4)
 
 
-def _checked(url: str) -> SplitResult:
+def _require_fetchable(url: str) -> SplitResult:
     try:
         parts = urlsplit(url) if len(url) <= _LONGEST_ADDRESS else urlsplit("")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
@@ -82,7 +82,7 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-def _get(target: SplitResult, most_bytes: int, end: float) -> tuple[int, str | None, bytes]:
+def _get_once(target: SplitResult, most_bytes: int, end: float) -> tuple[int, str | None, bytes]:
     """(status, location, body of at most `most_bytes` + 1) of one request, which is over at `end`."""
     host = str(target.hostname)
     port = target.port or (443 if target.scheme == "https" else 80)
@@ -109,7 +109,7 @@ def shut_at(connection: socket.socket, end: float) -> Iterator[None]:
 
     A timeout counts one read only; a server that sends a byte a second would hold the thread for hours.
     """
-    timer = threading.Timer(seconds_left(end), _shut, (connection,))
+    timer = threading.Timer(seconds_left(end), _interrupt, (connection,))
     timer.daemon = True
     timer.start()
     try:
@@ -163,6 +163,6 @@ def _addresses(host: str, port: int, end: float) -> list[str]:
     return found
 
 
-def _shut(connection: socket.socket) -> None:
+def _interrupt(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -21,8 +21,8 @@ _LOOK_SECONDS = 5  # between two looks for such connections
 _MOST_CONNECTIONS = 512  # so many that a hundred silent ones keep nobody out; a process may often open 1,024 files
 
 
-class Door:
-    """A WSGI application in front of the real one, which counts what is being answered."""
+class ReadinessGate:
+    """WSGI in front of the application: 503 until it is there and once the service stops; counts what is being answered."""
 
     def __init__(self) -> None:
         self._app: Any = None
@@ -50,9 +50,9 @@ class Door:
         if refused:
             return self._not_ready(start_response, closing)
         try:
-            return _Counted(app(environ, start_response), self._done)
+            return _Counted(app(environ, start_response), self._count_answered)
         except BaseException:
-            self._done()
+            self._count_answered()
             raise
 
     @staticmethod
@@ -64,7 +64,7 @@ class Door:
         start_response("503 Service Unavailable", headers)
         return [body]
 
-    def _done(self) -> None:
+    def _count_answered(self) -> None:
         with self._changed:
             self._at_hand -= 1
             self._changed.notify_all()
@@ -125,11 +125,11 @@ class WebServer:
 
         # It warns of every request that has to wait for a thread, which is no fault and fills the log.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-        self.door = Door()
+        self.gate = ReadinessGate()
         sockets: dict[int, Any] = {}
         try:
             self._server = waitress.create_server(
-                self.door,
+                self.gate,
                 map=sockets,
                 host=host,
                 port=port,
@@ -163,7 +163,7 @@ class WebServer:
 
     def stop(self, seconds: float = _STOP_SECONDS) -> None:
         """Finish what is at hand, then give the port back."""
-        self.door.close(seconds)
+        self.gate.close(seconds)
         time.sleep(0.1)  # the last answer is with the server's loop, which sends it
         self._server.task_dispatcher.shutdown(timeout=1)
         with contextlib.suppress(OSError):

@@ -36,7 +36,7 @@ from open_clip_idplugin.retrieval.service.access import Access
 from open_clip_idplugin.retrieval.service.app import create_app
 from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
 from open_clip_idplugin.retrieval.service.limits import Limits
-from open_clip_idplugin.retrieval.service.web_server import Door, WebServer
+from open_clip_idplugin.retrieval.service.web_server import ReadinessGate, WebServer
 
 TOKEN = "a-token-of-some-length"
 QUERY = json.dumps({"text": "blocks", "num_images": 2})
@@ -525,7 +525,7 @@ def test_one_deadline_over_all_hops(monkeypatch):
         return 302, "/again", b""
 
     monkeypatch.setattr(picture_urls, "time", clock)
-    monkeypatch.setattr(picture_urls, "_get", slow_redirect)
+    monkeypatch.setattr(picture_urls, "_get_once", slow_redirect)
     with pytest.raises(BadRequest, match="could be fetched"):
         picture_urls.fetch_picture("http://a.example/x", 1000)
     assert hops == ["/x", "/again"]  # the third would begin after 12 of 10 seconds
@@ -577,7 +577,7 @@ class TestWebServer:
         with pytest.raises(urllib.error.HTTPError, match="503") as error:
             self.get(server, "/healthz")
         assert json.loads(error.value.read()) == {"status": "loading"}
-        server.door.open(open_client.application)
+        server.gate.open(open_client.application)
         status, body, headers = self.get(server, "/healthz")
         assert (status, body) == (200, {"status": "ready"})
         assert "waitress" not in str(headers)
@@ -594,7 +594,7 @@ class TestWebServer:
             start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", "2")])
             return [b"[]"]
 
-        server.door.open(slow_app)
+        server.gate.open(slow_app)
         asking = threading.Thread(target=lambda: answers.append(self.get(server, "/")))
         asking.start()
         begun.wait(10)
@@ -606,7 +606,7 @@ class TestWebServer:
         assert answers[0][:2] == (200, [])
 
     def test_silent_connections_keep_nobody_out(self, server, open_client):
-        server.door.open(open_client.application)
+        server.gate.open(open_client.application)
         with contextlib.ExitStack() as stack:
             for number in range(150):
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
@@ -625,13 +625,13 @@ class TestWebServer:
         connection.close()
 
     def test_nobody_is_let_in_beside_the_lock(self):
-        door, entered, refused = Door(), threading.Event(), []
-        door.open(lambda environ, start_response: entered.set() or [b""])
-        asking = threading.Thread(target=lambda: door({}, lambda status, headers: refused.append(status)))
-        with door._changed:
+        gate, entered, refused = ReadinessGate(), threading.Event(), []
+        gate.open(lambda environ, start_response: entered.set() or [b""])
+        asking = threading.Thread(target=lambda: gate({}, lambda status, headers: refused.append(status)))
+        with gate._changed:
             asking.start()
-            assert not entered.wait(0.1)  # whoever comes now waits to see whether the door is open
-            door._closing = True
+            assert not entered.wait(0.1)  # whoever comes now waits to see whether the gate is open
+            gate._closing = True
         asking.join(30)
         assert (entered.is_set(), refused) == (False, ["503 Service Unavailable"])
 

@@ -14,6 +14,7 @@ from training_fixtures import FACE_DIM, make_sample, small_world, write_shards
 from open_clip_idplugin import prompts
 from open_clip_idplugin.config import STORED, IdentityConfig
 from open_clip_idplugin.errors import IdClipError
+from open_clip_idplugin.evaluation.evaluation_set import people_of
 from open_clip_idplugin.evaluation.protocols import (
     ARTICLES,
     FIRST_FACE,
@@ -21,7 +22,6 @@ from open_clip_idplugin.evaluation.protocols import (
     Settings,
     encode_queries,
     general_queries,
-    people,
     run,
 )
 from open_clip_idplugin.queries.person_as import why_no_token
@@ -106,17 +106,17 @@ def test_an_entity_is_asked_for_by_the_face_of_its_first_image():
     evaluation_set, _ = small_set()
     faces = unit(np.random.default_rng(1).standard_normal(evaluation_set.faces.shape))
     turned = replace(evaluation_set, faces=faces).take([8, 7, 6, 5, 4, 3, 2, 1, 0])
-    identities, images, first = people(turned, first_face=True)
+    identities, images, first = people_of(turned, first_face=True)
     assert identities == ["n0", "n1", "n2"] and [turned.keys[image] for image in images] == [
         "100_n0",
         "100_n1",
         "100_n2",
     ]
     np.testing.assert_allclose(first, faces[:3], rtol=1e-6)  # those with the lowest keys
-    _, images, first = people(replace(turned, in_order=True), first_face=True)
+    _, images, first = people_of(replace(turned, in_order=True), first_face=True)
     assert [turned.keys[image] for image in images] == ["102_n0", "102_n1", "102_n2"]  # those of the set's order
     np.testing.assert_allclose(first, faces[6:], rtol=1e-6)
-    _, _, means = people(turned)
+    _, _, means = people_of(turned)
     np.testing.assert_allclose(means, unit(faces.reshape(3, 3, -1).mean(axis=0)), rtol=1e-5)
     encoder = BagOfWords()
     encoder.encode_ensemble = lambda groups, faces=None: np.asarray(faces)
@@ -136,9 +136,9 @@ def test_an_adaptor_that_wants_them_gets_the_lengths_that_the_data_have():
     words = sum(word_vector(word) for word in ["A", "man", "runs", "on", "the", "beach"])
     expected = unit(words + FACE_LENGTH * stored.query_faces[queries.face_of_text[row]])
     np.testing.assert_allclose(features[row], expected, rtol=1e-4)
-    _, _, means = people(stored)
+    _, _, means = people_of(stored)
     np.testing.assert_allclose(means[0], stored.query_faces[[0, 3, 6]].mean(axis=0), rtol=1e-5)
-    _, _, first = people(stored, first_face=True)
+    _, _, first = people_of(stored, first_face=True)
     np.testing.assert_allclose(first[1], stored.query_faces[1], rtol=1e-6)
 
 

@@ -25,6 +25,7 @@ class Verb(typing.NamedTuple):
     summary: str
     group: str = ""
     remote_output: bool = False  # whether --output may be a URL; what verbs write beside is local
+    extra: str | None = None  # what to install for the verb, where that is not what else brings the package
 
 
 # What people want, in the order of `--help`.
@@ -74,6 +75,7 @@ VERBS: Mapping[str, Verb] = {
         "open_clip_idplugin.retrieval.face_index.build:index_faces",
         "add the faces of the pictures to an image index",
         SEARCH,
+        extra="search",
     ),
     "index_add": Verb(
         "open_clip_idplugin.retrieval.index.add:index_add", "add images to an index, also while it is served", SEARCH
@@ -82,13 +84,16 @@ VERBS: Mapping[str, Verb] = {
         "open_clip_idplugin.retrieval.index.remove:index_remove",
         "take images out of an index, also while it is served",
         SEARCH,
+        extra="search",
     ),
     "index_compact": Verb(
         "open_clip_idplugin.retrieval.index.compact:index_compact",
         "erase removed images from the files of an index",
         SEARCH,
     ),
-    "search": Verb("open_clip_idplugin.retrieval.search.command:search", "find a person in a context", SEARCH),
+    "search": Verb(
+        "open_clip_idplugin.retrieval.search.command:search", "find a person in a context", SEARCH, extra="search"
+    ),
     "serve": Verb(
         "open_clip_idplugin.retrieval.serve:serve", "clip-retrieval's backend with people in the query", SEARCH
     ),
@@ -154,7 +159,8 @@ def run(verbs: Mapping[str, Verb], arguments: Sequence[str], program: str) -> in
     if name not in verbs:
         return _fail(program, f"'{name}' is not a verb; choose one of {', '.join(verbs)}")
     title = f"{program} {name}"
-    return _ended(title, lambda: _call(verb_function(verbs[name]), rest, title, verbs[name].remote_output))
+    verb = verbs[name]
+    return _ended(title, lambda: _call(verb_function(verb), rest, title, verb.remote_output), verb.extra)
 
 
 def main_of(function: Callable[..., object], program: str) -> None:
@@ -162,14 +168,14 @@ def main_of(function: Callable[..., object], program: str) -> None:
     run_as_process(lambda: _ended(program, lambda: _call(function, sys.argv[1:], program)))
 
 
-def _ended(program: str, work: Callable[[], None]) -> int:
+def _ended(program: str, work: Callable[[], None], extra: str | None = None) -> int:
     try:
         work()
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; run the same command again to go on", file=sys.stderr)
         return 1
     except Exception as error:  # `refusal` tells bad input from a defect, which is raised again
-        sentence = refusal(error)
+        sentence = refusal(error, extra)
         if sentence is None:
             raise
         return _fail(program, sentence)

@@ -53,19 +53,13 @@ MAY_IMPORT = {
 }
 # Module -> folders (or files) that alone may import it.
 ONLY_IN = {
-    **dict.fromkeys(
+    **dict.fromkeys(("faiss", "pydantic"), ("open_clip_idplugin/retrieval/",)),
+    **dict.fromkeys(  # a search in one's own process needs none of them
+        ("clip_retrieval", "flask", "flask_restful", "autofaiss", "all_clip", "itsdangerous", "cachetools"),
         (
-            "clip_retrieval",
-            "faiss",
-            "flask",
-            "flask_restful",
-            "autofaiss",
-            "all_clip",
-            "pydantic",
-            "itsdangerous",
-            "cachetools",
+            *("open_clip_idplugin/retrieval/service/", "open_clip_idplugin/retrieval/index/"),
+            *("open_clip_idplugin/retrieval/serve.py", "open_clip_idplugin/retrieval/search/command.py"),
         ),
-        ("open_clip_idplugin/retrieval",),
     ),
     "webdataset": ("webdataset_tools", "training_patches"),
     "wids": ("webdataset_tools", "training_patches"),

@@ -43,6 +43,8 @@ EXTRAS: Mapping[str, str] = {
     "py4j": "spark",
     "matplotlib": "dev",
 }
+# What `serve` brings and the smaller extra `search` does too: an index folder is searched without clip-retrieval.
+SEARCH = ("faiss", "pydantic", "pydantic_core", "typing_extensions", "pyarrow", "pandas", "scipy", "requests")
 _OWN = ("open_clip_idplugin", "webdataset_tools", "training_patches")
 
 
@@ -51,12 +53,23 @@ def install_command(*extras: str) -> str:
     return f"pip install 'open-clip-idplugin[{','.join(extras)}]'"
 
 
-def missing_sentence(error: ImportError) -> str | None:
-    """What to install for an import that failed; None where a module of this project failed, which is a defect."""
+def modules_of(extra: str) -> list[str]:
+    """The modules that an extra brings, as far as this package asks for them."""
+    if extra == "search":
+        return list(SEARCH)
+    return [module for module, brought_by in EXTRAS.items() if brought_by == extra]
+
+
+def missing_sentence(error: ImportError, extra: str | None = None) -> str | None:
+    """What to install for an import that failed; None where a module of this project failed, which is a defect.
+
+    extra: that suffices for what was called, where it brings the module.
+    """
     module = (error.name or "").partition(".")[0]
     if not module or module in _OWN:
         return None
-    remedy = install_command(EXTRAS[module]) if module in EXTRAS else f"pip install {module}"
+    brought_by = extra if extra is not None and module in modules_of(extra) else EXTRAS.get(module)
+    remedy = install_command(brought_by) if brought_by is not None else f"pip install {module}"
     if isinstance(error, ModuleNotFoundError):
         return f"the package '{error.name}' is needed and not installed: {remedy}"
     return f"the package '{module}' cannot be imported ({error}): {remedy}"
@@ -72,7 +85,7 @@ def require_extras(*extras: str) -> None:
 
 def lacking_modules(*extras: str) -> list[str]:
     """The modules of `extras` that are not installed; none of them is imported."""
-    return [module for module, extra in EXTRAS.items() if extra in extras and not _is_there(module)]
+    return [module for extra in extras for module in modules_of(extra) if not _is_there(module)]
 
 
 def _is_there(module: str) -> bool:

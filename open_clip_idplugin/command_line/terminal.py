@@ -20,12 +20,15 @@ _LONGEST = 200  # characters of a text that is shown
 _CLOSED_PIPE = 141  # as a shell says of a program that ended by SIGPIPE
 
 
-def refusal(error: BaseException) -> str | None:
-    """The sentence for the user where `error` is no defect: bad input, an unknown host, a missing package, a disk's refusal."""
+def refusal(error: BaseException, extra: str | None = None) -> str | None:
+    """The sentence for the user where `error` is no defect: bad input, an unknown host, a missing package, a disk's refusal.
+
+    extra: that suffices for what was called (see `missing_sentence`).
+    """
     if isinstance(error, IdClipError | HostMismatchError):
         return str(error)
     if isinstance(error, ImportError):
-        return missing_sentence(error)
+        return missing_sentence(error, extra)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return (
             f"the name {error.object[:_LONGEST]!r} is no UTF-8, as it must be to be written down; rename what it names"

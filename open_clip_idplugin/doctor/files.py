@@ -96,8 +96,8 @@ def index(named: str | None) -> Iterator[Finding]:
     if named is None:
         yield Finding("index", NOTE, "none was named: --index FOLDER examines one")
         return
-    if lacking_modules("serve"):
-        yield Finding("index", NOTE, f"not examined, for want of {install_command('serve')}")
+    if lacking_modules("search"):
+        yield Finding("index", NOTE, f"not examined, for want of {install_command('search')}")
         return
     folder = Path(named)
     from open_clip_idplugin.retrieval.face_index.reading import load_face_index

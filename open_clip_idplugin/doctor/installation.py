@@ -9,9 +9,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-from open_clip_idplugin.command_line.missing_packages import install_command, lacking_modules
+from open_clip_idplugin.command_line.missing_packages import install_command, lacking_modules, modules_of
 from open_clip_idplugin.doctor.findings import NOTE, OK, WRONG, Finding
-from open_clip_idplugin.doctor.supported import HOSTS, PURPOSES, Host, checked_with, modules_of
+from open_clip_idplugin.doctor.supported import HOSTS, PURPOSES, Host, checked_with
 from open_clip_idplugin.errors import HostMismatchError
 from open_clip_idplugin.hosts import autoload
 from open_clip_idplugin.hosts.patches import mismatches

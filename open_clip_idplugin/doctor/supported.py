@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from open_clip_idplugin.command_line.missing_packages import EXTRAS, install_command
+from open_clip_idplugin.command_line.missing_packages import install_command, modules_of
 from open_clip_idplugin.hosts.patches import PatchRow
 
 
@@ -53,6 +53,7 @@ HOSTS = (
 # Extra -> what it is for, in the order in which people need them.
 PURPOSES: Mapping[str, str] = {
     "faces": "face models, enrolling, face tables and swaps",
+    "search": "searching an index folder, without clip-retrieval",
     "serve": "indexing, search and the service",
     "train": "shards, training and evaluation",
     "dlib": "dlib's face models",
@@ -60,11 +61,6 @@ PURPOSES: Mapping[str, str] = {
     "spark": "work on a Spark cluster (and Java)",
     "dev": "benchmarks' plots and the tests",
 }
-
-
-def modules_of(extra: str) -> list[str]:
-    """The modules that an extra brings, as far as this package asks for them."""
-    return [module for module, brought_by in EXTRAS.items() if brought_by == extra]
 
 
 def checked_with(rows: Sequence[PatchRow]) -> str:

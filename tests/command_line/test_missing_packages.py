@@ -13,7 +13,7 @@ OWN = ("open_clip_idplugin", "webdataset_tools", "training_patches")
 # Modules that come with the dependencies of pyproject.toml, under other names than their packages.
 ALWAYS = {
     "torch", "torchvision", "open_clip", "timm", "numpy", "orjson", "PIL", "simplejpeg", "tqdm", "upath", "fsspec", "wrapt",
-    "safetensors",
+    "safetensors", "huggingface_hub", "packaging",
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_images_and_texts_are_computed_in_the_same_numbers(loaded, precision):
     from open_clip_train.precision import get_autocast
 
     from open_clip_idplugin.queries.query_encoder import QueryEncoder
-    from open_clip_idplugin.retrieval.index.towers import Towers
+    from open_clip_idplugin.queries.towers import Towers
 
     low = dataclasses.replace(loaded, precision=precision)
     towers, encoder = Towers(low), QueryEncoder(low)

@@ -247,7 +247,7 @@ class TestDecoderVersion:
         return tmp_path / "index"
 
     def test_of_before_is_served_with_a_sentence_and_not_added_to(self, old, tmp_path, tiny_models, caplog):  # noqa: F811
-        from open_clip_idplugin.retrieval.service.resources import IndexOpener
+        from open_clip_idplugin.retrieval.ranking.opened_index import IndexOpener
 
         loaded = tiny_models.load_plain()
         assert IndexOpener(loaded)(old).rows == 1

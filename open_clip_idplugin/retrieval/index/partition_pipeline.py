@@ -30,12 +30,12 @@ from open_clip_idplugin.identity_text import PLACEHOLDER
 from open_clip_idplugin.pictures import ImageRejected, PictureMissing, PictureSource, load_image, read_picture
 from open_clip_idplugin.pictures.keys import place_of
 from open_clip_idplugin.pictures.thumbnails import ThumbnailWriter, make_thumbnail
+from open_clip_idplugin.queries.towers import Towers
 from open_clip_idplugin.retrieval.face_index.passing_faces import FaceReader, PartFaces, passing_engine
 from open_clip_idplugin.retrieval.index.partitions import CANNOT_READ, EmbedOptions, PartitionReport, Partitions
 from open_clip_idplugin.retrieval.index.picture_changes import hash_file
 from open_clip_idplugin.retrieval.index.shard_pictures import ShardPictures
 from open_clip_idplugin.retrieval.index.sources import ImageSource, Shard, picture_keys
-from open_clip_idplugin.retrieval.index.towers import Towers
 from open_clip_idplugin.retrieval.index.writer import PartitionWriter
 
 

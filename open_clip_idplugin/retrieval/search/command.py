@@ -172,23 +172,26 @@ def search_any_backend(url: str, query: Query, setup: LocalModel) -> Results:
 
 
 def search_folder(index: str, query: Query, setup: LocalModel, include_images: bool = False) -> Results:
-    """Open an index folder in this process and ask it; a request that cannot be answered is refused before that."""
+    """Open an index folder in this process and ask it; a request that cannot be answered is refused before that.
+
+    Needs the extra `search` alone, and no clip-retrieval.
+    """
+    from open_clip_idplugin.retrieval.ranking.answering import LocalSearch
     from open_clip_idplugin.retrieval.ranking.knn_request import parse_request
+    from open_clip_idplugin.retrieval.ranking.opened_index import IndexOpener
     from open_clip_idplugin.retrieval.serve import split_indices
-    from open_clip_idplugin.retrieval.service.knn_service import IdentityKnnService
     from open_clip_idplugin.retrieval.service.limits import Limits
-    from open_clip_idplugin.retrieval.service.served_indices import open_indices
 
     folders = split_indices(index)
     with _refusals():
-        limits = Limits()
-        request = limits.admit(parse_request(query.to_json(include_images)))
+        request = Limits().admit(parse_request(query.to_json(include_images)))
     loaded, people = setup.load()
-    service = IdentityKnnService(open_indices(folders, loaded), people, None, limits)
+    open_index = IndexOpener(loaded)
+    local = LocalSearch({name: open_index(folder) for name, folder in folders.items()}, people)
     with _refusals():
-        results: Results = finite(service.search(request))
-    print_hints([asdict(hint) for hint in service.hints])
-    return results
+        results, hints = local.search(request)
+    print_hints([asdict(hint) for hint in hints])
+    return finite(results)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
-"""Request parsing and error mapping: JSON in and out, pictures beside results, refusals as HTTP 400.
+"""Request parsing and error mapping: JSON in and out, refusals as HTTP 400.
 
 Role: the thin layer between Flask and the two services (`knn_service`, `service`).
 """
 
-import base64
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -17,10 +16,8 @@ from open_clip_idplugin.errors import Busy, IdClipError
 from open_clip_idplugin.gallery.named_people import Hint
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.request_fields import HINTS
-from open_clip_idplugin.retrieval.service.resources import IdentityResource
 from open_clip_idplugin.storage.finite_json import finite, json_text
 
-Answer = list[dict[str, Any]]
 MOST_VALUES = (
     250_000  # in one request: 100,000 ids, or 16 people as embeddings and more, which take milliseconds to read
 )
@@ -38,13 +35,6 @@ class FiniteJSON(DefaultJSONProvider):
             return super().dumps(obj, allow_nan=False, **options)
         except ValueError:
             return super().dumps(finite(obj), allow_nan=False, **options)
-
-
-def add_pictures(results: Answer, rows: Sequence[int], resource: IdentityResource) -> None:
-    """Put each row's thumbnail into `image`, as base64 JPEG, where there is one."""
-    for result, jpeg in zip(results, resource.thumbnails.get(rows)):
-        if jpeg is not None:
-            result["image"] = base64.b64encode(jpeg).decode()
 
 
 def answer(work: Callable[[], Any]) -> Any:

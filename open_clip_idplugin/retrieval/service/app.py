@@ -16,15 +16,14 @@ import numpy as np
 from clip_retrieval.clip_back import IndicesList, MetadataService, MetricsSummary
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
+from open_clip_idplugin.retrieval.ranking.answerable import choose_index
+from open_clip_idplugin.retrieval.ranking.answering import Answer, add_pictures
 from open_clip_idplugin.retrieval.ranking.joint_encoding import JointEncoder
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest
 from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
 from open_clip_idplugin.retrieval.service.access import CONTENT_RULES, Access, close
-from open_clip_idplugin.retrieval.service.answerable import choose_index
 from open_clip_idplugin.retrieval.service.answers import (
-    Answer,
     FiniteJSON,
-    add_pictures,
     answer,
     json_body,
 )

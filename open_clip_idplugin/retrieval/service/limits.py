@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.pictures import DecoderMissing, ImageRejected, PictureTooLarge
-from open_clip_idplugin.pictures.bounded_decoding import check_picture, decode_picture
+from open_clip_idplugin.pictures.bounded_decoding import check_picture
 from open_clip_idplugin.retrieval.ranking.knn_request import LONGEST_TEXT, MOST_RESULTS, BadRequest, KnnRequest
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 _DEFAULT_RESULTS = KnnRequest.model_fields["num_images"].default
 _TAKE_PICTURES = ("/knn-service", "/people/in-photo", "/people/enroll", "/predict")
@@ -80,13 +80,3 @@ class Limits:
             raise BadRequest(
                 f"{what} is not a picture that can be read: send the bytes of a JPEG or PNG in base64"
             ) from None
-
-
-def picture_of(content: bytes) -> "Image.Image":
-    """The RGB image of a request's picture; raises BadRequest where it cannot be read, in time too."""
-    try:
-        return decode_picture(content)
-    except ImageRejected as error:
-        raise BadRequest(
-            f"'image' is not a picture that can be read ({error.reason}): send the bytes of a JPEG or PNG in base64"
-        ) from None

@@ -18,9 +18,9 @@ from open_clip_idplugin.gallery import Gallery, GalleryError, Person, fold_name
 from open_clip_idplugin.gallery.enrolment import enroll_faces, to_photo_face
 from open_clip_idplugin.gallery.likeness import find_likenesses
 from open_clip_idplugin.gallery.rows import PhotoFace
+from open_clip_idplugin.retrieval.ranking.answerable import choose_index
 from open_clip_idplugin.retrieval.ranking.query_people import People, PersonError, without_path
 from open_clip_idplugin.retrieval.ranking.request_fields import BadRequest, Request
-from open_clip_idplugin.retrieval.service.answerable import choose_index
 from open_clip_idplugin.retrieval.service.answers import answer, json_body
 from open_clip_idplugin.retrieval.service.limits import Limits
 from open_clip_idplugin.retrieval.service.people_requests import (

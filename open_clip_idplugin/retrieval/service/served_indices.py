@@ -17,7 +17,7 @@ from open_clip_idplugin.hosts.clip_retrieval import verify_hosts
 from open_clip_idplugin.retrieval.face_index.reading import FOLDER as FACES
 from open_clip_idplugin.retrieval.index_folder.card import IndexMismatch
 from open_clip_idplugin.retrieval.service.monitoring import INDEX_ROWS
-from open_clip_idplugin.retrieval.service.resources import IdentityResource, IndexOpener
+from open_clip_idplugin.retrieval.service.resources import IdentityResource, ResourceOpener
 
 CHECK_SECONDS = 1.0
 _ATTEMPTS = 3  # to open an index that is being replaced meanwhile
@@ -34,7 +34,7 @@ def open_indices(indices: Mapping[str, str | Path], loaded: LoadedModel, mmap: b
         HostMismatchError: the installed clip-retrieval is not one that this was built for.
     """
     verify_hosts()
-    return ServedIndices({name: Path(folder) for name, folder in indices.items()}, IndexOpener(loaded, mmap))
+    return ServedIndices({name: Path(folder) for name, folder in indices.items()}, ResourceOpener(loaded, mmap))
 
 
 class ServedIndices:

@@ -20,7 +20,7 @@ from webdataset_tools.evaluation_data import detect_faces, encode_images, load_e
 from webdataset_tools.miniature import demo_steps as steps
 from webdataset_tools.miniature.release_plan import ReleaseSize, SplitSize
 
-pytest.importorskip("faiss", reason="clip-retrieval is not installed")
+pytest.importorskip("clip_retrieval", reason="clip-retrieval is not installed")
 from open_clip_idplugin.retrieval.face_index.build import read_keys
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex, FaceIndexInfo
 from open_clip_idplugin.retrieval.ranking.query_parts import Alternative, Persons, QueryParts

@@ -4,6 +4,7 @@ Role: a checked request + opened indices -> one of them, or BadRequest before an
 """
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from open_clip_idplugin.queries import fusion
 from open_clip_idplugin.queries.person_words import WORDS
 from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
 from open_clip_idplugin.retrieval.ranking.knn_request import BadRequest, KnnRequest
+from open_clip_idplugin.retrieval.ranking.opened_index import OpenedIndex
 from open_clip_idplugin.retrieval.ranking.query_parts import QueryParts
-from open_clip_idplugin.retrieval.service.resources import IdentityResource
+
+Opened = TypeVar("Opened", bound=OpenedIndex)
 
 
-def choose_index(resources: Mapping[str, IdentityResource], name: object) -> IdentityResource:
+def choose_index(resources: Mapping[str, Opened], name: object) -> Opened:
     """The index of that name, the first one for none; raises BadRequest for a name that is not served."""
     if name is None or name == "":
         return next(iter(resources.values()))
@@ -24,7 +27,7 @@ def choose_index(resources: Mapping[str, IdentityResource], name: object) -> Ide
     return resources[name]
 
 
-def require_answerable(request: KnnRequest, resource: IdentityResource) -> None:
+def require_answerable(request: KnnRequest, resource: OpenedIndex) -> None:
     """Refuse what clip-retrieval would fail on, or answer with nonsense."""
     if request.modality == "text" and resource.text_index is None:
         raise BadRequest("this index holds no text index: ask for the modality 'image'")

@@ -14,7 +14,7 @@ from open_clip_idplugin.command_line.verb_arguments import flags_of
 FLAG = re.compile(r"(?<![\w`-])--([a-z][\w-]*)")
 PACKAGES = ("open_clip_idplugin", "webdataset_tools")
 # Of other programs, and of the plugin's training command, which these two packages may speak of.
-ELSEWHERE: set[str] = set()
+ELSEWHERE = {"use_jit"}
 
 
 def flags_in(text: str) -> set[str]:

@@ -57,7 +57,7 @@ def evaluate(
     Args:
         data: shards (a tar, 'folder/{00000..00007}.tar', or a folder of tars).
         model: a model name, such as IdCLIP-ViT-B-32, or any other of open_clip.
-        checkpoint: a file, or a pretrained tag (then plain CLIP answers); without one the weights are random.
+        checkpoint: a file, hf-hub:OWNER/NAME, or a pretrained tag (then plain CLIP answers); without one the weights are random.
         output: a folder for results.json, results.csv and results.md.
         configurations: of captions, names, conf1 to conf6, separated by commas; by default all, or captions and names alone
             where the model can make no identity token of the shards' faces.

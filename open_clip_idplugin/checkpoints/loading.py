@@ -1,9 +1,9 @@
 """A model name and a checkpoint -> a model that is ready to encode, with its preprocessing and tokenizer.
 
 Checkpoints are plain CLIP weights, IdCLIP weights or open_clip_train's `epoch_N.pt`, as safetensors, torch files or
-OpenAI's TorchScript archives, or the tag of pretrained weights; or a delta file (see `delta_files`) that names them, or
-both joined by a plus sign. Nothing in a file is run (see `weight_files`). The shape of our own parts is read from the
-checkpoint where it holds them.
+OpenAI's TorchScript archives, or the tag of pretrained weights; or a delta file (see `delta_files`), here or on a hub (see
+`hub_files`), that names them, or both joined by a plus sign. Nothing in a file is run (see `weight_files`). The shape of our
+own parts is read from the checkpoint where it holds them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from open_clip_idplugin.checkpoints.delta_files import (
     read_delta,
     write_delta,
 )
+from open_clip_idplugin.checkpoints.hub_files import on_this_machine
 from open_clip_idplugin.checkpoints.model_view import View, preprocessing_view, require_takes
 from open_clip_idplugin.checkpoints.training_facts import facts_beside
 from open_clip_idplugin.config import IdentityConfig
@@ -74,8 +75,8 @@ def load_model(
     configs: str | Path | None = None,
 ) -> LoadedModel:
     """Build `model` with the weights of `checkpoint`: a file, a pretrained tag ("openai", "miniature"), None for random
-    ones, a delta file, or "BASE+DELTA" with another place of its base weights. A `model` "local-dir:FOLDER" is an exported
-    folder, which holds its weights.
+    ones, a delta file, "hf-hub:OWNER/NAME" for that of a repository, or "BASE+DELTA" with another place of its base weights.
+    A `model` "local-dir:FOLDER" is an exported folder, which holds its weights.
 
     configs: JSON file, or folder of them, that describes own models (see `registration.add_models`); what training noted
     beside a checkpoint, or a delta file holds, describes one too. Raises IdClipError for an unknown model, precision or
@@ -85,6 +86,7 @@ def load_model(
         add_models(configs)
     if model.startswith(model_folders.PREFIX):
         return _load_folder(model, checkpoint, device, precision)
+    checkpoint = checkpoint and on_this_machine(str(checkpoint))
     loaded = _load_named(model, checkpoint, device, precision)
     return loaded if checkpoint is None else replace(loaded, face_model=_face_model(model, str(checkpoint)))
 
@@ -200,6 +202,7 @@ def checkpoint_path(model: str, checkpoint: str) -> Path:
     """The file behind a path or a tag (which is downloaded); tags come first, as in open_clip."""
     import open_clip
 
+    checkpoint = on_this_machine(checkpoint)
     tag = open_clip.get_pretrained_cfg(model, checkpoint)
     if tag:
         # Through the factory's name for it, which adds what to do when the download of one of our models fails.
@@ -237,6 +240,7 @@ def described_model(model: str, checkpoint: str | None) -> Mapping[str, Any]:
 
 def _carried_config(model: str, checkpoint: str) -> Mapping[str, Any]:
     """What stands in a delta file, or beside a checkpoint, about the config of a user's own model of this name."""
+    checkpoint = on_this_machine(checkpoint)
     path = checkpoint if Path(checkpoint).is_file() else checkpoint.rpartition("+")[2]
     if not Path(path).is_file():
         return {}
@@ -246,6 +250,7 @@ def _carried_config(model: str, checkpoint: str) -> Mapping[str, Any]:
 
 def base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
     """A checkpoint as given -> the tag or path of weights that open_clip loads, and the delta to put on them."""
+    checkpoint = on_this_machine(checkpoint)
     base, plus, path = checkpoint.rpartition("+")
     if Path(checkpoint).is_file() or not (plus and Path(path).is_file()):
         base, path = "", checkpoint

@@ -55,7 +55,7 @@ def serve(
         index: folder made by `idclip index` (or by clip-retrieval, with the same image tower); several as
             NAME=FOLDER,NAME=FOLDER, of which the first answers requests that name none. Left out only with
             --immich_compatible, for Immich alone.
-        checkpoint: weights file or pretrained tag.
+        checkpoint: weights file, pretrained tag, or hf-hub:OWNER/NAME for a delta of a model hub.
         gallery: gallery file with enrolled people (default: gallery.sqlite in the user's data folder).
         faces: face model for photos in requests, e.g. insightface:buffalo_l; without it photos are refused.
         det_size: side of the square in which the face detector sees a photo; None takes the face engine's own.

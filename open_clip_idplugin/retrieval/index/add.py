@@ -87,7 +87,7 @@ def index_add(
         images: folder of tar shards, brace pattern of shards, or folder of pictures; those whose keys are in the index
             are left out.
         model: model name, with the image tower that made the index.
-        checkpoint: weights file or pretrained tag.
+        checkpoint: weights file, pretrained tag, or hf-hub:OWNER/NAME for a delta of a model hub.
         face_table: folder made by `idclip faces` from the new pictures, for an index with faces.
         batch_size: images a forward pass.
         workers: processes that read and decode.

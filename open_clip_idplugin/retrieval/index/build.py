@@ -81,7 +81,7 @@ def index(
         model: name of any open_clip model, e.g. ViT-B-32 or IdCLIP-ViT-L-14-336 (an index of a plain CLIP serves an IdCLIP with
             the same image tower).
         output: folder to write.
-        checkpoint: weights file or pretrained tag.
+        checkpoint: weights file, pretrained tag, or hf-hub:OWNER/NAME for a delta of a model hub.
         batch_size: images a forward pass.
         workers: processes that read and decode (on Spark: for every task).
         device: auto (CUDA where torch has one, else the CPU), cpu, cuda or cuda:N.

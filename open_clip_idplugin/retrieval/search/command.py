@@ -87,7 +87,7 @@ def search(
         index: index folder to open here (with --model); or give --url.
         url: address of a running service, e.g. http://127.0.0.1:1234.
         model: name of any open_clip model; not needed for the --url of an idclip service, which has its own.
-        checkpoint: weights file or pretrained tag.
+        checkpoint: weights file, pretrained tag, or hf-hub:OWNER/NAME for a delta of a model hub.
         identities: enrolled names, several separated by commas (a name with a comma in double quotes).
         photos: picture files of people, several separated by commas; they come before the identities.
         gallery: gallery file (default: gallery.sqlite in the user's data folder).

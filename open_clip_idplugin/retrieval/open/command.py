@@ -64,7 +64,8 @@ def open_pictures(
     Args:
         pictures: one or more folders of pictures (with their subfolders); nothing is ever written there.
         model: any open_clip model.
-        checkpoint: weights file, pretrained tag or hf-hub:OWNER/NAME (default for ViT-B-32: laion2b_s34b_b79k, which open_clip fetches).
+        checkpoint: weights file, pretrained tag or hf-hub:OWNER/NAME (default for ViT-B-32: laion2b_s34b_b79k, which
+            open_clip fetches).
         faces: face engine, such as opencv:default or insightface:buffalo_l (default: whichever of the two is on the disk).
         people: folder with a folder of photos for every person who is to be known by name.
         output: where index, gallery and groups are kept (default: a folder of that name in the user's data folder).

@@ -7,12 +7,12 @@ import socket
 import threading
 from dataclasses import dataclass, field
 
-import flask
 import numpy as np
 import pytest
 
 pytest.importorskip("clip_retrieval")
 
+import flask
 from retrieval_fixtures import FACE_DIM, draw_images, tiny_models  # noqa: F401
 from werkzeug.serving import make_server
 

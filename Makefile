@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 HOST3 := .venv-open_clip3
+HOST_MAIN := .venv-open_clip_main
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 BENCH_DIR ?= benchmark
@@ -12,13 +13,14 @@ BENCH_QUERIES ?= captions,names,conf1,conf2,conf3,conf4,conf5,conf6
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench speed test test-slow lint format clean distclean
+.PHONY: help demo bench speed test test-main test-slow lint format clean distclean
 
 help:
 	@echo "make demo    make, train, evaluate, index and search a small world; ends with $(DEMO_DIR)/report.html"
 	@echo "make bench   train the paper's recipes and ours with three seeds; ends with $(BENCH_DIR)/report.html; goes on after a stop"
 	@echo "make speed   compare speeds and memory with the hosts'"
 	@echo "make test    lint and all tests, also with the second supported open_clip"
+	@echo "make test-main OPEN_CLIP_MAIN=path   the tests of the hosts with a checkout of open_clip's main branch"
 	@echo "make lint | format | clean | distclean"
 
 # Compiled once: where Python may not write bytecode, importing open_clip takes 22 seconds instead of 9, in every process.
@@ -36,6 +38,14 @@ $(HOST3)/.installed: requirements-open_clip3.lock $(VENV)/.installed
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(HOST3)
 	@$(BIN)/uv pip install --quiet --python $(HOST3)/bin/python -r requirements-open_clip3.lock
 	@$(BIN)/uv pip install --quiet --python $(HOST3)/bin/python --no-deps -e .
+	@touch $@
+
+# A third host, outside of `make test`: open_clip's main branch, from a checkout. Installed anew each time, to follow it.
+$(HOST_MAIN)/.installed: requirements-open_clip3.lock $(VENV)/.installed
+	@echo "setting up $(HOST_MAIN) (shares its files with $(VENV))"
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(HOST_MAIN)
+	@grep -v '^open-clip-torch==' requirements-open_clip3.lock | $(BIN)/uv pip install --quiet --python $(HOST_MAIN)/bin/python -r -
+	@$(BIN)/uv pip install --quiet --python $(HOST_MAIN)/bin/python --no-deps -e .
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -59,6 +69,18 @@ test: lint $(HOST3)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 	$(HOST3)/bin/python -m pytest -n 2 --dist loadfile -m "host and not slow"
 
+ifdef OPEN_CLIP_MAIN
+test-main: export PYTHONDONTWRITEBYTECODE =
+test-main: export IDCLIP_OTHER_HOSTS = $(abspath $(BIN)/python):$(abspath $(HOST3)/bin/python)
+test-main: $(HOST_MAIN)/.installed $(HOST3)/.installed
+	@$(BIN)/uv pip install --quiet --python $(HOST_MAIN)/bin/python --no-deps --reinstall-package open_clip_torch "$(OPEN_CLIP_MAIN)"
+	@echo "open_clip of $(OPEN_CLIP_MAIN), commit $$(git -C "$(OPEN_CLIP_MAIN)" rev-parse HEAD 2>/dev/null || echo unknown)"
+	$(HOST_MAIN)/bin/python -m pytest -n 2 --dist loadfile -m "(host or open_clip_main) and not slow"
+else
+test-main:
+	@echo "skipped: name a checkout of open_clip's main branch, make test-main OPEN_CLIP_MAIN=path"
+endif
+
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
@@ -70,4 +92,4 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(HOST3)
+	rm -rf $(VENV) $(HOST3) $(HOST_MAIN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -102,6 +102,10 @@ class IdentityText:
         if length < self.slots.shape[1] and bool(self.slots[:, length:].any()):
             raise IdClipError(f"a cut at {length} tokens would lose a {PLACEHOLDER}; keep more tokens.")
         return replace(self, tokens=self.tokens[:, :length], slots=self.slots[:, :length])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as plain tensors by name (`labels` again a dictionary); `IdentityText(**fields)` takes them back."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @staticmethod
     def collate(texts: Sequence[IdentityText]) -> IdentityText:

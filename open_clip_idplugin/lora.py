@@ -2,8 +2,8 @@
 
 Layers are promoted in place, so that their own weights keep their names and plain checkpoints load as ever; the
 updates stand beside them under `<layer>.lora.down` [rank, in] and `<layer>.lora.up` [out, rank], which starts at zero.
-Works on the blocks of open_clip's transformers (nn.MultiheadAttention, whose projections are never called as layers and
-so cannot be wrapped one by one) and of timm's ViTs. There is no alpha: it would only scale the learning rate.
+Works on the blocks of open_clip's transformers (attention whose projections are never called as layers and so cannot be
+wrapped one by one) and of timm's ViTs. There is no alpha: it would only scale the learning rate.
 """
 
 from __future__ import annotations
@@ -56,14 +56,38 @@ class LoraAttention(nn.MultiheadAttention):
 
     def forward(self, query: torch.Tensor, *_key_value: Any, attn_mask: Any = None, **_settings: Any) -> Any:
         """[B, L, width], additive mask [L, L] or [B * heads, L, L] or None -> ([B, L, width], None)."""
-        joint = F.linear(query, self.in_proj_weight, self.in_proj_bias) + self.lora(query)
-        queries, keys, values = joint.unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        if attn_mask is not None:
-            attn_mask = attn_mask.to(queries.dtype)
-            if attn_mask.ndim == 3:
-                attn_mask = attn_mask.unflatten(0, (-1, self.num_heads))
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+        return _self_attention(self, query, attn_mask), None
+
+
+class LoraOwnAttention(Attention):
+    """As `LoraAttention`, of blocks with open_clip's own module (all of them in open_clip's main)."""
+
+    lora: LowRankUpdate
+
+    def forward(self, x: torch.Tensor, *_key_value: Any, attn_mask: Any = None, **_settings: Any) -> torch.Tensor:
+        """[B, L, width], additive mask [L, L] or [B * heads, L, L] or None -> [B, L, width]."""
+        return _self_attention(self, x, attn_mask)
+
+
+def _self_attention(layer: Any, x: torch.Tensor, attn_mask: torch.Tensor | None) -> torch.Tensor:
+    joint = F.linear(x, layer.in_proj_weight, layer.in_proj_bias) + layer.lora(x)
+    queries, keys, values = joint.unflatten(-1, (3, layer.num_heads, layer.head_dim)).permute(2, 0, 3, 1, 4)
+    if attn_mask is not None:
+        attn_mask = attn_mask.to(queries.dtype)
+        if attn_mask.ndim == 3:
+            attn_mask = attn_mask.unflatten(0, (-1, layer.num_heads))
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=attn_mask)
+    projected: torch.Tensor = layer.out_proj(attended.transpose(1, 2).flatten(2))
+    return projected
+
+
+_WITH_UPDATE: dict[type, type] = {
+    nn.Linear: LoraLinear,
+    nn.MultiheadAttention: LoraAttention,
+    Attention: LoraOwnAttention,
+}
+_WITHOUT_UPDATE = {updated: plain for plain, updated in _WITH_UPDATE.items()}
+_ATTENTIONS = (nn.MultiheadAttention, Attention)
 
 
 def set_lora(tower: nn.Module, name: str, blocks: str, rank: int, targets: str) -> list[int]:
@@ -89,20 +113,20 @@ def remove_lora(module: nn.Module) -> None:
     """Take all updates away and leave the weights as they are."""
     for layer in list(_updated(module)):
         del layer.lora
-        layer.__class__ = nn.MultiheadAttention if isinstance(layer, LoraAttention) else nn.Linear
+        layer.__class__ = _WITHOUT_UPDATE[type(layer)]
 
 
 @torch.no_grad()
 def merge_lora(module: nn.Module) -> None:
     """Add all updates to the weights they belong to, then take them away: the same features at the plain cost."""
     for layer in _updated(module):
-        weight = layer.in_proj_weight if isinstance(layer, LoraAttention) else layer.weight
+        weight = layer.in_proj_weight if isinstance(layer, _ATTENTIONS) else layer.weight
         weight.copy_(weight.float() + layer.lora.matrix())
     remove_lora(module)
 
 
 def _updated(module: nn.Module) -> Iterator[Any]:
-    return (layer for layer in module.modules() if isinstance(layer, (LoraLinear, LoraAttention)))
+    return (layer for layer in module.modules() if isinstance(layer, tuple(_WITHOUT_UPDATE)))
 
 
 def _blocks(tower: Any) -> Any:
@@ -119,16 +143,26 @@ def _blocks(tower: Any) -> Any:
 
 def _layers(block: Any, targets: str) -> list[nn.Module]:
     parts = {ATTENTION: [block.attn], MLP: [block.mlp], BOTH: [block.attn, block.mlp]}[targets]
-    layers = [
-        layer for part in parts for layer in part.modules() if isinstance(layer, (nn.Linear, nn.MultiheadAttention))
-    ]
-    if not layers or any(isinstance(part, Attention) for part in parts):
+    layers = [layer for part in parts for layer in part.modules() if isinstance(layer, (nn.Linear, *_ATTENTIONS))]
+    if not layers or any(isinstance(part, Attention) and not _is_plain(part) for part in parts):
         raise IdClipError(f"LoRA does not know the layers of {type(block).__name__}; choose another tower or no LoRA.")
     return layers
 
 
+def _is_plain(attention: Any) -> bool:
+    """Whether open_clip's own module computes what nn.MultiheadAttention does: no norms, scales or dropout of its own."""
+    norms = (attention.ln_q, attention.ln_k, attention.ln_inner)
+    return (
+        attention.in_proj_weight is not None
+        and attention.logit_scale is None
+        and attention.head_scale is None
+        and all(isinstance(norm, nn.Identity) for norm in norms)
+        and not attention.attn_drop.p
+        and not attention.out_drop.p
+    )
+
+
 def _promote(layer: Any, rank: int) -> None:
-    attention = isinstance(layer, nn.MultiheadAttention)
-    weight = layer.in_proj_weight if attention else layer.weight
+    weight = layer.in_proj_weight if isinstance(layer, _ATTENTIONS) else layer.weight
     layer.lora = LowRankUpdate(weight.detach(), rank)
-    layer.__class__ = LoraAttention if attention else LoraLinear
+    layer.__class__ = next(updated for plain, updated in _WITH_UPDATE.items() if isinstance(layer, plain))

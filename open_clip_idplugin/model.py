@@ -80,9 +80,16 @@ class IdCLIP(CustomTextCLIP):
 
     def encode_image(self, image: torch.Tensor, normalize: bool = False) -> torch.Tensor:
         """Images [B, 3, H, W] -> features [B, D]; features [B, D] that were computed before pass as they are."""
-        if image.ndim == 2:
-            return F.normalize(image, dim=-1) if normalize else image
-        features: torch.Tensor = super().encode_image(image, normalize=normalize)
+        features: torch.Tensor = (
+            _encoded_before(image, normalize) if image.ndim == 2 else super().encode_image(image, normalize=normalize)
+        )
+        return features
+
+    def _encode_image(self, image: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        """As `encode_image`; the forward pass of open_clip's main calls it."""
+        features: torch.Tensor = (
+            _encoded_before(image, normalize) if image.ndim == 2 else super()._encode_image(image, normalize=normalize)
+        )
         return features
 
     def encode_text(self, text: torch.Tensor | IdentityText, normalize: bool = False) -> torch.Tensor:
@@ -104,8 +111,13 @@ class IdCLIP(CustomTextCLIP):
                 parameter.requires_grad = False  # the host leaves the projection of a timm tower trainable
         self._freeze_statistics(self.visual, "visual", whole=unlocked_groups == 0)
 
-    def lock_text_tower(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
-        """Freeze the text tower, LayerNorms and running statistics included, but not what was added to it."""
+    def lock_text_tower(
+        self, unlocked_layers: int = 0, freeze_layer_norm: bool = True, pooler_in_head: bool = True
+    ) -> None:
+        """Freeze the text tower, LayerNorms and running statistics included, but not what was added to it.
+
+        pooler_in_head: of open_clip's main; says nothing about a native tower, which has no pooler.
+        """
         self.text.lock(unlocked_layers, freeze_layer_norm)
         self._freeze_statistics(self.text, "text", whole=unlocked_layers == 0)
 
@@ -164,7 +176,7 @@ class IdCLIP(CustomTextCLIP):
             names.add(PROMPT_TOKENS)
         if self.identity_cfg.text_prompts:
             names.add(TEXT_PROMPT_TOKENS)
-        return names
+        return names & {name for name, _ in self.named_parameters()}  # timm names what a tower may have
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """The host's, after the model's own parts took the shapes that they have in the weights.
@@ -237,3 +249,7 @@ def _shared(module: nn.Module, kind: type[nn.Module], without: str = "", **parts
     held = {name: part for name, part in module._modules.items() if name != without}
     shared.__dict__.update(module.__dict__, _modules={**held, **parts})
     return shared
+
+
+def _encoded_before(features: torch.Tensor, normalize: bool) -> torch.Tensor:
+    return F.normalize(features, dim=-1) if normalize else features

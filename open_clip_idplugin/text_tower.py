@@ -139,7 +139,7 @@ class IdentityTextTransformer(TextTransformer):
             )
         return int(ends.max()) + 1
 
-    def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True) -> None:
+    def lock(self, unlocked_layers: int = 0, freeze_layer_norm: bool = True, pooler_in_head: bool = True) -> None:
         """Freeze the tower but not what was added to it; leave the last `unlocked_layers` groups trainable.
 
         Groups, as in open_clip 3: embeddings, each block (the last together with the final LayerNorm), projection.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from open_clip_idplugin.command_line.missing_packages import require_extras
 from open_clip_idplugin.command_line.terminal import BAD_INPUT, print_last_line, refusal, run_as_process
 from open_clip_idplugin.hosts import patches as host_patches
-from training_patches.host_rows import IMPORTED, PARAMS
+from training_patches.host_rows import IMPORTED, PARAMS, offered_loop
 
 PROGRAM = "python -m training_patches"
 
@@ -36,11 +36,12 @@ def _train(arguments: Sequence[str]) -> int:
     from training_patches import params
 
     # Parsed here for --help and for typing errors, which need not wait for open_clip to be imported.
-    params.parse_args(arguments, open_clip_train.params.parse_args)
+    _args, options = params.parse_args(arguments, open_clip_train.params.parse_args)
     host_patches.verify(IMPORTED)  # before the modules that import these names
+    loop = offered_loop(options.legacy_loop)
     from training_patches.training_run import TrainingRun
 
-    return 1 if TrainingRun()(arguments) == -1 else 0
+    return 1 if TrainingRun(loop)(arguments) == -1 else 0
 
 
 def _last_sentence(text: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,7 +20,7 @@ from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_b
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.registration import own_config
 from open_clip_idplugin.storage.atomic import atomic_path
-from open_clip_idplugin.storage.weight_files import LIGHTNING, TORCHSCRIPT, kind_of, weight_shapes
+from open_clip_idplugin.storage.weight_files import LIGHTNING, TORCHSCRIPT, first_lines, kind_of, weight_shapes
 from training_patches.params import IdentityOptions, flag_name
 
 BEST = "best.pt"
@@ -39,10 +39,12 @@ _PLACES = ("val_data", "cache_images")  # of ours; where data are is nobody's bu
 
 
 def require_tensors_only(args: argparse.Namespace) -> None:
-    """Refuse, before the host unpickles them, files of `--pretrained` and `--resume` that are no checkpoints of tensors."""
+    """Refuse, before the host unpickles them, what `--pretrained` and `--resume` name that is no checkpoint of tensors."""
     for path in (args.pretrained, args.resume):
         if path and Path(path).is_file():
             weight_shapes(path)
+    if args.resume and Path(args.resume).is_dir():
+        _require_sharded(Path(args.resume))
     if args.resume and Path(args.resume).is_file() and kind_of(args.resume) in (TORCHSCRIPT, LIGHTNING):
         raise IdClipError(f"{args.resume} is no checkpoint of a training run; start from it with --pretrained.")
     if args.resume and Path(args.resume).name == BEST:
@@ -59,9 +61,9 @@ def note_facts(args: argparse.Namespace, options: IdentityOptions, view: View, f
     earlier weights were trained with another face model, or a resumed run with another view of pictures.
     """
     for earlier in (args.resume, args.pretrained):
-        if earlier and Path(earlier).is_file():
+        if earlier and Path(earlier).exists():
             require_face_model(facts_beside(earlier).face_model, face_model, "the faces of the training shards")
-    if args.resume and Path(args.resume).is_file():
+    if args.resume and Path(args.resume).exists():
         before = facts_beside(args.resume).view
         if before and (flags := differences(before, view)):
             raise IdClipError(
@@ -104,8 +106,56 @@ def recipe(args: argparse.Namespace, options: IdentityOptions) -> dict[str, obje
     return {flag: value for flag, value in {**host, **ours}.items() if value not in (None, False)}
 
 
-def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], model: torch.nn.Module, name: str) -> bool:
-    """Write the model's weights if `metrics[metric]` exceeds the value in the file that is there; tell whether it did.
+class _ShardMetadata(pickle.Unpickler):
+    """Reads the `.metadata` of a sharded checkpoint and nothing else that a pickle may name."""
+
+    _allowed: ClassVar[dict[str, tuple[str, ...]]] = {
+        "torch": ("Size",),
+        "torch.serialization": ("_get_layout",),
+        "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+        "torch.distributed.checkpoint.metadata": (
+            "Metadata", "MetadataIndex", "StorageMeta", "BytesStorageMetadata", "TensorStorageMetadata", "TensorProperties",
+            "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING",
+        ),
+        "pathlib": ("PosixPath", "WindowsPath"),
+        "collections": ("OrderedDict",),
+    }  # fmt: skip
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of that name; raises UnpicklingError for one that such a file does not need."""
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if name not in self._allowed.get(module, ()) and not dtype:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _require_sharded(folder: Path) -> None:
+    """Refuse a folder that is no sharded checkpoint (`--fsdp-checkpoint sharded`): torch unpickles its list of tensors."""
+    metadata = folder / ".metadata"
+    if not metadata.is_file():
+        raise IdClipError(f"{folder} is a folder without a checkpoint; name a file of checkpoints/ with --resume.")
+    try:
+        with metadata.open("rb") as stream:
+            _ShardMetadata(stream).load()
+    except Exception as error:  # a pickle may end in any of them
+        raise IdClipError(f"{metadata} is not the list of a sharded checkpoint ({first_lines(error)}).") from None
+
+
+def explain_misfit(error: Exception, args: argparse.Namespace) -> None:
+    """Raise IdClipError for what torch says of a checkpoint that does not fit; return where it says something else."""
+    if "parameter group" in str(error):  # of the optimizers
+        raise IdClipError(
+            f"the checkpoint {args.resume} was trained with other parts frozen or other learning-rate flags; repeat the flags "
+            "of its run."
+        ) from error
+    if "loading state_dict" in str(error):
+        raise IdClipError(
+            f"the checkpoint {args.resume} does not fit the model {args.model}: {first_lines(error)}"
+        ) from error
+
+
+def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], weights: Mapping[str, Any], name: str) -> bool:
+    """Write the weights (a state dict) if `metrics[metric]` exceeds the value in the file that is there; tell whether it did.
 
     folder: the host's checkpoints; metrics: the results of a validation, with `epoch`; name: the run's.
     A file for another metric is replaced.
@@ -117,7 +167,7 @@ def keep_best(folder: Path, metric: str, metrics: Mapping[str, float], model: to
     content: dict[str, Any] = {
         "epoch": int(metrics["epoch"]),
         "name": name,
-        "state_dict": model.state_dict(),
+        "state_dict": dict(weights),
         "metric": metric,
         "value": float(metrics[metric]),
     }

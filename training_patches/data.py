@@ -32,9 +32,8 @@ from webdataset_tools.sample_format import Sample, members_to_sample, read_sampl
 
 _HOPELESS = 1000  # samples in a row from the start of an epoch, none of them usable
 
-# The stages of the host's training pipeline behind its tar reader, by the name of their function.
+# Stages of the host's training pipelines, by the name of their function: the tar reader, and what may stand behind it.
 _TAR_READER = "tarfile_to_samples_nothrow"
-_HOST_TAIL = ("_shuffle", "_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched")
 
 
 class EndlessPairs(torch.utils.data.IterableDataset[Pair]):
@@ -137,6 +136,37 @@ def collate_pairs(pairs: Sequence[Pair]) -> Pair:
     return torch.stack(images), IdentityText.collate(list(texts))
 
 
+def collate_to_dict(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """As `collate_pairs`, by the names that open_clip's main gives the parts of a batch."""
+    images, text = collate_pairs(pairs)
+    return {"image": images, "text": text}
+
+
+def collate_to_tensors(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """As `collate_to_dict`; the text is a dictionary too, because the host's tasks move plain tensors and dictionaries."""
+    images, text = collate_pairs(pairs)
+    return {"image": images, "text": text.to_dict()}
+
+
+_COLLATE = {
+    # open_clip 2.32 and 3.3: (images, texts) = batch
+    ("_shuffle", "_select", "_decode", "_rename", "_map_dict", "_to_tuple", "_batched"): collate_pairs,
+    # open_clip_train.legacy_main of open_clip's main: texts = batch["text"].to(...)
+    ("_shuffle", "_select", "_decode", "_rename", "_select", "_map_dict", "_batched"): collate_to_dict,
+    # open_clip_train.main of open_clip's main: batch = task.prepare_batch(batch, ...)
+    (
+        "_shuffle",
+        "_select",
+        "_rename",
+        "_select",
+        "_map_dict",
+        "_map_dict",
+        "_map_dict",
+        "_batched",
+    ): collate_to_tensors,
+}
+
+
 def use_identity_pairs(
     info: DataInfo,
     make_pair: PairMaker,
@@ -152,11 +182,13 @@ def use_identity_pairs(
     dataset = info.dataloader.pipeline[0].dataset
     names = [_stage_name(stage) for stage in dataset.pipeline]
     reader_end = names.index(_TAR_READER) + 1 if _TAR_READER in names else 0
-    if tuple(names[reader_end:]) != _HOST_TAIL:
-        raise HostMismatchError(f"open_clip_train's webdataset pipeline is {names}; it was to end in {_HOST_TAIL}")
+    collate = _COLLATE.get(tuple(names[reader_end:]))
+    if collate is None:
+        known = " or ".join(map(str, _COLLATE))
+        raise HostMismatchError(f"open_clip_train's webdataset pipeline is {names}; it was to end in {known}")
     dataset.pipeline = [
         EndlessPairs(dataset.pipeline[:reader_end], make_pair, info.shared_epoch, order, read_sample),
-        webdataset.batched(batch_size, collation_fn=collate_pairs, partial=False),
+        webdataset.batched(batch_size, collation_fn=collate, partial=False),
     ]
 
 

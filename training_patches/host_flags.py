@@ -1,10 +1,11 @@
 """Host command line: open_clip_train's flags -> refusals of what its loop cannot take, and what a default recipe needs to know.
 
-Role: values that the host divides by or hands on to a library that ends in a traceback, and the flags that it reads before
-its own parser does. Imports no host.
+Role: values that the host divides by or hands on to a library that ends in a traceback, flags of which the open_clips have
+one or another, and those that are read before the host's own parser does. Imports no host.
 """
 
 import argparse
+import importlib.util
 import math
 from collections.abc import Sequence
 
@@ -17,6 +18,26 @@ _LEAST = {
     "wd": 0.0,
 }  # fmt: skip
 
+# What open_clip's main reads from a sample or a picture in another way; samples of identity shards have their own form.
+_OTHER_MEMBERS = {
+    "json_text_key": None, "text_key": "txt", "image_key": "jpg;png;jpeg;webp", "use_naflex": False, "length_bucketing": False,
+}  # fmt: skip
+
+
+def switch(args: argparse.Namespace, name: str) -> bool:
+    """Whether a switch of the host is given, such as `horovod` or `fsdp`, which some open_clips do not have."""
+    return bool(getattr(args, name, False))
+
+
+def require_own_members(args: argparse.Namespace) -> None:
+    """Refuse, for identity shards, flags of the host that would read them in another way and would do nothing here."""
+    for name, default in _OTHER_MEMBERS.items():
+        if getattr(args, name, default) != default:
+            raise IdClipError(
+                f"--{name.replace('_', '-')} is for captions without faces: shards with identities have members and batches of "
+                "their own form; drop it."
+            )
+
 
 def require_host_values(args: argparse.Namespace) -> None:
     """Refuse numbers of the host's flags that it divides by, or hands on to a library that ends in a traceback."""
@@ -28,8 +49,12 @@ def require_host_values(args: argparse.Namespace) -> None:
         value = getattr(args, name, None)
         if value is not None and len(value) != _CHANNELS:
             raise IdClipError(f"--{name.replace('_', '-')} has {len(value)} numbers; it must have {_CHANNELS}.")
-    if args.opt.lower() != "adamw" and not args.opt.lower().startswith("timm/"):
-        raise IdClipError(f"--opt is '{args.opt}'; open_clip knows adamw, and timm/NAME for the optimizers of timm.")
+    # open_clip's main makes its optimizers in a module of their own, and has one more.
+    known = ("adamw", "nadamw") if importlib.util.find_spec("open_clip_train.optim") else ("adamw",)
+    if args.opt.lower() not in known and not args.opt.lower().startswith("timm/"):
+        raise IdClipError(
+            f"--opt is '{args.opt}'; open_clip knows {' and '.join(known)}, and timm/NAME for the optimizers of timm."
+        )
 
 
 def require_steps(args: argparse.Namespace, batches: int) -> None:

@@ -27,6 +27,7 @@ from open_clip_idplugin.storage.arrays import read_array
 from open_clip_idplugin.storage.atomic import PRIVATE, atomic_path, atomic_write
 from open_clip_idplugin.storage.file_hash import file_sha256
 from open_clip_idplugin.storage.finite_json import json_text
+from training_patches.host_flags import switch
 from training_patches.image_features import EncodedShard, Members, encoded_shards
 from webdataset_tools.sample_format import IMAGE, SIZES_FILE, Sample, members_to_sample, shard_paths
 
@@ -101,6 +102,7 @@ def require_cacheable(model: Any, args: argparse.Namespace) -> None:
     for flag, given in (
         ("--distill-model", args.distill),
         ("--train-data-upsampling-factors", args.train_data_upsampling_factors),
+        ("--fsdp", switch(args, "fsdp")),  # each process makes its part of the features, and none has the whole tower
     ):
         if given:
             raise IdClipError(f"--id-cache-images does not go together with {flag}; drop one of them.")

@@ -8,6 +8,8 @@ What IdCLIP adds to a tower (adaptor, prompts, LoRA) and the temperature keep `-
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from open_clip_idplugin.errors import IdClipError
 from training_patches.params import IdentityOptions, flag_name
 
@@ -33,7 +35,8 @@ class TowerRates:
                 part = self.part_of[id(parameter)]
                 parts.setdefault(part if part in self.scale_of else None, []).append(parameter)
             for part, parameters in parts.items():
-                scale = self.scale_of.get(part or "", 1.0)
+                # open_clip's main scales groups itself (`lr_scale`, `--text-layer-decay`).
+                scale = self.scale_of.get(part or "", 1.0) * group.get("lr_scale", 1.0)
                 split.append({**group, "params": parameters, "lr": settings["lr"] * scale})
                 self.scales.append(scale)
         return host(split, **settings)
@@ -41,7 +44,10 @@ class TowerRates:
     def assign(self, optimizer: Any, rate: float) -> None:
         """What the schedules call at every step."""
         for group, scale in zip(optimizer.param_groups, self.scales, strict=True):
-            group["lr"] = rate * scale
+            if isinstance(group["lr"], torch.Tensor):  # `--torchcompile-strategy step` of open_clip's main
+                group["lr"].fill_(rate * scale)
+            else:
+                group["lr"] = rate * scale
 
 
 def require_trained_towers(model: Any, options: IdentityOptions) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.losses import MatchingClipLoss, MatchingSigLipLoss, SetupsLoss, Term
+from training_patches.host_flags import switch
 from training_patches.params import IdentityOptions
 from training_patches.setups import BCE, CROSS_ENTROPY, TermOptions
 
@@ -19,7 +20,7 @@ def identity_loss(host: Callable[..., Any], args: argparse.Namespace, options: I
     terms = options.loss_terms
     if not options.labelled and [term.weight for term in terms] == [1.0]:
         return host(args)
-    for flag, given in (("--distill-model", args.distill), ("--horovod", args.horovod)):
+    for flag, given in (("--distill-model", args.distill), ("--horovod", switch(args, "horovod"))):
         if given:
             raise IdClipError(
                 f"{flag} works with one training setup of weight 1 and open_clip's own loss only (--id-setup with_entities)."

@@ -19,6 +19,7 @@ from open_clip_idplugin.identity_text import IdentityText
 from open_clip_idplugin.losses import ANYTHING, IMAGE_SHOWS, TEXT_ABOUT
 from open_clip_idplugin.pictures import load_image
 from open_clip_idplugin.prompts import PLACEHOLDER, as_reference_reads
+from training_patches.params import IdentityOptions
 from training_patches.setups import ONLY_ENTITIES, WITH_ENTITIES, setup_text
 from webdataset_tools.sample_format import Sample
 
@@ -90,6 +91,23 @@ class PairMaker:
         about[~(row.slots > 0).any(dim=1), 0] = ANYTHING
         about[torch.tensor([setup == ONLY_ENTITIES for setup in self.setups]), 1] = ANYTHING
         return {IMAGE_SHOWS: shows, TEXT_ABOUT: about}
+
+
+def pair_maker(
+    options: IdentityOptions, read_image: Callable[[bytes], torch.Tensor], tokenizer: Any, seed: int
+) -> PairMaker:
+    """The pairs that the flags ask for."""
+    return PairMaker(
+        read_image,
+        tokenizer,
+        options.caption,
+        setups=tuple(options.setups),
+        face_dropout=options.face_dropout,
+        face_noise=options.face_noise,
+        labelled=options.labelled,
+        seed=seed,
+        hidden_token=options.hidden_token,
+    )
 
 
 def noisy_face(face: np.ndarray, length: float, rng: random.Random, keep_length: bool = False) -> np.ndarray:

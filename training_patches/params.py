@@ -16,7 +16,7 @@ from typing import Any
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.own_models import takes_faces
 from open_clip_idplugin.prompts import CONFIGURATIONS, TRAINING_SETTINGS
-from training_patches.host_flags import flags_before_parsing, require_host_values, trains_on_shards
+from training_patches.host_flags import flags_before_parsing, require_host_values, switch, trains_on_shards
 from training_patches.model_options import add_model_flags, take_model_options
 from training_patches.presets import DEFAULT, NONE, PRESETS, with_preset
 from training_patches.setups import (
@@ -102,6 +102,11 @@ class IdentityOptions:
     )
     val_stride: int = _flag(1, "validate on every n-th image only", type=int)
     val_frequency: int = _flag(1, "validate after every n-th epoch, and after the last", type=int)
+    legacy_loop: bool = _flag(
+        False,
+        "train with open_clip's former loop (open_clip_train.legacy_main), where the installed one has a newer loop beside it",
+        action="store_true",
+    )
     save_best: str | None = _flag(
         None, "keep best.pt, the weights with the highest METRIC so far (t2i_sum where none is named)",
         nargs="?", const="t2i_sum", metavar="METRIC",
@@ -225,7 +230,7 @@ def parse_args(arguments: Sequence[str], host_parse_args: HostParser) -> tuple[a
     require_host_values(args)
     if options.save_best and (args.logs or "none").lower() == "none":
         raise IdClipError("--id-save-best writes into the run's folder; name a folder with --logs instead of 'none'.")
-    if (options.lr_image, options.lr_text) != (None, None) and (args.opt != "adamw" or args.horovod):
+    if (options.lr_image, options.lr_text) != (None, None) and (args.opt != "adamw" or switch(args, "horovod")):
         raise IdClipError(
             "--id-lr-image and --id-lr-text work with --opt adamw and without --horovod only; drop them, and choose a preset "
             "without them (--id-preset none)."

@@ -6,6 +6,7 @@ set). Its methods stand in for host functions, as the table in `host_rows` says.
 
 import argparse
 import functools
+import importlib
 import logging
 import shutil
 import types
@@ -16,7 +17,7 @@ from typing import Any
 import open_clip
 import torch
 from open_clip_train.data import get_dataset_fn, get_wds_dataset
-from open_clip_train.train import unwrap_model
+from open_clip_train.distributed import is_master
 
 import open_clip_idplugin
 import training_patches
@@ -33,6 +34,7 @@ from open_clip_idplugin.tokenizer import IdentityTokenizer
 from training_patches import params
 from training_patches.checkpoints import (
     BEST,
+    explain_misfit,
     keep_best,
     note_facts,
     require_kept,
@@ -41,13 +43,13 @@ from training_patches.checkpoints import (
 )
 from training_patches.data import batch_order, check_training_shards, use_identity_pairs
 from training_patches.distributed import DeviceAwareDataParallel
-from training_patches.host_flags import require_steps
-from training_patches.host_rows import rows
+from training_patches.host_flags import require_own_members, require_steps, switch
+from training_patches.host_rows import Loop, offered_loop, rows
 from training_patches.image_cache import cached_sample, cached_shards, read_features, require_cacheable
 from training_patches.learning_rates import TowerRates, require_trained_towers
 from training_patches.loss_terms import identity_loss
 from training_patches.model_options import changed_config, require_as_asked, require_size_taken
-from training_patches.pairs import Decoder, PairMaker
+from training_patches.pairs import Decoder, pair_maker
 from training_patches.params import IdentityOptions
 from training_patches.validation import IdentityValidation
 from webdataset_tools.sample_format import Sample, members_to_sample, shard_paths
@@ -56,7 +58,9 @@ from webdataset_tools.sample_format import Sample, members_to_sample, shard_path
 class TrainingRun:
     """One call of the host's `main`. Each method but `__call__` stands in for the host function of its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Loop | None = None) -> None:
+        """loop: one of the host's; without it that of the host's training command."""
+        self.loop = loop or offered_loop()
         self.options = IdentityOptions()
         self.model: Any = None  # bare: neither compiled nor wrapped for several processes
         self.validation: IdentityValidation | None = None
@@ -67,8 +71,7 @@ class TrainingRun:
 
     def __call__(self, arguments: Sequence[str]) -> Any:
         """Train by these command-line arguments; returns what the host's `main` does (-1 where it refuses to start)."""
-        from open_clip_train.main import main
-
+        main = importlib.import_module(self.loop.main).main
         table = rows(self)
         host_patches.apply(table)
         try:
@@ -76,22 +79,10 @@ class TrainingRun:
         except (ValueError, RuntimeError) as error:
             if isinstance(error, IdClipError):
                 raise
-            self._explain(error)
+            explain_misfit(error, self.args)
             raise
         finally:
             host_patches.restore(table)
-
-    def _explain(self, error: Exception) -> None:
-        """Raise IdClipError for what torch says of a checkpoint that does not fit."""
-        if "parameter group" in str(error):  # of the optimizers
-            raise IdClipError(
-                f"the checkpoint {self.args.resume} was trained with other parts frozen or other learning-rate flags; repeat "
-                "the flags of its run."
-            ) from error
-        if "loading state_dict" in str(error):
-            raise IdClipError(
-                f"the checkpoint {self.args.resume} does not fit the model {self.args.model}: {first_lines(error)}"
-            ) from error
 
     def parse_args(self, host: Callable[..., Any], args: Sequence[str]) -> argparse.Namespace:
         """Parse the host's flags and ours."""
@@ -144,7 +135,7 @@ class TrainingRun:
         self.model = created[0]
         if isinstance(self.model, IdCLIP):
             require_as_asked(self.model.identity_cfg, changes, weights)
-        elif flags := self.options.changed_flags():
+        elif flags := [flag for flag in self.options.changed_flags() if flag != "--id-legacy-loop"]:
             raise IdClipError(
                 f"{flags[0]} is for models that take faces, and {model_name} does not; "
                 "drop it or choose a model whose config has an identity_cfg."
@@ -191,6 +182,7 @@ class TrainingRun:
         preprocess_fns: tuple[Any, Any],
         epoch: int = 0,
         tokenizer: Any = None,
+        **settings: Any,
     ) -> dict[str, Any]:
         """Let the host build its loaders, then give the training one identities and add our validation set."""
         if args.train_data and Path(args.train_data).is_dir():
@@ -198,6 +190,7 @@ class TrainingRun:
         with_identities = isinstance(self.model, IdCLIP) and args.train_data and _reads_shards(args)
         face_model = None
         if with_identities:
+            require_own_members(args)
             face_model = check_training_shards(args, tokenizer.identity_cfg.face_dim)
             self._require_same_model(args)
         if args.train_data:
@@ -212,22 +205,12 @@ class TrainingRun:
             args.train_data = "::".join(cached_shards(self.model, preprocess_fns[1], args, folder, dtype))
             read_image, read_sample = read_features, cached_sample
             logging.info("Pictures are not decoded: random crops and other augmentations are off.")
-        data: dict[str, Any] = host(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+        data: dict[str, Any] = host(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer, **settings)
         if "train" in data and isinstance(self.model, IdCLIP):
             require_steps(args, data["train"].dataloader.num_batches)
         if with_identities:
             options = self.options
-            make_pair = PairMaker(
-                read_image,
-                tokenizer,
-                options.caption,
-                tuple(options.setups),
-                options.face_dropout,
-                options.face_noise,
-                options.labelled,
-                args.seed,
-                options.hidden_token,
-            )
+            make_pair = pair_maker(options, read_image, tokenizer, args.seed)
             order = batch_order(options, args.batch_size)
             use_identity_pairs(data["train"], make_pair, args.batch_size, order, read_sample)
         elif isinstance(self.model, IdCLIP) and "train" in data:
@@ -249,27 +232,42 @@ class TrainingRun:
         """The host's loss, or one that knows the setups and who is in the images."""
         return identity_loss(host, args, self.options) if isinstance(self.model, IdCLIP) else host(args)
 
+    def create_task(self, host: Callable[..., Any], args: argparse.Namespace, model: Any, **settings: Any) -> Any:
+        """The host's task, or one whose batches hold texts about people."""
+        if not isinstance(model, IdCLIP):
+            return host(args, model=model, **settings)
+        from training_patches.identity_task import create_identity_task  # which not every host can import
+
+        loss = identity_loss(open_clip.create_loss, args, self.options)
+        return create_identity_task(args, model, loss, settings.get("dist_model"))
+
     def evaluate(
-        self, host: Callable[..., Any], model: Any, data: dict[str, Any], epoch: int, args: Any, **logging_to: Any
+        self, host: Callable[..., Any], trained: Any, data: dict[str, Any], epoch: int, args: Any, **logging_to: Any
     ) -> dict[str, float]:
-        """Evaluate on the bare model as in a single process, so that rank 0 waits for no other."""
+        """Evaluate a model (or task); a model bare and as in a single process, so that rank 0 waits for no other."""
         data = {name: info for name, info in data.items() if info is not self.validation}
-        if args.distributed and not args.horovod:
-            model = unwrap_model(model)
+        if not self.loop.tasks and args.distributed and not switch(args, "horovod"):
+            trained = self.model
             args = argparse.Namespace(**{**vars(args), "distributed": False})
-        metrics: dict[str, float] = host(model, data, epoch, args, **logging_to)
+        metrics: dict[str, float] = host(trained, data, epoch, args, **logging_to)
         return metrics
 
     def zero_shot_eval(
-        self, host: Callable[..., Any], model: Any, data: dict[str, Any], epoch: int, args: Any, **kwargs: Any
+        self, host: Callable[..., Any], trained: Any, data: dict[str, Any], epoch: int, args: Any, **kwargs: Any
     ) -> dict[str, float]:
-        """Add retrieval on held-out people to the host's metrics, and keep the best weights. Runs on rank 0 only."""
-        metrics: dict[str, float] = host(model, data, epoch, args, **kwargs)
+        """Add retrieval on held-out people to the host's metrics, and keep the best weights.
+
+        Runs on rank 0 only, but with `--fsdp` on all: each holds a part of the weights, and none can encode alone.
+        """
+        metrics: dict[str, float] = host(trained, data, epoch, args, **kwargs)
         last = epoch == args.epochs or "train" not in data
         if self.validation is not None and (last or epoch % self.options.val_frequency == 0):
             metrics = {**metrics, **self.validation.metrics(self.model), "epoch": epoch}
             if self.options.save_best and "train" in data:
-                keep_best(Path(args.checkpoint_path), self.options.save_best, metrics, self.model, args.name)
+                # A task has its own form; where processes share the weights it gathers them on the first.
+                weights = trained.state_dict()["state_dict"] if self.loop.tasks else self.model.state_dict()
+                if is_master(args):
+                    keep_best(Path(args.checkpoint_path), self.options.save_best, metrics, weights, args.name)
         return metrics
 
 

@@ -19,15 +19,16 @@ from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import metrics
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Settings, run
 from open_clip_idplugin.queries.query_encoder import QueryEncoder
+from training_patches.host_flags import switch
 from training_patches.params import IdentityOptions
 from webdataset_tools.evaluation_data import EncodedImages, encode_images, load_evaluation_set
 
 
 class IdentityValidation:
-    """The validation set of a run. Rank 0 reads and uses it; on the other ranks it is only there."""
+    """The validation set of a run. Rank 0 reads and uses it; on the other ranks it is only there (but for `--fsdp`)."""
 
     def __init__(self, options: IdentityOptions, preprocess: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-        """Read who is in which image, on rank 0. Raises IdClipError where there is nothing to validate or compare."""
+        """Read who is in which image, where it is used. Raises IdClipError where there is nothing to validate or compare."""
         self.shards = str(options.val_data)
         self.preprocess, self.tokenizer, self.args = preprocess, tokenizer, args
         self.settings = Settings(
@@ -38,7 +39,7 @@ class IdentityValidation:
         )
         self.images: EncodedImages | None = None
         _check_metric(options.save_best)
-        if is_master(args):
+        if is_master(args) or switch(args, "fsdp"):
             keep = getattr(getattr(tokenizer, "identity_cfg", None), "face_length", None) == STORED
             self.evaluation_set = _read(self.shards, options.val_stride, keep)
 

@@ -61,7 +61,7 @@ def _reading_tensors_only(original: Any) -> Any:
     return reading_tensors_only(original)
 
 
-_CHECKED = "open_clip 2.32 and 3.3"
+_CHECKED = "open_clip 2.32, 3.3 and 4.2.0.dev0"
 
 OPEN_CLIP: tuple[PatchRow, ...] = (
     PatchRow(

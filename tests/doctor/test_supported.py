@@ -10,6 +10,7 @@ from open_clip_idplugin.doctor import installation
 from open_clip_idplugin.doctor.findings import NOTE, OK, WRONG
 from open_clip_idplugin.doctor.supported import HOSTS, PURPOSES, Host, support_table
 from open_clip_idplugin.hosts.patches import PatchRow
+from training_patches.host_rows import offered_loop
 
 pytestmark = pytest.mark.host
 
@@ -21,6 +22,8 @@ BROKEN = (
 
 
 def test_the_page_shows_the_table_of_the_data():
+    if offered_loop().tasks:
+        pytest.skip("the page shows the rows for the released open_clips")
     page = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
     assert support_table() in page, f"docs/hosts.md must hold:\n{support_table()}"
 

@@ -499,11 +499,14 @@ def test_open_clip_reads_the_shards(packed):
     def tokenize(text):
         return [text]
 
+    def parts(batch):
+        return (batch["image"], batch["text"]) if isinstance(batch, dict) else batch
+
     validation = get_wds_dataset(arguments, to_tensor, is_train=False, tokenizer=tokenize).dataloader
-    texts = [text for _, batch in validation for text in batch]
+    texts = [text for batch in validation for text in parts(batch)[1]]
     assert sorted(texts) == sorted(sample.caption for sample in read_samples(packed))
     training = get_wds_dataset(arguments, to_tensor, is_train=True, tokenizer=tokenize).dataloader
-    images, texts = next(iter(training))
+    images, texts = parts(next(iter(training)))
     assert images.shape == (4, 3, 64, 96) and all(text.startswith("Scene ") for text in texts)
 
 

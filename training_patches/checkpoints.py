@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from open_clip_idplugin.checkpoints.delta_files import Delta
+from open_clip_idplugin.checkpoints.loading import face_model_of, split_checkpoint
 from open_clip_idplugin.checkpoints.model_view import View, differences, require_takes
 from open_clip_idplugin.checkpoints.training_facts import TrainingFacts, facts_beside, require_face_model, write_facts
 from open_clip_idplugin.errors import IdClipError
@@ -61,8 +63,9 @@ def note_facts(args: argparse.Namespace, options: IdentityOptions, view: View, f
     earlier weights were trained with another face model, or a resumed run with another view of pictures.
     """
     for earlier in (args.resume, args.pretrained):
-        if earlier and Path(earlier).exists():
-            require_face_model(facts_beside(earlier).face_model, face_model, "the faces of the training shards")
+        if earlier:
+            known = facts_beside(earlier).face_model if Path(earlier).is_dir() else face_model_of(earlier)
+            require_face_model(known, face_model, "the faces of the training shards")
     if args.resume and Path(args.resume).exists():
         before = facts_beside(args.resume).view
         if before and (flags := differences(before, view)):
@@ -72,7 +75,7 @@ def note_facts(args: argparse.Namespace, options: IdentityOptions, view: View, f
             )
     folder = Path(args.checkpoint_path)
     if args.rank == 0 and (args.logs or "none").lower() != "none" and folder.is_dir():
-        base = args.pretrained or None
+        base = split_checkpoint(args.model, args.pretrained)[0] if args.pretrained else None
         config = own_config(args.model) or {}
         write_facts(folder, TrainingFacts(args.model, base, face_model, recipe(args, options), view, config))
 
@@ -90,11 +93,11 @@ def require_kept(model_name: str, args: argparse.Namespace) -> None:
             )
 
 
-def view_to_go_on_with(weights: str | None, settings: Mapping[str, Any]) -> View:
+def view_to_go_on_with(weights: str | None, settings: Mapping[str, Any], delta: Delta | None = None) -> View:
     """The view that `weights` were trained with, as far as the factory's `settings` do not say otherwise."""
-    if not (weights and Path(weights).is_file()):
+    if delta is None and not (weights and Path(weights).is_file()):
         return {}
-    view = facts_beside(weights).view
+    view = facts_beside(str(weights)).view if delta is None else delta.view
     require_takes(view, str(weights))
     return {name: value for name, value in view.items() if settings.get(name) in (None, False)}
 

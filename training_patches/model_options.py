@@ -40,8 +40,13 @@ def take_model_options(namespace: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def changed_config(model_name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The `identity_cfg` for the host's factory; raises IdClipError for a model without one, or one that is not by name."""
+def changed_config(
+    model_name: str, changes: Mapping[str, Any], trained: IdentityConfig | None = None
+) -> dict[str, Any]:
+    """The `identity_cfg` for the host's factory; raises IdClipError for a model without one, or one that is not by name.
+
+    trained: of the delta that training goes on from, in place of the model's own.
+    """
     import open_clip
 
     config = open_clip.get_model_config(model_name) or {}
@@ -50,7 +55,7 @@ def changed_config(model_name: str, changes: Mapping[str, Any]) -> dict[str, Any
             f"{_flag(next(iter(changes)))} is for models that take faces by open_clip's own name, and {model_name} is none; "
             "drop it or choose a model whose config has an identity_cfg."
         )
-    return IdentityConfig.from_dict(config["identity_cfg"]).override(changes).to_dict()
+    return (trained or IdentityConfig.from_dict(config["identity_cfg"])).override(changes).to_dict()
 
 
 def require_as_asked(config: IdentityConfig, changes: Mapping[str, Any], weights: str | None) -> None:

@@ -22,7 +22,8 @@ from open_clip_train.distributed import is_master
 import open_clip_idplugin
 import training_patches
 import webdataset_tools
-from open_clip_idplugin.checkpoints.loading import described_model
+from open_clip_idplugin.checkpoints.delta_files import apply_delta
+from open_clip_idplugin.checkpoints.loading import base_and_delta, described_model
 from open_clip_idplugin.checkpoints.model_view import view_of
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import patches as host_patches
@@ -114,16 +115,20 @@ class TrainingRun:
             return host(model_name, *args, **kwargs)
         require_tensors_only(self.args)
         weights = args[0] if args else kwargs.get("pretrained")
+        base, delta = weights, None
         if ":" not in model_name:  # else of a hub or a folder, which the host looks into
             described_model(model_name, self.args.resume or weights)
+            base, delta = base_and_delta(model_name, weights or "")
+        args, kwargs = args[1:], {**kwargs, "pretrained": base}
         require_kept(model_name, self.args)
         changes = self.options.model
-        if changes:
-            kwargs["identity_cfg"] = changed_config(model_name, changes)
-        kwargs |= view_to_go_on_with(weights, kwargs)
-        self.settings = kwargs
+        if changes or delta is not None:
+            kwargs["identity_cfg"] = changed_config(model_name, changes, delta.identity_cfg if delta else None)
+        self.settings = kwargs = {**kwargs, **view_to_go_on_with(weights, kwargs, delta)}
         try:
             created = host(model_name, *args, **kwargs)
+            if delta is not None:
+                apply_delta(delta, created[0], afresh=True)
         except OSError as error:  # of a text tower or weights on a hub
             raise IdClipError(f"the model {model_name} cannot be built: {first_lines(error)}") from error
         except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes

@@ -140,6 +140,19 @@ def check_base(delta: Delta, plain: Mapping[str, torch.Tensor], path: str | Path
         )
 
 
+def apply_delta(delta: Delta, model: torch.nn.Module, afresh: bool = False) -> None:
+    """Load a delta into a model that has its base weights and its config; raises RuntimeError as a strict load does.
+
+    afresh: parts of ours that the delta lacks stay as they were made, for training that adds them.
+    """
+    state = model.state_dict()
+    lacking = set() if afresh else {key for key in state if part_of(key) in OWN_PARTS} - set(delta.tensors)
+    unknown = set(delta.tensors) - set(state)
+    if lacking or unknown:
+        raise RuntimeError(f"the delta lacks {sorted(lacking)[:3]} and has {sorted(unknown)[:3]} too much.")
+    model.load_state_dict({**state, **delta.tensors})
+
+
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, shapes and values [hex]; the same for half-precision weights and their float32 copy."""
     digest = hashlib.sha256()

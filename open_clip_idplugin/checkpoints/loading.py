@@ -19,6 +19,7 @@ import torch
 from open_clip_idplugin.checkpoints import model_folders
 from open_clip_idplugin.checkpoints.delta_files import (
     Delta,
+    apply_delta,
     canonical,
     check_base,
     is_delta,
@@ -41,7 +42,7 @@ from open_clip_idplugin.hosts.registration import (
 from open_clip_idplugin.hosts.tokenizers import tokenizer_missing
 from open_clip_idplugin.storage.weight_files import first_lines, load_tensors, weight_shapes
 from open_clip_idplugin.tokenizer import IdentityTokenizer
-from open_clip_idplugin.weight_keys import OWN_PARTS, config_of_weights, has_adaptor, part_of
+from open_clip_idplugin.weight_keys import config_of_weights, has_adaptor
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def load_model(
         return _load_folder(model, checkpoint, device, precision)
     checkpoint = checkpoint and on_this_machine(str(checkpoint))
     loaded = _load_named(model, checkpoint, device, precision)
-    return loaded if checkpoint is None else replace(loaded, face_model=_face_model(model, str(checkpoint)))
+    return loaded if checkpoint is None else replace(loaded, face_model=face_model_of(str(checkpoint)))
 
 
 def _load_folder(model: str, checkpoint: str | None, device: str | torch.device, precision: str) -> LoadedModel:
@@ -133,7 +134,7 @@ def _load_named(
     try:
         built, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=pretrained, **settings)
         if delta is not None:
-            _apply(delta, built)
+            apply_delta(delta, built)
     except (RuntimeError, AssertionError) as error:  # open_clip asserts what it resizes
         if checkpoint is None:
             raise
@@ -176,9 +177,9 @@ def export_delta(model: str, checkpoint: str | Path, base: str, output: str | Pa
     )
 
 
-def _face_model(model: str, checkpoint: str) -> str | None:
+def face_model_of(checkpoint: str) -> str | None:
     """The face model that a checkpoint was trained with, by its delta file or by what stands beside it."""
-    path = checkpoint if Path(checkpoint).is_file() else checkpoint.rpartition("+")[2]
+    path = _own_file(checkpoint)
     if not Path(path).is_file():
         return None
     return read_delta(path).face_model if is_delta(path) else facts_beside(path).face_model
@@ -240,8 +241,7 @@ def described_model(model: str, checkpoint: str | None) -> Mapping[str, Any]:
 
 def _carried_config(model: str, checkpoint: str) -> Mapping[str, Any]:
     """What stands in a delta file, or beside a checkpoint, about the config of a user's own model of this name."""
-    checkpoint = on_this_machine(checkpoint)
-    path = checkpoint if Path(checkpoint).is_file() else checkpoint.rpartition("+")[2]
+    path = _own_file(checkpoint)
     if not Path(path).is_file():
         return {}
     told = read_delta(path) if is_delta(path) else facts_beside(path)
@@ -249,7 +249,24 @@ def _carried_config(model: str, checkpoint: str) -> Mapping[str, Any]:
 
 
 def base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
-    """A checkpoint as given -> the tag or path of weights that open_clip loads, and the delta to put on them."""
+    """A checkpoint as given -> the tag or path of weights that open_clip loads, and the delta to put on them.
+
+    Raises IdClipError for the delta of another model or of other base weights.
+    """
+    base, delta = split_checkpoint(model, checkpoint)
+    if delta is not None:
+        check_base(delta, read_weights(checkpoint_path(model, base)), _own_file(checkpoint), base)
+    return base, delta
+
+
+def _own_file(checkpoint: str) -> str:
+    """The path of a checkpoint without the base that it may name; a tag stays."""
+    checkpoint = on_this_machine(checkpoint)
+    return checkpoint if Path(checkpoint).is_file() else checkpoint.rpartition("+")[2]
+
+
+def split_checkpoint(model: str, checkpoint: str) -> tuple[str, Delta | None]:
+    """As `base_and_delta`, without a look at the base weights."""
     checkpoint = on_this_machine(checkpoint)
     base, plus, path = checkpoint.rpartition("+")
     if Path(checkpoint).is_file() or not (plus and Path(path).is_file()):
@@ -262,19 +279,7 @@ def base_and_delta(model: str, checkpoint: str) -> tuple[str, Delta | None]:
     if delta.model != model:
         raise IdClipError(f"{path} is the delta of a {delta.model}, not of a {model}; load it as that.")
     beside = Path(path).parent / delta.base
-    base = base or (str(beside) if beside.is_file() else delta.base)
-    check_base(delta, read_weights(checkpoint_path(model, base)), path, base)
-    return base, delta
-
-
-def _apply(delta: Delta, model: torch.nn.Module) -> None:
-    """Load a delta into a model that has its base weights and its config; raises RuntimeError as a strict load does."""
-    state = model.state_dict()
-    lacking = {key for key in state if part_of(key) in OWN_PARTS} - set(delta.tensors)
-    unknown = set(delta.tensors) - set(state)
-    if lacking or unknown:
-        raise RuntimeError(f"the delta lacks {sorted(lacking)[:3]} and has {sorted(unknown)[:3]} too much.")
-    model.load_state_dict({**state, **delta.tensors})
+    return base or (str(beside) if beside.is_file() else delta.base), delta
 
 
 def _settings_of_weights(

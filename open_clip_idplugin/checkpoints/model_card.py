@@ -100,7 +100,7 @@ _DELTA_USE = """\
 
 The flags of `idclip` are `--model {model} --checkpoint {base}+{file}`. In a repository of a model
 hub the file is called `{hub_file}`, with this card as README.md: then `--checkpoint hf-hub:OWNER/NAME` fetches it
-(`hf-hub:OWNER/NAME@REVISION` one revision of it), also for `load_model`."""
+(`hf-hub:OWNER/NAME@REVISION` one revision of it), also for `load_model` and for `--pretrained` of training."""
 
 _OTHERS = """\
 The weights combine the work of others. The base weights keep their own licence; so does the face model, and many face models

@@ -230,6 +230,43 @@ def test_a_run_notes_its_base_face_model_and_recipe(world, tmp_path, capsys):
     assert "come from different models" in capsys.readouterr().err
 
 
+@pytest.mark.host
+def test_training_goes_on_from_a_delta_here_or_of_a_hub(world, plain_weights_of, tmp_path, monkeypatch, capsys):
+    base = plain_weights_of(PLAIN_MODEL)
+    samples = [with_face_model(sample, "insightface:a/r50") for sample in small_world()]
+    write_shards(tmp_path / "train", samples, shards=2)
+    flags = (*PAPER, "--train-data", str(tmp_path / "train"))
+    assert train(world, "first", *flags, "--pretrained", str(base), "--id-text-prompts", "2", logs=tmp_path) == 0
+    trained = tmp_path / "first" / "checkpoints" / "epoch_1.pt"
+    commit, cached = "a" * 40, tmp_path / "cache" / "models--me--adaptor"
+    delta = cached / "snapshots" / commit / "idclip_delta.safetensors"  # as huggingface_hub lays its cache out
+    export_delta(MODEL, trained, str(base), delta)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    expected = torch.load(trained, weights_only=True)["state_dict"]
+    still = ("--lr", "0", "--wd", "0", "--id-lora-text-blocks", "all")
+    for name, given in (("here", delta), ("hub", "hf-hub:me/adaptor")):
+        assert train(world, name, *flags, *still, "--pretrained", f"{base}+{given}", logs=tmp_path) == 0
+        later = tmp_path / name / "checkpoints" / "epoch_1.pt"
+        state = torch.load(later, weights_only=True)["state_dict"]
+        assert all(torch.equal(state[key], value) for key, value in expected.items() if key != "logit_scale")
+        added = set(state) - set(expected)
+        assert added and all(".lora." in key for key in added)  # of the flags, afresh
+        assert (facts_beside(later).base, facts_beside(later).face_model) == (str(base), "insightface:a/r50")
+        assert export_delta(MODEL, later, facts_beside(later).base, tmp_path / f"{name}.safetensors").face_model
+    other = [with_face_model(sample, "insightface:b/r50") for sample in small_world()]
+    write_shards(tmp_path / "other", other, shards=2)
+    shards = ("--train-data", str(tmp_path / "other"), "--pretrained", f"{base}+hf-hub:me/adaptor")
+    assert train(world, "others", *PAPER, *shards, logs=tmp_path) == 2
+    assert "was trained with embeddings of the face model 'insightface:a/r50'" in capsys.readouterr().err
+    assert train(world, "none", *PAPER, "--pretrained", "hf-hub:me/none", logs=tmp_path) == 2
+    assert "hf-hub:me/none is not on this machine" in capsys.readouterr().err.strip().splitlines()[-1]
+    wider = (*flags, "--id-tokens-per-identity", "2", "--pretrained", f"{base}+{delta}")
+    assert train(world, "wider", *wider, logs=tmp_path) == 2
+    assert "does not fit the model" in capsys.readouterr().err
+
+
 def with_face_model(sample, face_model):
     return replace(sample, record=replace(sample.record, face_model=face_model))
 

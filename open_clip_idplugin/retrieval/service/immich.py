@@ -29,7 +29,7 @@ from open_clip_idplugin.tokenizer import placeholders_of, require_places
 DEFAULT_MODEL = "ViT-B-32__openai"  # Immich's own default
 _CLIP, _TEXTUAL = "clip", "textual"
 _MOST_PARTS = 16  # of a form; Immich sends two
-_FIELD_BYTES = 64 << 10  # of a form's fields together, files aside
+_MOST_ENTRIES = 64 << 10  # characters
 _FORM = (
     'send a multipart form with \'entries\', as {"clip": {"textual": {"modelName": "ViT-B-32__openai"}}}, and \'text\' or '
     "'image'"
@@ -100,8 +100,10 @@ class ImmichService:
 
     def predict(self) -> Any:
         """Answer the form at hand: {"clip": "[0.01, ...]"}, the numbers as a text, together with what upstream says."""
-        flask.request.max_form_parts, flask.request.max_form_memory_size = _MOST_PARTS, _FIELD_BYTES
+        flask.request.max_form_parts = _MOST_PARTS
         try:
+            if flask.request.mimetype != "multipart/form-data":  # the other kind of form has no bound on its fields
+                raise ValueError("another form")
             entries = _read_entries(flask.request.form.get("entries"))
         except ValueError:
             return {"message": _FORM}, 422
@@ -153,6 +155,8 @@ class ImmichService:
 
 def _read_entries(written: str | None) -> dict[str, dict[str, Any]]:
     """What is asked for, by task and type; raises ValueError for what is no such JSON."""
+    if len(written or "") > _MOST_ENTRIES:
+        raise ValueError("far more than there are models")
     try:
         entries: dict[str, dict[str, Any]] = orjson.loads(written or "")  # bounded in depth, unlike `json`
         _ENTRIES.validate_python(entries)

@@ -164,7 +164,8 @@ def test_spellings_of_a_model(client, behind, name):
 )
 def test_pictures_go_upstream_as_they_are(client, behind, entries, answer):
     behind.answer = answer
-    picture = draw_images(1)[0].jpeg + bytes(1 << 20)  # beyond what a form keeps in memory
+    noise = np.random.default_rng(0).bytes(2 << 20)  # beyond what a form keeps in memory, with every byte in it
+    picture = draw_images(1)[0].jpeg + b"\r\n--" + bytes(1 << 20) + noise
     assert ask(client, entries, image=picture).get_json() == answer
     assert behind.last() == ({"entries": json.dumps(entries)}, {"image": picture})
 
@@ -205,7 +206,8 @@ def test_ping(client):
         (TEXTUAL, {"text": "[TOK] on a beach"}, 400, "holds [TOK]"),
         (TEXTUAL, {"text": "x" * 10_001}, 400, "characters"),
         (VISUAL, {"text": "x", "a b": "y"}, 400, "must have names"),
-        (VISUAL, {"text": "x" * 70_000}, 413, "too large"),
+        ({"clip": {"visual": {"modelName": "x" * 70_000}}}, {"text": "x"}, 422, "multipart form"),
+        (VISUAL, {str(number): "x" for number in range(20)}, 413, "too large"),
     ],
 )  # fmt: skip
 def test_bad_requests_are_one_sentence(client, behind, entries, fields, status, sentence):
@@ -216,6 +218,7 @@ def test_bad_requests_are_one_sentence(client, behind, entries, fields, status, 
 
 def test_no_form(client):
     assert client.post("/predict", json=TEXTUAL).status_code == 422
+    assert client.post("/predict", data={"entries": json.dumps(TEXTUAL), "text": "blocks"}).status_code == 422
     assert client.get("/predict").status_code == 405
 
 
@@ -268,8 +271,9 @@ def test_rules_of_access_hold(loaded, gallery, behind):
     assert ask(locked, TEXTUAL, text="blocks").status_code == 401 and locked.get("/ping").status_code == 401
     headers = {"Authorization": "Bearer a-token-of-some-length"}
     form = {"entries": json.dumps(TEXTUAL), "text": "blocks"}
-    assert locked.post("/predict", data=form, headers=headers).status_code == 200
-    assert locked.post("/predict", data=form, headers={**headers, "Host": "elsewhere"}).status_code == 403
+    sent = {"data": form, "content_type": "multipart/form-data"}
+    assert locked.post("/predict", **sent, headers=headers).status_code == 200
+    assert locked.post("/predict", **sent, headers={**headers, "Host": "elsewhere"}).status_code == 403
 
 
 def test_without_an_index_nothing_else_is_served(client):

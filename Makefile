@@ -92,4 +92,15 @@ clean:
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(HOST3) $(HOST_MAIN)
+	rm -rf $(VENV) $(HOST3) $(HOST_MAIN) $(LATEST)
+
+# Rot is seen here first: everything as new as the registry has it, caps left aside; what needs clip-retrieval is skipped.
+.PHONY: test-latest
+LATEST := .venv-latest
+test-latest: export PYTHONDONTWRITEBYTECODE =
+test-latest: $(VENV)/.installed
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(LATEST)
+	@printf '%s\n' open_clip_torch webdataset numpy Pillow opencv-python scikit-image setuptools >$(LATEST)/overrides.txt
+	@$(BIN)/uv pip install --quiet --upgrade --override $(LATEST)/overrides.txt --python $(LATEST)/bin/python -e '.[train,faces,search,dev]'
+	@$(BIN)/uv pip list --quiet --python $(LATEST)/bin/python | grep -iE '^(torch|open.clip.torch|webdataset|numpy|pillow|timm|pandas|onnxruntime) '
+	$(LATEST)/bin/python -m pytest -n 2 --dist loadfile -m "host and not slow"

@@ -15,7 +15,7 @@ from open_clip_idplugin import prompts
 from open_clip_idplugin.checkpoints.loading import load_model
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import Settings
-from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE
+from open_clip_idplugin.evaluation.rivals import CAPTION_AND_FACE, HYBRID
 from open_clip_idplugin.evaluation.tables import percent, result_tables, to_console, write_results
 from open_clip_idplugin.faces import load_face_engine
 from open_clip_idplugin.gallery import Gallery
@@ -39,6 +39,7 @@ LABELS = {
     "names": "CLIP, caption + name",
     "conf1": "Id-CLIP (conf1), caption + face token",
     CAPTION_AND_FACE: "late fusion: any CLIP, caption + face match",
+    HYBRID: "hybrid: Id-CLIP and face match, as search ranks",
 }
 COLUMNS = {"t2i_R@1": "R@1", "t2i_R@5": "R@5", "t2i_R@10": "R@10", "mAP@10_standard": "mAP@10, face or name only"}
 EXAMPLE_QUERIES = 8
@@ -90,7 +91,7 @@ def headline(metrics: Metrics) -> str:
     for name, label in LABELS.items():
         cells = (f"{cell(metrics[name], column):>{len(head)}}" for column, head in COLUMNS.items())
         lines.append(f"{label:<{width}}  " + "  ".join(cells))
-    return "\n".join([*lines, ratio_sentence(metrics)])
+    return "\n".join([*lines, ratio_sentence(metrics), which_ranking(metrics)])
 
 
 def cell(metrics: Mapping[str, float], column: str) -> str:
@@ -102,6 +103,16 @@ def ratio_sentence(metrics: Metrics) -> str:
     """Id-CLIP's t2i R@1 as a multiple of the query by name."""
     ratio = metrics["conf1"]["t2i_R@1"] / max(metrics["names"]["t2i_R@1"], 1e-9)
     return f"Id-CLIP finds the image at rank 1 {ratio:.2f} times as often as the query by name (the paper: 1.41)."
+
+
+def which_ranking(metrics: Metrics) -> str:
+    """Which of the rankings to use when."""
+    best = max(LABELS, key=lambda name: metrics[name]["t2i_R@1"])
+    return (
+        "Which to use: late fusion where nothing was trained; the hybrid, which `idclip search` takes by itself, with a trained "
+        "adaptor and an index with faces; the token alone where no faces are indexed. Most often right at rank 1 here: "
+        f"{LABELS[best].partition(':')[0]} ({percent(metrics[best]['t2i_R@1'])})."
+    )
 
 
 def searchable(run: "Demo", loaded: "LoadedModel") -> "flask.Flask":
@@ -199,6 +210,7 @@ def report(
     ]
     notes = [
         ratio_sentence(metrics),
+        which_ranking(metrics),
         "Percent. Late fusion needs no training: the search service ranks so with any CLIP, the person being a word in the text. "
         f"Its weight ({metrics[CAPTION_AND_FACE]['face_weight']:g}) was tuned on the validation people. "
         "Where a face is detected, comparing faces directly is hard to beat; the table below shows where it is not.",

@@ -85,7 +85,7 @@ test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
 speed: $(VENV)/.installed
-	@for script in $(filter-out benchmarks/measuring.py benchmarks/serving_soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/measuring.py benchmarks/serving_sides.py benchmarks/serving_soak.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf $(DEMO_DIR) logs build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

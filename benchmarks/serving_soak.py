@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import serving
-from serving import FACE_MODEL, FACE_SIZE, IDENTITY, Side, post
+import serving_sides
+from serving_sides import FACE_MODEL, FACE_SIZE, IDENTITY, Side, post
 
 AT_FIRST, AT_ONCE, COMPACT_EVERY = 48, 4, 5
 MOST = 120  # images of the index; then as many leave as join
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        serving.prepare(folder)
+        serving_sides.prepare(folder)
         soak(folder, arguments.clients, arguments.minutes, arguments.threads)
 
 
@@ -47,7 +47,7 @@ def soak(folder: Path, clients: list[int], minutes: float, threads: int) -> None
     with tempfile.TemporaryDirectory(dir=folder) as place:
         os.environ["XDG_DATA_HOME"] = place  # where scores of these faces would be kept as the user's
         changes = IndexChanges(folder, Path(place))
-        with serving.ours(folder, f"{Path(place).name}/archive", threads) as side:
+        with serving_sides.ours(folder, f"{Path(place).name}/archive", threads) as side:
             for number in clients:
                 _one(side, changes, number, minutes)
 
@@ -90,9 +90,11 @@ class Client:
     def step(self, done: "collections.Counter[str]", wrong: list[str]) -> None:
         """One request, and the metadata of an image of the answer, which may have left meanwhile."""
         turn = next(self._turns)
-        request = (serving.text_request, serving.hybrid_request, serving.people_request)[turn % 3](turn)
+        request = (serving_sides.text_request, serving_sides.hybrid_request, serving_sides.people_request)[turn % 3](
+            turn
+        )
         if turn % 7 == 0:
-            request = serving.picture_request("PNG" if turn % 2 else "JPEG", turn)
+            request = serving_sides.picture_request("PNG" if turn % 2 else "JPEG", turn)
         found = self._ask(
             "/knn-service", {**request, "num_images": 10, "num_result_ids": 10, "include_images": True}, done, wrong
         )
@@ -189,7 +191,7 @@ class IndexChanges:
                 stream, "JPEG"
             )
             (pictures / key).write_bytes(stream.getvalue())
-        return pictures, _face_table(self._place / f"table_{number}", keys, serving.unit(self._rng, count))
+        return pictures, _face_table(self._place / f"table_{number}", keys, serving_sides.unit(self._rng, count))
 
 
 def _face_table(folder: Path, keys: list[str], embeddings: np.ndarray) -> Path:

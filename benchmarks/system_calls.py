@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import serving
+import serving_sides
 
 _SERVICE = "open_clip_idplugin.retrieval.service"
 LEFT_OUT = {  # title -> what is run before the service
@@ -49,8 +50,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         measure_swaps(folder, arguments.swaps)
-        serving.prepare(folder)
-        serving.make_index(folder / f"faces_{arguments.vectors}", arguments.vectors, faces_an_image=1)
+        serving_sides.prepare(folder)
+        serving_sides.make_index(folder / f"faces_{arguments.vectors}", arguments.vectors, faces_an_image=1)
         found: dict[str, list[dict[str, float]]] = {title: [] for title in arguments.only}
         for number in range(arguments.rounds):
             for title in arguments.only[::-1] if number % 2 else arguments.only:
@@ -71,7 +72,7 @@ def main() -> None:
 
 def measure(folder: Path, title: str, arguments: argparse.Namespace) -> dict[str, float]:
     """GB at the start and after many questions, seconds of processor time of the start and milliseconds a question."""
-    with serving.ours(
+    with serving_sides.ours(
         folder, f"faces_{arguments.vectors}", arguments.threads, "--mmap", before=LEFT_OUT[title]
     ) as side:
         own, libraries, data = side.resident()
@@ -137,8 +138,8 @@ def _open_often(path: Path, over: Any, missing: Any) -> None:
 
 def any_request(turn: int) -> dict[str, Any]:
     """Text, person, person with faces and picture in turns."""
-    kinds = (serving.text_request, serving.people_request, serving.hybrid_request)
-    return serving.picture_request("JPEG", turn) if turn % 4 == 3 else kinds[turn % 4](turn)
+    kinds = (serving_sides.text_request, serving_sides.people_request, serving_sides.hybrid_request)
+    return serving_sides.picture_request("JPEG", turn) if turn % 4 == 3 else kinds[turn % 4](turn)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,28 @@ spawned workers run it.
 """
 
 import argparse
+import inspect
 import itertools
 import logging
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import webdataset
-from open_clip_train.data import _SAMPLE_SHUFFLE_INITIAL, _SAMPLE_SHUFFLE_SIZE, DataInfo, SharedEpoch
+from open_clip_train.data import (
+    _SAMPLE_SHUFFLE_INITIAL,
+    _SAMPLE_SHUFFLE_SIZE,
+    DataInfo,
+    SharedEpoch,
+    group_by_keys_nothrow,
+    log_and_continue,
+)
 from webdataset.filters import _shuffle
+from webdataset.tariterators import tar_file_expander, url_opener
 
 from open_clip_idplugin.errors import HostMismatchError, IdClipError
 from open_clip_idplugin.faces.model_identity import agreed_model
@@ -186,10 +195,23 @@ def use_identity_pairs(
     if collate is None:
         known = " or ".join(map(str, _COLLATE))
         raise HostMismatchError(f"open_clip_train's webdataset pipeline is {names}; it was to end in {known}")
+    reader = dataset.pipeline[:reader_end]
+    if "eof_value" in inspect.signature(tar_file_expander).parameters:
+        reader[-1] = _read_tars
     dataset.pipeline = [
-        EndlessPairs(dataset.pipeline[:reader_end], make_pair, info.shared_epoch, order, read_sample),
+        EndlessPairs(reader, make_pair, info.shared_epoch, order, read_sample),
         webdataset.batched(batch_size, collation_fn=collate, partial=False),
     ]
+
+
+def _read_tars(urls: Iterable[Any], handler: Callable[[Exception], bool] = log_and_continue) -> Iterator[Any]:
+    """The host's `tarfile_to_samples_nothrow` without the empty samples that webdataset 1 puts at the end of a shard.
+
+    The host takes them for members of a tar. A function of this module, so that spawned workers find it.
+    """
+    files = tar_file_expander(url_opener(urls, handler=handler), handler=handler, eof_value=None)
+    samples: Iterator[Any] = group_by_keys_nothrow(files, handler=handler)
+    return samples
 
 
 def batch_order(options: IdentityOptions, batch_size: int) -> GroupedOrder | None:

@@ -23,7 +23,7 @@ PARAMS = PatchRow(
 )
 
 IMPORTED: tuple[PatchRow, ...] = tuple(
-    PatchRow(targets=(target,), reason=_READ_DIRECTLY, hosts=f"{_CHECKED}, webdataset 0.2")
+    PatchRow(targets=(target,), reason=_READ_DIRECTLY, hosts=f"{_CHECKED}, webdataset 0.2 and 1.0")
     for target in (
         "open_clip:get_input_dtype",
         "open_clip_train.data:DataInfo",
@@ -32,10 +32,14 @@ IMPORTED: tuple[PatchRow, ...] = tuple(
         "open_clip_train.data:_SAMPLE_SHUFFLE_SIZE",
         "open_clip_train.data:get_dataset_fn",
         "open_clip_train.data:get_wds_dataset",
+        "open_clip_train.data:group_by_keys_nothrow",
+        "open_clip_train.data:log_and_continue",
         "open_clip_train.distributed:is_master",
         "open_clip_train.main:main",
         "open_clip_train.precision:get_autocast",
         "webdataset.filters:_shuffle",
+        "webdataset.tariterators:tar_file_expander",
+        "webdataset.tariterators:url_opener",
     )
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_abilities import needs_host_push
 
 from open_clip_idplugin import cli
 from open_clip_idplugin.assets import shipped
@@ -149,6 +150,7 @@ class FakeHub:
     """Repositories as folders of a disk, behind the functions of huggingface_hub that open_clip calls."""
 
     def __init__(self, root, monkeypatch):
+        needs_host_push()
         import open_clip.pretrained
         from huggingface_hub.utils import EntryNotFoundError
 

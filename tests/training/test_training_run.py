@@ -9,6 +9,7 @@ import open_clip
 import open_clip_train.main
 import pytest
 import torch
+from host_abilities import needs_host_reader
 from training_fixtures import (
     MODEL,
     PLAIN_MODEL,
@@ -379,6 +380,7 @@ def test_a_folder_of_shards_and_loader_processes(world, paper_run):
 
 @pytest.mark.host
 def test_a_plain_model_trains_as_with_the_host(world):
+    needs_host_reader()
     assert train(world, "plain", model=PLAIN_MODEL) == 0
     synthetic = ("--dataset-type", "synthetic", "--train-num-samples", "8")
     assert train(world, "plain-synthetic", *synthetic, model=PLAIN_MODEL) == 0

@@ -18,6 +18,7 @@ import face_pack_fixtures as face_packs
 import numpy as np
 import pytest
 import release_fixtures as fixtures
+from host_abilities import needs_host_reader
 from PIL import Image
 from places import FIXTURES
 
@@ -483,6 +484,7 @@ def packed(release, tmp_path):
 
 @pytest.mark.host
 def test_open_clip_reads_the_shards(packed):
+    needs_host_reader()
     import torch
     from open_clip_train.data import get_dataset_size, get_wds_dataset
 

@@ -17,12 +17,12 @@ from open_clip_idplugin.gallery import Gallery, GalleryError, fold_name
 from open_clip_idplugin.gallery.named_people import Hint, find_people
 from open_clip_idplugin.pictures.bounded_decoding import decode_picture
 from open_clip_idplugin.queries.person_words import SOMEBODY
-from open_clip_idplugin.retrieval.face_index.reading import FaceIndex
-from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
-from open_clip_idplugin.retrieval.ranking.ranking_request import PeopleClause
 
 if TYPE_CHECKING:
     from open_clip_idplugin.faces import Face, FaceEngine
+    from open_clip_idplugin.retrieval.face_index.reading import FaceIndex  # which loads faiss
+    from open_clip_idplugin.retrieval.ranking.knn_request import KnnRequest
+    from open_clip_idplugin.retrieval.ranking.ranking_request import PeopleClause
 
 _NO_ENGINE = "this service was started without a face model, so that it cannot read photos: start it with --faces"
 
@@ -100,7 +100,7 @@ class People:
         return self.gallery.one_state() if self.gallery is not None else contextlib.nullcontext()
 
     def of_request(
-        self, request: KnnRequest, faces: FaceIndex | None
+        self, request: "KnnRequest", faces: "FaceIndex | None"
     ) -> "tuple[KnnRequest, AskedPeople, tuple[Hint, ...]]":
         """The request with enrolled names in its text as placeholders, everybody asked for, and words that may be names.
 
@@ -208,7 +208,7 @@ class AskedPeople(People):
         return self._known[name]
 
 
-def _without_named(clause: PeopleClause, identities: Sequence[str], names: Mapping[str, str]) -> PeopleClause:
+def _without_named(clause: "PeopleClause", identities: Sequence[str], names: Mapping[str, str]) -> "PeopleClause":
     """The clause without those of `all` whom the text names already: one person, and not two different faces."""
     if not identities or not clause.all:
         return clause

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: str,
     index: str | None = None,
+    model: str | None = None,
     checkpoint: str | None = None,
     gallery: str | None = None,
     faces: str | None = None,
@@ -51,10 +51,10 @@ def serve(
     """Answer searches over HTTP as clip-retrieval does, with `[TOK]`, `faces` and `identities` in requests.
 
     Args:
-        model: name of any open_clip model; its image tower must be the one that made the index.
         index: folder made by `idclip index` (or by clip-retrieval, with the same image tower); several as
             NAME=FOLDER,NAME=FOLDER, of which the first answers requests that name none. Left out only with
             --immich_compatible, for Immich alone.
+        model: name of any open_clip model; its image tower must be the one that made the index.
         checkpoint: weights file, pretrained tag, or hf-hub:OWNER/NAME for a delta of a model hub.
         gallery: gallery file with enrolled people (default: gallery.sqlite in the user's data folder).
         faces: face model for photos in requests, e.g. insightface:buffalo_l; without it photos are refused.
@@ -87,6 +87,8 @@ def serve(
     access = replace(access, trusted_proxies=parse_networks(trusted_proxies))
     if index is None and not immich_compatible:
         raise IdClipError("--index: name a folder made with `idclip index` (only --immich_compatible does without)")
+    if model is None:
+        raise IdClipError("--model: name the open_clip model whose image tower made the index")
     folders = {} if index is None else split_indices(index)
     if threads < 1:
         raise IdClipError("--threads must be at least 1")

@@ -455,14 +455,16 @@ def test_page_escapes_what_it_shows():
 def test_serve_listens_here_only(world, monkeypatch):
     monkeypatch.delenv("IDCLIP_TOKEN", raising=False)
     with pytest.raises(IdClipError, match="give a token"):
-        serve.serve(IDENTITY, str(world.folder), host="0.0.0.0")
+        serve.serve(str(world.folder), IDENTITY, host="0.0.0.0")
     for host in ("127.0.0.1", "localhost", "::1"):
         assert serve.choose_access(host, None, None, False).token is None
     assert serve.choose_access("0.0.0.0", "t" * 20, None, False).token == "t" * 20
     with pytest.raises(IdClipError, match="there is no folder"):
-        serve.serve(IDENTITY, "missing")
+        serve.serve("missing", IDENTITY)
     with pytest.raises(IdClipError, match="only --immich_compatible does without"):
-        serve.serve(IDENTITY)
+        serve.serve(model=IDENTITY)
+    with pytest.raises(IdClipError, match="--model: name the open_clip model"):
+        serve.serve(str(world.folder))
 
 
 def test_several_indices(world, loaded):

@@ -21,6 +21,7 @@ help:
 	@echo "make speed   compare speeds and memory with the hosts'"
 	@echo "make test    lint and all tests, also with the second supported open_clip"
 	@echo "make test-main OPEN_CLIP_MAIN=path   the tests of the hosts with a checkout of open_clip's main branch"
+	@echo "make test-latest   the tests of the hosts with everything as new as it is, caps left aside"
 	@echo "make lint | format | clean | distclean"
 
 # Compiled once: where Python may not write bytecode, importing open_clip takes 22 seconds instead of 9, in every process.

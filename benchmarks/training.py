@@ -41,7 +41,7 @@ from open_clip_train.precision import get_autocast
 from PIL import Image
 
 import open_clip_idplugin
-from open_clip_idplugin.devices import AUTO, resolve_device
+from open_clip_idplugin.command_line.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from training_patches.data import use_identity_pairs
 from training_patches.image_cache import cached_sample, cached_shards, read_features

@@ -10,8 +10,8 @@ from typing import Any
 
 from open_clip_idplugin import prompts
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
+from open_clip_idplugin.command_line.devices import AUTO, resolve_device
 from open_clip_idplugin.command_line.next_step import command
-from open_clip_idplugin.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.protocols import PROTOCOLS, REFERENCE_WAYS, Settings
 from open_clip_idplugin.evaluation.tables import result_tables, to_console, write_results

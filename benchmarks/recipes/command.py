@@ -64,7 +64,7 @@ def benchmark(
     from benchmarks.recipes.recipes import choose
     from benchmarks.recipes.running import run_cells
     from benchmarks.recipes.world import World, make_world
-    from open_clip_idplugin.devices import fast_precision
+    from open_clip_idplugin.command_line.devices import fast_precision
     from open_clip_idplugin.evaluation.protocols import Settings
     from open_clip_idplugin.prompts import GENERAL_TEMPLATES
 

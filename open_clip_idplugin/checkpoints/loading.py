@@ -29,8 +29,8 @@ from open_clip_idplugin.checkpoints.delta_files import (
 from open_clip_idplugin.checkpoints.hub_files import on_this_machine
 from open_clip_idplugin.checkpoints.model_view import View, preprocessing_view, require_takes
 from open_clip_idplugin.checkpoints.training_facts import facts_beside
+from open_clip_idplugin.command_line.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.config import IdentityConfig
-from open_clip_idplugin.devices import AUTO, require_precision, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts.pretrained import weights_missing
 from open_clip_idplugin.hosts.registration import (

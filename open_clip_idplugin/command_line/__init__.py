@@ -1,1 +1,1 @@
-"""Command lines: verbs' arguments, what is proposed next, missing packages, and the last word on a terminal."""
+"""Command lines: words of verbs and of `--device`, what is proposed next, missing packages, and the last line on a terminal."""

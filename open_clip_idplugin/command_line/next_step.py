@@ -6,7 +6,7 @@ Flags that were given are repeated, those that were not are left out; a place fo
 import shlex
 from collections.abc import Mapping
 
-from open_clip_idplugin.devices import AUTO
+from open_clip_idplugin.command_line.devices import AUTO
 
 # What needs no flag, because every verb takes it where nothing is said.
 _DEFAULTS: Mapping[str, object] = {"device": AUTO, "precision": "fp32"}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_clip_idplugin.devices import AUTO, resolve_device
+from open_clip_idplugin.command_line.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.metrics import Array, CosineScores, as_features
 from open_clip_idplugin.faces.calibration import Calibration, assumed_calibration

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_clip_idplugin.devices import AUTO, resolve_device
+from open_clip_idplugin.command_line.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation.image_ranks import ImageCounts, OwnQueries, estimated_counts
 

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from open_clip_idplugin import prompts
-from open_clip_idplugin.devices import AUTO
+from open_clip_idplugin.command_line.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.evaluation import curves, metrics
 from open_clip_idplugin.evaluation.curves import Points

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from open_clip_idplugin.devices import AUTO, resolve_device
+from open_clip_idplugin.command_line.devices import AUTO, resolve_device
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.engine import EngineOptions
 from open_clip_idplugin.faces.errors import (

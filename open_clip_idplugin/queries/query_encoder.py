@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel
+from open_clip_idplugin.command_line.devices import autocast, input_dtype
 from open_clip_idplugin.config import IdentityConfig
-from open_clip_idplugin.devices import autocast, input_dtype
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.tokenizer import faces_per_text
 

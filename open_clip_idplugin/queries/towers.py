@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from open_clip_idplugin.devices import autocast, require_float32_weights
+from open_clip_idplugin.command_line.devices import autocast, require_float32_weights
 
 if TYPE_CHECKING:
     from open_clip_idplugin.checkpoints.loading import LoadedModel

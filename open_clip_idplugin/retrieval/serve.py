@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_clip_idplugin.devices import AUTO
+from open_clip_idplugin.command_line.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 from open_clip_idplugin.retrieval.service.heap import limit_heaps, without_collections

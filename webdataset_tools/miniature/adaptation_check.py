@@ -16,7 +16,7 @@ from open_clip.loss import ClipLoss
 from tqdm import tqdm
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
-from open_clip_idplugin.devices import fast_autocast, fast_precision
+from open_clip_idplugin.command_line.devices import fast_autocast, fast_precision
 from open_clip_idplugin.evaluation.protocols import EvaluationSet, Results, Settings, run
 from open_clip_idplugin.prompts import training_caption
 from open_clip_idplugin.queries.query_encoder import QueryEncoder

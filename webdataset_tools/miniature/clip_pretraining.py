@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from open_clip_idplugin.assets import MODEL_CONFIGS
-from open_clip_idplugin.devices import fast_autocast
+from open_clip_idplugin.command_line.devices import fast_autocast
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.hosts import miniature_tower  # registers the image tower
 from open_clip_idplugin.prompts import CAPTION_TEMPLATES, ENTITY

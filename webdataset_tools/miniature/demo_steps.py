@@ -132,7 +132,7 @@ def train(run: Demo) -> None:
 
 def training_arguments(run: Demo) -> list[str]:
     """Flags of open_clip_train for the adaptation: both towers frozen, only the adaptor learns."""
-    from open_clip_idplugin.devices import fast_precision
+    from open_clip_idplugin.command_line.devices import fast_precision
 
     shard_names = sorted(path.name for path in run.shards("train").glob("*.tar"))
     pattern = f"{run.shards('train')}/{{{Path(shard_names[0]).stem}..{Path(shard_names[-1]).stem}}}.tar"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from open_clip_idplugin.devices import fast_autocast
+from open_clip_idplugin.command_line.devices import fast_autocast
 from webdataset_tools.miniature.face_nets import CROP_SIZE, EMBEDDING_SIZE, Recogniser, cosine_share
 from webdataset_tools.miniature.face_samples import MARGIN, CropSet
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from open_clip_idplugin.checkpoints.fingerprint import fingerprint_image_tower
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
+from open_clip_idplugin.command_line.devices import AUTO, require_float32_weights
 from open_clip_idplugin.command_line.next_step import search_or_serve
-from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.hosts.clip_retrieval import verify_hosts

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from open_clip_idplugin.checkpoints.loading import LoadedModel, load_model
+from open_clip_idplugin.command_line.devices import AUTO, require_float32_weights
 from open_clip_idplugin.command_line.next_step import search_or_serve
-from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.face_table import load_face_table
 from open_clip_idplugin.faces.finding import FaceFinding

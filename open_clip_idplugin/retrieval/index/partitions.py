@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_idplugin.devices import AUTO
+from open_clip_idplugin.command_line.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.retrieval.index.sources import ImageSource

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open_clip_idplugin.command_line.devices import AUTO, require_float32_weights
 from open_clip_idplugin.command_line.next_step import search_or_serve
-from open_clip_idplugin.devices import AUTO, require_float32_weights
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.faces.finding import FaceFinding
 from open_clip_idplugin.gallery.group_files import CSV_FILE, PAGE_FILE

@@ -6,7 +6,7 @@ Role: names and paths -> `LoadedModel` and `People`.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from open_clip_idplugin.devices import AUTO
+from open_clip_idplugin.command_line.devices import AUTO
 from open_clip_idplugin.gallery import Gallery
 from open_clip_idplugin.retrieval.ranking.query_people import People
 

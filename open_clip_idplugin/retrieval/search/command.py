@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from open_clip_idplugin.devices import AUTO
+from open_clip_idplugin.command_line.devices import AUTO
 from open_clip_idplugin.errors import IdClipError
 from open_clip_idplugin.retrieval.ranking.local_model import LocalModel
 from open_clip_idplugin.retrieval.ranking.request_fields import HINTS

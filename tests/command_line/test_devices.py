@@ -8,7 +8,7 @@ import pytest
 import torch
 from places import ROOT
 
-from open_clip_idplugin.devices import AUTO, autocast, resolve_device
+from open_clip_idplugin.command_line.devices import AUTO, autocast, resolve_device
 from open_clip_idplugin.errors import IdClipError
 
 

@@ -230,7 +230,7 @@ class TestEndlessParts:
 
 def test_the_service_decodes_pictures_of_requests_under_the_deadline_alone():
     """What is read in `retrieval` without it are pictures of the operator, thumbnails of an index, or decoded already."""
-    known = {("partition_pipeline", "load_image"), ("picture_faces", "load_image"), ("resources", "load_image")}
+    known = {("partition_pipeline", "load_image"), ("picture_faces", "load_image"), ("opened_index", "load_image")}
     found = set()
     for path in (ROOT / "open_clip_idplugin" / "retrieval").glob("**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -24,6 +24,7 @@ from open_clip_idplugin.retrieval.ranking.query_parts import Persons, named_peop
 from open_clip_idplugin.retrieval.ranking.query_people import People, without_path
 from open_clip_idplugin.retrieval.service.limits import Limits
 from open_clip_idplugin.retrieval.service.upstream import Upstream, UpstreamError
+from open_clip_idplugin.storage.finite_json import json_text
 from open_clip_idplugin.tokenizer import placeholders_of, require_places
 
 DEFAULT_MODEL = "ViT-B-32__openai"  # Immich's own default
@@ -132,11 +133,11 @@ class ImmichService:
         if self._immich.why_not_ours or _clean(textual["modelName"]) != _clean(self._immich.model):
             return _passed_on(ask({**fields, "text": in_words(request.text or "", persons.words)}, files))
         vector = self._encode(request, people, persons)
-        answer = {_CLIP: orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY).decode()}
+        answer = {_CLIP: json_text(vector.tolist())}
         others = {task: types for task, types in entries.items() if task != _CLIP}
         if not others:
             return answer
-        return {**orjson.loads(ask({**fields, "entries": orjson.dumps(others).decode()}, files)), **answer}
+        return {**orjson.loads(ask({**fields, "entries": json_text(others)}, files)), **answer}
 
     def _read_people(self, written: str) -> tuple[KnnRequest, People, Persons]:
         """A search for the text, with placeholders for the enrolled names in it, and who they stand for."""

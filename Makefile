@@ -102,6 +102,6 @@ test-latest: export PYTHONDONTWRITEBYTECODE =
 test-latest: $(VENV)/.installed
 	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(LATEST)
 	@printf '%s\n' open_clip_torch webdataset numpy Pillow opencv-python scikit-image setuptools >$(LATEST)/overrides.txt
-	@$(BIN)/uv pip install --quiet --upgrade --override $(LATEST)/overrides.txt --python $(LATEST)/bin/python -e '.[train,faces,search,dev]'
-	@$(BIN)/uv pip list --quiet --python $(LATEST)/bin/python | grep -iE '^(torch|open.clip.torch|webdataset|numpy|pillow|timm|pandas|onnxruntime) '
+	@$(BIN)/uv pip install --quiet --upgrade --override $(LATEST)/overrides.txt --python $(LATEST)/bin/python -e '.[train,faces,search,dev]' transformers
+	@$(BIN)/uv pip list --quiet --python $(LATEST)/bin/python | grep -iE '^(torch|open.clip.torch|webdataset|numpy|pillow|timm|pandas|onnxruntime|transformers) '
 	$(LATEST)/bin/python -m pytest -n 2 --dist loadfile -m "host and not slow"

@@ -13,12 +13,10 @@ from places import ROOT
 from training_fixtures import (
     MODEL,
     PLAIN_MODEL,
-    add_models,
     exit_codes,
     join_as,
     logging_as_before,  # noqa: F401 - around all tests of this file
-    small_world,
-    write_shards,
+    write_world,
 )
 
 from open_clip_idplugin.identity_text import IdentityText
@@ -50,9 +48,7 @@ sys.exit(main(sys.argv[2:]))
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    add_models(folder)
-    write_shards(folder / "train", small_world(), shards=2)
-    write_shards(folder / "val", small_world(first_person=50, people=3, scenes=4), shards=1)
+    write_world(folder)
     return folder
 
 

@@ -13,12 +13,12 @@ from host_abilities import needs_host_reader
 from training_fixtures import (
     MODEL,
     PLAIN_MODEL,
-    add_models,
     logging_as_before,  # noqa: F401 - around all tests of this file
     make_sample,
     small_world,
     variants,
     write_shards,
+    write_world,
 )
 from weight_file_fixtures import openai_archive, pickle_before
 
@@ -39,9 +39,7 @@ PAPER = ("--lock-image", "--lock-text")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    add_models(folder)
-    write_shards(folder / "train", small_world(), shards=2)
-    write_shards(folder / "val", small_world(first_person=50, people=3, scenes=4), shards=1)
+    write_world(folder)
     return folder
 
 
